@@ -1,0 +1,18 @@
+# Writes OUTPUT with GEMMAD_BUILD_ID: SHA-256 (first 16 digits) over the sources that make up a rank.
+file(GLOB_RECURSE sources ${SOURCE_DIR}/base/*.[ch] ${SOURCE_DIR}/shard/*.[ch] ${SOURCE_DIR}/shard/*.cu
+     ${SOURCE_DIR}/proto/*.proto ${SOURCE_DIR}/proto/*.[ch])
+list(SORT sources)
+set(all "")
+foreach(file ${sources})
+    file(SHA256 ${file} hash)
+    string(APPEND all ${hash})
+endforeach()
+string(SHA256 id "${all}")
+string(SUBSTRING ${id} 0 16 id)
+set(text "#define GEMMAD_BUILD_ID \"${id}\"\n")
+if(EXISTS ${OUTPUT})
+    file(READ ${OUTPUT} old)
+endif()
+if(NOT "${old}" STREQUAL "${text}")
+    file(WRITE ${OUTPUT} "${text}")
+endif()

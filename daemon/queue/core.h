@@ -1,0 +1,31 @@
+/* The request core: the models that this gemmad serves, and what every rpc means. Transports bring calls, engines bring
+ * tokens; validation, defaults, tokenising (on worker threads), stop strings, streaming detokenising and back-pressure
+ * are here.
+ *
+ * Memory:  core_open allocates; core_close after the loop has stopped. Engines and tokenizers given to core_add_model
+ *          stay the caller's and must outlive the core.
+ * Threads: loop thread only; it uses uv_queue_work for anything over 1 ms. */
+#ifndef DAEMON_QUEUE_CORE_H
+#define DAEMON_QUEUE_CORE_H
+
+#include <uv.h>
+#include "daemon/engine/engine.h"
+#include "daemon/queue/call.h"
+#include "daemon/text/tokenizer.h"
+
+typedef struct core core;
+
+STATUS_CHECKED status core_open(core **out, uv_loop_t *loop);
+void core_close(core *c);
+/* tokens NULL: the model serves token-id prompts only. The first model added is the default. */
+STATUS_CHECKED status core_add_model(core *c, const char *name, const tokenizer *tokens, engine *e);
+/* All rpcs of gemmad.v1; unbuilt ones answer ST_UNSUPPORTED with the name of the rpc. */
+const call_method *core_methods(uint32_t *count);
+/* New Generate calls are refused with ST_UNAVAILABLE from now on; core_idle tells when the running ones are done. */
+void core_drain(core *c, void (*idle)(void *context), void *context);
+/* "starting", "ready", "draining", "failed": of the whole daemon; the same word GetStatus reports. */
+const char *core_state(const core *c);
+/* Called by whoever watches engines, so that health and waiting clients hear of it. */
+void core_engine_changed(core *c, engine *e, engine_state now);
+
+#endif

@@ -1,0 +1,27 @@
+/* Maxima that both sides of every boundary check before they allocate. Named once, here. */
+#ifndef PROTO_LIMITS_H
+#define PROTO_LIMITS_H
+
+enum {
+    LIMIT_MESSAGE_BYTES = 64 << 20,      /* one gRPC message; also one engine-link frame */
+    LIMIT_PROMPT_BYTES = 8 << 20,        /* text of one prompt: 262,144 tokens of 32 bytes */
+    LIMIT_CONTEXT_TOKENS = 1 << 20,      /* of any model */
+    LIMIT_VOCAB = 1 << 20,               /* of any model */
+    LIMIT_REQUEST_ID_BYTES = 256,
+    LIMIT_MODEL_NAME_BYTES = 128,
+    LIMIT_MODELS = 16,                   /* --model of one gemmad */
+    LIMIT_RANKS = 1024,                  /* of one engine */
+    LIMIT_STOP_STRINGS = 16,
+    LIMIT_STOP_BYTES = 256,              /* one stop string */
+    LIMIT_STOP_TOKENS = 64,
+    LIMIT_LOGIT_BIAS = 1024,
+    LIMIT_LOGPROBS = 1024,               /* top n of one token */
+    LIMIT_REQUESTS_PER_ENGINE = 256,     /* sequence slots: running at once */
+    LIMIT_QUEUE_PER_MODEL = 4096,        /* waiting for a slot */
+    LIMIT_CONNECTIONS = 1024,            /* of one gemmad, all listeners */
+    LIMIT_LAYERS = 256,
+    LIMIT_EXPERTS = 1024,
+    LIMIT_SECRET_BYTES = 32,
+};
+
+#endif

@@ -1,0 +1,89 @@
+/* The CPU's inner kernels: one table a variant (scalar reference, AVX2, AVX-512), all giving the same bits.
+ *
+ * Arithmetic (docs/numerics.md): a float sum over n elements runs in 16 lanes, lane j adding elements j, j+16, … with
+ * fmaf in that order from +0, then the tree l[j] += l[j+8] (j < 8), l[j] += l[j+4], += l[j+2], += l[j+1]. A lane that a
+ * short tail does not reach keeps its value untouched. A result never depends on how many rows or tokens a call has.
+ * exp, tanh and the rest are polynomials of our own; no libm, no approximate reciprocal or square root (sqrtf and
+ * division are IEEE and allowed). bf16 and f16 become f32 exactly before they are used.
+ *
+ * Memory:  callers own everything; pointers need no alignment beyond their type; nothing is read or written past the
+ *          extents given here. In-place use is allowed where said.
+ * Threads: any; no state. */
+#ifndef SHARD_KERNELS_CPU_CPU_KERNELS_H
+#define SHARD_KERNELS_CPU_CPU_KERNELS_H
+
+#include <stddef.h>
+#include <stdint.h>
+#include "shard/kernels/weight.h"
+
+enum { KV_PAGE_TOKENS = 64 };
+
+typedef struct cpu_kernels {
+    const char *name; /* "scalar", "avx2", "avx512" */
+
+    /* y[t·y_stride + r] = Σ_c x[t·x_stride + c] · w[r·w_stride + c] for r < rows, t < tokens, c < cols.
+     * Strides in elements. One function a weight type. cols may be 0 (the result is +0). */
+    void (*matmul[WEIGHT_TYPES])(float *y, size_t y_stride, const float *x, size_t x_stride, const void *w,
+                                 size_t w_stride, uint32_t rows, uint32_t tokens, uint32_t cols);
+
+    /* y = x / sqrt(mean(x²) + eps) · weight; weight NULL: without. mean is the 16-lane sum divided by n; the factor is
+     * 1.0f / sqrtf(mean + eps), each element (x · factor) · weight. y may be x. */
+    void (*rmsnorm)(float *y, const float *x, const float *weight, float eps, uint32_t n);
+    /* x += y */
+    void (*add)(float *x, const float *y, uint32_t n);
+    /* x *= factor */
+    void (*scale)(float *x, float factor, uint32_t n);
+    /* y = fmaf(a, x, y) */
+    void (*add_scaled)(float *y, float a, const float *x, uint32_t n);
+    /* x *= y */
+    void (*multiply)(float *x, const float *y, uint32_t n);
+    /* y = gelu_tanh(gate) · up; y may be gate.
+     * gelu_tanh(x) = 0.5 x (1 + tanh(sqrt(2/pi) (x + 0.044715 x³))) */
+    void (*gelu_multiply)(float *y, const float *gate, const float *up, uint32_t n);
+    /* x = cap · tanh(x / cap) */
+    void (*softcap)(float *x, float cap, uint32_t n);
+    /* Rotate-half in place: for i < pairs (a, b) = (x[i], x[i + half]) becomes
+     * (a·cos[i] - b·sin[i], b·cos[i] + a·sin[i]), each product rounded, then the sum: no fma. */
+    void (*rope)(float *x, const float *cosine, const float *sine, uint32_t half, uint32_t pairs);
+
+    /* Largest element; n > 0. */
+    float (*max)(const float *x, uint32_t n);
+    /* y = exp((x - shift) · factor); returns the 16-lane sum of y (lane j adds y[j], y[j+16], … with plain addition).
+     * y may be x or NULL (sum only). -inf gives 0. */
+    float (*exp_sum)(float *y, const float *x, float shift, float factor, uint32_t n);
+
+    /* One query head against one KV page, online softmax. scores[64] holds q·k for keys first ≤ i < last (first < last)
+     * and anything elsewhere. Let m' = max(*m, max of those); rescale = exp(*m - m') (0 when *m is -inf);
+     * p_i = exp(scores[i] - m') inside, +0 outside; *l = *l · rescale + 16-lane sum of all 64 p; *m = m'. scores becomes
+     * p. Returns rescale. */
+    float (*softmax_page)(float *scores, uint32_t first, uint32_t last, float *m, float *l);
+    /* o[d] = o[d] · rescale, then for i = first … last-1 in order o[d] = fmaf(p[i], v[i·v_stride + d], o[d]); d < dim. */
+    void (*values_page)(float *o, float rescale, const float *p, const float *v, size_t v_stride, uint32_t first,
+                        uint32_t last, uint32_t dim);
+
+    /* Conversions; round to nearest even, NaN stays NaN. f32 from f16 and bf16 is exact. */
+    void (*f32_from_bf16)(float *y, const uint16_t *x, size_t n);
+    void (*f32_from_f16)(float *y, const uint16_t *x, size_t n);
+    void (*bf16_from_f32)(uint16_t *y, const float *x, size_t n);
+} cpu_kernels;
+
+/* Best variant that this machine has and GEMMAD_ISA (scalar|avx2|avxvnni|avx512|amx; absent: no cap) allows. An unknown
+ * word in GEMMAD_ISA is an error that lists the words (ST_INVALID). */
+#include "base/status.h"
+STATUS_CHECKED status cpu_kernels_pick(const cpu_kernels **out);
+extern const cpu_kernels cpu_kernels_scalar;
+/* NULL where the build or the machine does not have it. For tests. */
+const cpu_kernels *cpu_kernels_avx2(void);
+const cpu_kernels *cpu_kernels_avx512(void);
+
+/* cos and sin of position · base^(-2i/head_dim), i < pairs, in double by our own code (not libm), rounded to float.
+ * Any position below 2^20. */
+void rope_angles(float *cosine, float *sine, uint32_t position, double base, uint32_t head_dim, uint32_t pairs);
+/* The same unrounded, for tables that are composed by the addition theorem. */
+void rope_angles_double(double *cosine, double *sine, uint32_t position, double base, uint32_t head_dim, uint32_t pairs);
+
+/* Our own double functions, accurate to 1e-15 relative (x·log b range as needed): exposed for tests. */
+double math_pow_double(double base, double exponent); /* base > 0 */
+void math_sincos_double(double angle, double *sine, double *cosine); /* 0 ≤ angle < 2^20 */
+
+#endif

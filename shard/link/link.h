@@ -1,0 +1,95 @@
+/* The leader's end of the engine link: frames of proto/engine.proto to gemmad, as C structs. The scheduler sees no
+ * protobuf and no socket; it polls between steps and writes what came of a step.
+ *
+ * Memory:  requests handed out by link_poll are the caller's until link_request_free. Output structs are copied.
+ * Threads: link_poll and the write calls: engine thread. link_start_heartbeat's thread shares the writer under a lock.
+ * Errors:  ST_UNAVAILABLE when gemmad is gone; the caller then waits in link_reconnect for at most the grace time.
+ * Back-pressure: writes never block: output is queued in memory up to a bound (then ST_BUSY, the engine stops). */
+#ifndef SHARD_LINK_LINK_H
+#define SHARD_LINK_LINK_H
+
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include "base/status.h"
+#include "proto/limits.h"
+#include "shard/sample/sampling.h"
+
+typedef struct link link_connection;
+
+typedef struct link_rank_info {
+    uint32_t rank, pid, threads;
+    char host[64], state[16], isa[16];
+    uint64_t cpu_ms, kv_bytes, weight_bytes_read;
+} link_rank_info;
+
+typedef struct link_hello {
+    const char *build_id, *layout, *checkpoint_hash;
+    uint32_t context_tokens, vocab, requests_max;
+    const link_rank_info *ranks;
+    uint32_t rank_count;
+} link_hello;
+
+/* Written by the engine thread, read by the heartbeat thread. */
+typedef struct link_progress {
+    _Atomic uint64_t steps, prompt_tokens, generated_tokens, kv_pages_used, kv_pages_total;
+    _Atomic uint32_t running, waiting;
+    _Atomic bool in_step;
+} link_progress;
+
+typedef struct link_request {
+    uint64_t id;
+    uint32_t *tokens;       /* [token_count] */
+    uint32_t token_count, prompt_count;
+    int32_t priority;
+    uint64_t deadline_ms;   /* left when sent; 0: none */
+    sampling sampling;
+} link_request;
+
+typedef enum link_event_kind { LINK_SUBMIT, LINK_CANCEL, LINK_DRAIN } link_event_kind;
+typedef struct link_event {
+    link_event_kind kind;
+    uint64_t id;            /* cancel */
+    link_request *request;  /* submit */
+} link_event;
+
+typedef struct link_options {
+    const char *address;    /* "unix:/path" or "host:port" */
+    uint8_t secret[LIMIT_SECRET_BYTES];
+    uint32_t connect_timeout_ms;
+} link_options;
+
+/* Dials; sends nothing yet. */
+STATUS_CHECKED status link_open(link_connection **out, const link_options *options);
+void link_close(link_connection *l);
+/* Says hello once the model is loaded and waits for the welcome. Fills the engine grace time. */
+STATUS_CHECKED status link_say_hello(link_connection *l, const link_hello *hello, uint64_t *engine_grace_ms);
+/* A thread that sends a heartbeat every second from `progress` and rank states. */
+STATUS_CHECKED status link_start_heartbeat(link_connection *l, const link_progress *progress,
+                                           const link_rank_info *ranks, uint32_t rank_count);
+
+/* The next event, waiting at most timeout_ms (0: only what is there; < 0: for ever). ST_TIMEOUT: none. */
+STATUS_CHECKED status link_poll(link_connection *l, int timeout_ms, link_event *out);
+void link_request_free(link_request *r);
+
+STATUS_CHECKED status link_send_started(link_connection *l, uint64_t id, uint32_t cached_tokens, uint64_t queue_us);
+STATUS_CHECKED status link_send_progress(link_connection *l, uint64_t id, uint32_t prefilled_tokens);
+STATUS_CHECKED status link_send_prompt_logprobs(link_connection *l, uint64_t id, uint32_t first_position,
+                                                const token_logprob *p, uint32_t n);
+STATUS_CHECKED status link_send_tokens(link_connection *l, uint64_t id, const uint32_t *tokens, uint32_t n,
+                                       const token_logprob *logprobs /* [n] or NULL */);
+typedef struct link_finish {
+    const char *reason;     /* "stop", "length", "cancelled", "error" */
+    bool has_stop_token;
+    uint32_t stop_token;
+    status error;           /* with reason "error" */
+    const char *error_text;
+    uint64_t queue_us, prefill_us, decode_us;
+} link_finish;
+STATUS_CHECKED status link_send_finished(link_connection *l, uint64_t id, const link_finish *f);
+STATUS_CHECKED status link_send_failed(link_connection *l, const char *text);
+/* Writes what is queued without blocking; call after a step. */
+STATUS_CHECKED status link_flush(link_connection *l);
+
+#endif

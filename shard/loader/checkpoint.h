@@ -1,0 +1,60 @@
+/* A folder of *.safetensors (one file, or several with model.safetensors.index.json), opened for reading parts of
+ * tensors. Headers are read and checked whole at open: lengths, offsets, overlaps, gaps, dtypes and shapes, against the
+ * file's size; data is read only when asked for.
+ *
+ * Memory:  checkpoint_open allocates; checkpoint_close unmaps and releases; tensors point into it.
+ * Threads: after open, checkpoint_read_slice may run on any number of threads at once (pread; counters are atomic).
+ * Errors:  ST_NOT_FOUND, ST_FORMAT or ST_UNSUPPORTED naming file, tensor, value and bound. */
+#ifndef SHARD_LOADER_CHECKPOINT_H
+#define SHARD_LOADER_CHECKPOINT_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include "base/status.h"
+
+typedef enum tensor_type { TENSOR_F32, TENSOR_BF16, TENSOR_F16, TENSOR_OTHER } tensor_type;
+
+typedef struct tensor {
+    const char *name;
+    tensor_type type;
+    uint32_t dims;          /* 0 ... 4 */
+    uint64_t shape[4];
+    uint64_t bytes;
+    uint32_t file;          /* index into the checkpoint's files */
+    uint64_t offset;        /* of its first byte in that file */
+} tensor;
+
+typedef struct checkpoint checkpoint;
+
+STATUS_CHECKED status checkpoint_open(checkpoint **out, const char *directory);
+void checkpoint_close(checkpoint *c);
+
+uint32_t checkpoint_tensor_count(const checkpoint *c);
+const tensor *checkpoint_tensor(const checkpoint *c, uint32_t index); /* in the order of names */
+const tensor *checkpoint_find(const checkpoint *c, const char *name);  /* NULL: not there */
+/* SHA-256 over config.json, every safetensors header and every file's size. */
+void checkpoint_hash(const checkpoint *c, uint8_t digest[32]);
+
+/* A block of a tensor viewed as [outer, rows, cols] (2-dimensional: outer 1; 1-dimensional: one row; 0: one element):
+ * half-open ranges in each. Row major, densely packed into out, converted to `type` (exact, or an error: f32 to bf16 is
+ * not offered). */
+typedef struct tensor_slice {
+    uint64_t outer_begin, outer_end, row_begin, row_end, col_begin, col_end;
+} tensor_slice;
+/* out has the block's elements × size of type. Bytes copied are added to checkpoint_bytes_read; bytes read beside them
+ * because short strided runs are cheaper in whole blocks are added to checkpoint_bytes_skipped. */
+STATUS_CHECKED status checkpoint_read_slice(checkpoint *c, const tensor *t, const tensor_slice *slice, tensor_type type,
+                                            void *out);
+uint64_t checkpoint_bytes_read(const checkpoint *c);
+uint64_t checkpoint_bytes_skipped(const checkpoint *c);
+/* The tensor's bytes in the mapped file (for tables that are looked up, not loaded). */
+STATUS_CHECKED status checkpoint_map(checkpoint *c, const tensor *t, const void **out);
+
+/* One safetensors header from bytes: `header` is what follows the 8-byte length; file_bytes the size of the whole file.
+ * Calls add for every tensor; what the fuzz target calls. */
+STATUS_CHECKED status safetensors_parse_header(const char *header, uint64_t header_bytes, uint64_t file_bytes,
+                                               const char *file_name,
+                                               status (*add)(void *context, const tensor *t), void *context);
+
+#endif

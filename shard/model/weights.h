@@ -1,0 +1,66 @@
+/* One rank's share of a checkpoint, in memory. Every tensor of the checkpoint is used, or known and not needed (logged
+ * by kind: vision, audio, redundant k/v of KV-shared layers), or an error that names it; so is a missing one, and one of
+ * the wrong shape or dtype.
+ *
+ * Memory:  one mapping that model_weights_open takes and model_weights_close releases; the checkpoint must stay open as
+ *          long (ple_table points into it).
+ * Threads: reading is spread over `threads` threads inside open; read-only afterwards. */
+#ifndef SHARD_MODEL_WEIGHTS_H
+#define SHARD_MODEL_WEIGHTS_H
+
+#include "shard/kernels/weight.h"
+#include "shard/loader/checkpoint.h"
+#include "shard/model/layout.h"
+
+typedef struct expert_weights {
+    weight gate, up;  /* [expert_width share, hidden] */
+    weight down;      /* [hidden, expert_width share] */
+} expert_weights;
+
+typedef struct layer_weights {
+    const float *input_norm, *post_attention_norm, *pre_mlp_norm, *post_mlp_norm; /* [hidden] */
+    weight q;         /* [heads · head_dim, hidden], this rank's query heads */
+    weight k, v;      /* [kv heads · head_dim, hidden]; v none when k_eq_v; both none when the layer owns no KV */
+    weight o;         /* [hidden, heads · head_dim] */
+    const float *q_norm, *k_norm;    /* [head_dim]; k_norm NULL when the layer owns no KV */
+    weight gate, up;  /* [mlp share, hidden] */
+    weight down;      /* [hidden, mlp share] */
+    /* mixture of experts; NULL or none otherwise */
+    const float *post_mlp_norm_1, *pre_mlp_norm_2, *post_mlp_norm_2; /* [hidden] */
+    const float *router_scale;       /* [hidden] */
+    const float *per_expert_scale;   /* [experts] */
+    weight router;                   /* [experts, hidden], always WEIGHT_F32 */
+    expert_weights *expert;          /* [owned experts] */
+    /* per-layer embeddings; none otherwise */
+    weight ple_gate;                 /* [ple_width, hidden] */
+    weight ple_projection;           /* [hidden, ple_width] */
+    const float *post_ple_norm;      /* [hidden] */
+    float scalar;                    /* layer_scalar; 1 when the checkpoint has none */
+} layer_weights;
+
+typedef struct model_weights {
+    weight embed;                    /* [vocab share, hidden]: input rows and output head */
+    const float *final_norm;         /* [hidden] */
+    layer_weights *layer;            /* [layers] */
+    weight ple_context;              /* [layers · ple_width, hidden] */
+    const float *ple_norm;           /* [ple_width] */
+    weight ple_table;                /* [ple_vocab, layers · ple_width], in the mapped file, stored type */
+    uint64_t bytes;                  /* of memory taken */
+    uint64_t bytes_read, bytes_skipped; /* as checkpoint.h counts them */
+    uint64_t bytes_expected;         /* what this rank's share comes to by the layout: equal to bytes_read */
+} model_weights;
+
+typedef struct model_weights_options {
+    bool as_f32;      /* --weights f32: everything converted to float32 (exact); else matrices stay as stored */
+    uint32_t threads;
+} model_weights_options;
+
+STATUS_CHECKED status model_weights_open(model_weights **out, checkpoint *c, const model_config *config,
+                                         const layout *l, const model_weights_options *options);
+void model_weights_close(model_weights *w);
+
+/* Bytes that model_weights_open would take and read, from config and layout alone (the printed budget, --dry-run).
+ * stored is the type the checkpoint holds its matrices in. */
+uint64_t model_weights_plan_bytes(const model_config *config, const layout *l, weight_type stored, bool as_f32);
+
+#endif
