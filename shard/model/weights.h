@@ -12,11 +12,6 @@
 #include "shard/loader/checkpoint.h"
 #include "shard/model/layout.h"
 
-typedef struct expert_weights {
-    weight gate, up;  /* [expert_width share, hidden] */
-    weight down;      /* [hidden, expert_width share] */
-} expert_weights;
-
 typedef struct layer_weights {
     const float *input_norm, *post_attention_norm, *pre_mlp_norm, *post_mlp_norm; /* [hidden] */
     weight q;         /* [heads · head_dim, hidden], this rank's query heads */
