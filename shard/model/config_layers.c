@@ -45,7 +45,7 @@ static bool layer_number(const char *key, uint32_t *out) {
 }
 
 /* The newer dialect: what one layer has otherwise than the flat keys say. */
-static status read_override(const config_reader *r, model_config *c, uint32_t l, json_t *entry) {
+static status read_override(model_config *c, uint32_t l, json_t *entry) {
     char where[96];
     snprintf(where, sizeof where, "config.json: per_layer_config %u", l);
     if (!json_is_object(entry)) return fail(ST_FORMAT, "%s is not an object", where);
@@ -75,7 +75,7 @@ static status read_per_layer(const config_reader *r, model_config *c, json_t *ov
             return fail(ST_FORMAT, "%s: per_layer_config names layer %u, num_hidden_layers is %u", r->where, l, c->layers);
         if (seen[l]) return fail(ST_FORMAT, "%s: per_layer_config names layer %u twice", r->where, l);
         seen[l] = true;
-        TRY(read_override(r, c, l, entry));
+        TRY(read_override(c, l, entry));
     }
     return ST_OK;
 }
