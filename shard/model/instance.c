@@ -26,7 +26,7 @@ static status compare(const rank_card *all, uint32_t rank, const char *what, con
 }
 
 /* Every rank hands in its card, failed ones too, so that all leave together and with the first failure's sentence. */
-static status agree(comm *ranks, rank_card *mine, status so_far, budget *plan) {
+static status agree(comm *ranks, rank_card *mine, status so_far, budget *agreed) {
     uint32_t n = comm_size(ranks);
     rank_card *all = memory_alloc_array(n, sizeof *all);
     mine->failed = (uint32_t)so_far;
@@ -40,12 +40,12 @@ static status agree(comm *ranks, rank_card *mine, status so_far, budget *plan) {
         if (st == ST_OK) st = compare(all, r, "checkpoint", all[0].checkpoint, all[r].checkpoint);
     }
     if (st == ST_OK) {
-        kv_geometry_follow(&plan->geometry, all[0].pages_per_slab);
+        kv_geometry_follow(&agreed->geometry, all[0].pages_per_slab);
         for (uint32_t r = 0; r < n; r++) {
-            if (all[r].context < plan->context) plan->context = all[r].context;
-            if (all[r].slabs < plan->slabs) plan->slabs = all[r].slabs;
+            if (all[r].context < agreed->context) agreed->context = all[r].context;
+            if (all[r].slabs < agreed->slabs) agreed->slabs = all[r].slabs;
         }
-        plan->kv_bytes = plan->slabs * plan->geometry.slab_bytes;
+        agreed->kv_bytes = agreed->slabs * agreed->geometry.slab_bytes;
     }
     free(all);
     return st;
