@@ -130,14 +130,14 @@ static status check_index(const checkpoint *c, const char *index_path, json_t *m
     json_object_foreach(map, key, value) {
         const tensor *t = checkpoint_find(c, key);
         const char *file = json_string_value(value);
-        if (!t) return fail(ST_FORMAT, "%s: tensor %.200s is not in %.200s", index_path, key, file);
+        if (!t) return fail(ST_FORMAT, "%s: tensor %s is not in %.200s", index_path, key, file);
         if (strcmp(file, c->files[t->file].name))
-            return fail(ST_FORMAT, "%s: tensor %.200s is not in %.200s but in %s", index_path, key, file,
+            return fail(ST_FORMAT, "%s: tensor %s is not in %.200s but in %s", index_path, key, file,
                         c->files[t->file].name);
     }
     for (uint32_t i = 0; i < c->tensor_count; i++)
         if (!json_object_get(map, c->tensors[i].name))
-            return fail(ST_FORMAT, "%s does not list tensor %.200s of %s", index_path, c->tensors[i].name,
+            return fail(ST_FORMAT, "%s does not list tensor %s of %s", index_path, c->tensors[i].name,
                         c->files[c->tensors[i].file].name);
     return ST_OK;
 }
@@ -147,7 +147,7 @@ static status sort_tensors(checkpoint *c) {
     for (uint32_t i = 1; i < c->tensor_count; i++) {
         const tensor *a = &c->tensors[i - 1], *b = &c->tensors[i];
         if (!strcmp(a->name, b->name))
-            return fail(ST_FORMAT, "%s: tensor %.200s is both in %s and in %s", c->directory, a->name,
+            return fail(ST_FORMAT, "%s: tensor %s is both in %s and in %s", c->directory, a->name,
                         c->files[a->file].name, c->files[b->file].name);
     }
     return ST_OK;

@@ -117,7 +117,7 @@ static void view(const tensor *t, uint64_t size[3]) {
 status checkpoint_read_slice(checkpoint *c, const tensor *t, const tensor_slice *s, tensor_type type, void *out) {
     INVARIANT(type != TENSOR_OTHER && t->file < c->file_count);
     if (t->type == TENSOR_OTHER || t->dims > 3 || (t->type != type && type != TENSOR_F32))
-        return fail(ST_UNSUPPORTED, "%s: tensor %.200s of dtype %s and %u dimensions cannot be read as %s",
+        return fail(ST_UNSUPPORTED, "%s: tensor %s of dtype %s and %u dimensions cannot be read as %s",
                     c->files[t->file].path, t->name, t->dtype, t->dims,
                     type == TENSOR_F32 ? "F32" : type == TENSOR_BF16 ? "BF16" : "F16");
     uint64_t size[3];
@@ -141,7 +141,7 @@ status checkpoint_read_slice(checkpoint *c, const tensor *t, const tensor_slice 
         st = read_rows(&r, t->offset + first * element, rows, run, size[2]);
     }
     free(r.stage);
-    return st == ST_OK ? ST_OK : fail_within(st, "tensor %.200s", t->name);
+    return st == ST_OK ? ST_OK : fail_within(st, "tensor %s", t->name);
 }
 
 uint64_t checkpoint_bytes_read(const checkpoint *c) { return atomic_load(&((checkpoint *)c)->bytes_read); }
@@ -154,7 +154,7 @@ status checkpoint_map(checkpoint *c, const tensor *t, const void **out) {
     status st = ST_OK;
     /* The format aligns nothing, its writers do: a file of odd offsets is refused, since kernels load whole elements. */
     if (t->type != TENSOR_OTHER && t->offset % tensor_element_bytes(t->type) != 0)
-        return fail(ST_UNSUPPORTED, "%s: tensor %.200s begins at byte %llu, which is not aligned to its elements", f->path,
+        return fail(ST_UNSUPPORTED, "%s: tensor %s begins at byte %llu, which is not aligned to its elements", f->path,
                     t->name, (unsigned long long)t->offset);
     pthread_mutex_lock(&c->map_lock);
     if (!f->mapping) {

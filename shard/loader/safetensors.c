@@ -8,7 +8,10 @@
 #include "shard/loader/checkpoint.h"
 #include "shard/loader/checkpoint_parts.h"
 
-enum { DIMS_MAX = 8 };
+enum {
+    DIMS_MAX = 8,
+    NAME_BYTES_MAX = 256, /* so that every message can name its tensor whole */
+};
 
 /* Every dtype of the format; those below a byte count bits. */
 static const struct { const char *name; uint32_t bits; tensor_type type; } dtypes[] = {
@@ -32,7 +35,7 @@ typedef struct place {
 
 static status read_dtype(place at, json_t *entry, tensor *t, uint32_t *bits) {
     const char *name = json_string_value(json_object_get(entry, "dtype"));
-    if (!name) return fail(ST_FORMAT, "%s: tensor %.200s: dtype is missing or not a string", at.file, at.tensor);
+    if (!name) return fail(ST_FORMAT, "%s: tensor %s: dtype is missing or not a string", at.file, at.tensor);
     for (size_t i = 0; i < sizeof dtypes / sizeof *dtypes; i++) {
         if (strcmp(name, dtypes[i].name)) continue;
         t->dtype = dtypes[i].name;
@@ -40,15 +43,15 @@ static status read_dtype(place at, json_t *entry, tensor *t, uint32_t *bits) {
         *bits = dtypes[i].bits;
         return ST_OK;
     }
-    return fail(ST_FORMAT, "%s: tensor %.200s: dtype %.32s is unknown", at.file, at.tensor, name);
+    return fail(ST_FORMAT, "%s: tensor %s: dtype %.32s is unknown", at.file, at.tensor, name);
 }
 
 static status read_shape(place at, json_t *entry, tensor *t, uint64_t *elements) {
     json_t *shape = json_object_get(entry, "shape");
-    if (!json_is_array(shape)) return fail(ST_FORMAT, "%s: tensor %.200s: shape is missing or not a list", at.file, at.tensor);
+    if (!json_is_array(shape)) return fail(ST_FORMAT, "%s: tensor %s: shape is missing or not a list", at.file, at.tensor);
     size_t dims = json_array_size(shape);
     if (dims > DIMS_MAX)
-        return fail(ST_FORMAT, "%s: tensor %.200s has %zu dimensions, at most %d are allowed", at.file, at.tensor, dims, DIMS_MAX);
+        return fail(ST_FORMAT, "%s: tensor %s has %zu dimensions, at most %d are allowed", at.file, at.tensor, dims, DIMS_MAX);
     t->dims = (uint32_t)dims;
     if (dims > 4) t->type = TENSOR_OTHER;
     *elements = 1;
@@ -56,10 +59,10 @@ static status read_shape(place at, json_t *entry, tensor *t, uint64_t *elements)
         json_t *value = json_array_get(shape, i);
         json_int_t n = json_integer_value(value);
         if (!json_is_integer(value) || n < 0)
-            return fail(ST_FORMAT, "%s: tensor %.200s: shape[%u] is not a count", at.file, at.tensor, i);
+            return fail(ST_FORMAT, "%s: tensor %s: shape[%u] is not a count", at.file, at.tensor, i);
         /* Below this the bits still fit 64, and no file holds more. */
         if (n > 0 && *elements > ((uint64_t)1 << 57) / (uint64_t)n)
-            return fail(ST_FORMAT, "%s: tensor %.200s: the product of its shape is above 2^57", at.file, at.tensor);
+            return fail(ST_FORMAT, "%s: tensor %s: the product of its shape is above 2^57", at.file, at.tensor);
         *elements *= (uint64_t)n;
         if (i < 4) t->shape[i] = (uint64_t)n;
     }
@@ -70,13 +73,13 @@ static status read_offsets(place at, json_t *entry, uint64_t data_bytes, tensor 
     json_t *offsets = json_object_get(entry, "data_offsets");
     json_t *first = json_array_get(offsets, 0), *last = json_array_get(offsets, 1);
     if (json_array_size(offsets) != 2 || !json_is_integer(first) || !json_is_integer(last))
-        return fail(ST_FORMAT, "%s: tensor %.200s: data_offsets is not a list of two integers", at.file, at.tensor);
+        return fail(ST_FORMAT, "%s: tensor %s: data_offsets is not a list of two integers", at.file, at.tensor);
     json_int_t begin = json_integer_value(first), end = json_integer_value(last);
     if (begin < 0 || end < begin)
-        return fail(ST_FORMAT, "%s: tensor %.200s: data_offsets are %lld and %lld, which is no range", at.file, at.tensor,
+        return fail(ST_FORMAT, "%s: tensor %s: data_offsets are %lld and %lld, which is no range", at.file, at.tensor,
                     (long long)begin, (long long)end);
     if ((uint64_t)end > data_bytes)
-        return fail(ST_FORMAT, "%s: tensor %.200s ends at byte %lld of the data, the file has %llu (truncated?)", at.file,
+        return fail(ST_FORMAT, "%s: tensor %s ends at byte %lld of the data, the file has %llu (truncated?)", at.file,
                     at.tensor, (long long)end, (unsigned long long)data_bytes);
     t->offset = (uint64_t)begin;
     t->bytes = (uint64_t)(end - begin);
@@ -84,7 +87,10 @@ static status read_offsets(place at, json_t *entry, uint64_t data_bytes, tensor 
 }
 
 static status read_tensor(place at, json_t *entry, uint64_t data_bytes, tensor *t) {
-    if (!json_is_object(entry)) return fail(ST_FORMAT, "%s: tensor %.200s is not an object", at.file, at.tensor);
+    size_t n = strlen(at.tensor);
+    if (n > NAME_BYTES_MAX)
+        return fail(ST_FORMAT, "%s: the name of a tensor has %zu bytes, at most %d are allowed", at.file, n, NAME_BYTES_MAX);
+    if (!json_is_object(entry)) return fail(ST_FORMAT, "%s: tensor %s is not an object", at.file, at.tensor);
     uint32_t bits = 0;
     uint64_t elements = 0;
     t->name = at.tensor;
@@ -93,7 +99,7 @@ static status read_tensor(place at, json_t *entry, uint64_t data_bytes, tensor *
     TRY(read_offsets(at, entry, data_bytes, t));
     /* Shape times size, in bits so that the dtypes below a byte count too. */
     if (t->bytes > UINT64_MAX / 8 || elements * bits != t->bytes * 8)
-        return fail(ST_FORMAT, "%s: tensor %.200s has %llu bytes, but %llu elements of %s", at.file, at.tensor,
+        return fail(ST_FORMAT, "%s: tensor %s has %llu bytes, but %llu elements of %s", at.file, at.tensor,
                     (unsigned long long)t->bytes, (unsigned long long)elements, t->dtype);
     return ST_OK;
 }
@@ -104,7 +110,7 @@ static status check_metadata(const char *file, json_t *metadata) {
     if (!json_is_object(metadata)) return fail(ST_FORMAT, "%s: __metadata__ is not an object", file);
     json_object_foreach(metadata, key, value) {
         if (!json_is_string(value))
-            return fail(ST_FORMAT, "%s: __metadata__: %.200s is not a string", file, key);
+            return fail(ST_FORMAT, "%s: __metadata__: %.64s is not a string", file, key);
     }
     return ST_OK;
 }
@@ -122,11 +128,11 @@ static status check_cover(const char *file, const tensor *tensors, size_t n, uin
     uint64_t end = 0;
     for (size_t i = 0; i < n; i++) {
         if (tensors[i].offset < end)
-            return fail(ST_FORMAT, "%s: tensor %.200s begins at byte %llu of the data and overlaps tensor %.200s, which "
+            return fail(ST_FORMAT, "%s: tensor %s begins at byte %llu of the data and overlaps tensor %s, which "
                                    "ends at %llu", file, tensors[i].name, (unsigned long long)tensors[i].offset,
                         tensors[i - 1].name, (unsigned long long)end);
         if (tensors[i].offset > end)
-            return fail(ST_FORMAT, "%s: no tensor holds bytes %llu to %llu of the data, before tensor %.200s", file,
+            return fail(ST_FORMAT, "%s: no tensor holds bytes %llu to %llu of the data, before tensor %s", file,
                         (unsigned long long)end, (unsigned long long)tensors[i].offset, tensors[i].name);
         end += tensors[i].bytes;
     }

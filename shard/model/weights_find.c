@@ -45,14 +45,14 @@ static status check_tensor(const weight_plan *p, const tensor *t, const uint64_t
         strbuf found = {0}, expected = {0};
         shape_text(t->shape, t->dims, &found);
         shape_text(shape, dims, &expected);
-        status st = fail(ST_FORMAT, "%s: tensor %.200s has shape %s, expected by config.json is %s", file, t->name,
+        status st = fail(ST_FORMAT, "%s: tensor %s has shape %s, expected by config.json is %s", file, t->name,
                          strbuf_text(&found), strbuf_text(&expected));
         strbuf_close(&found);
         strbuf_close(&expected);
         return st;
     }
     if (t->type == TENSOR_OTHER)
-        return fail(ST_UNSUPPORTED, "%s: tensor %.200s has dtype %s, expected is BF16, F16 or F32", file, t->name, t->dtype);
+        return fail(ST_UNSUPPORTED, "%s: tensor %s has dtype %s, expected is BF16, F16 or F32", file, t->name, t->dtype);
     return ST_OK;
 }
 
@@ -197,7 +197,7 @@ static status name_the_rest(const weight_plan *p) {
         const tensor *t = checkpoint_tensor(p->checkpoint, i);
         spare kind = spare_kind(p, t);
         if (kind == SPARE_UNKNOWN)
-            return fail(ST_FORMAT, "%s: tensor %.200s is unknown: this model, as config.json describes it, has none of "
+            return fail(ST_FORMAT, "%s: tensor %s is unknown: this model, as config.json describes it, has none of "
                                    "that name", checkpoint_file_name(p->checkpoint, t->file), t->name);
         if (kind == SPARE_HEAD) TRY(check_tensor(p, t, head_shape, 2));
         counts[kind]++;
