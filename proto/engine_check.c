@@ -80,10 +80,10 @@ static status check_hello(const Gemmad__Engine__Hello *h) {
     static const char kind[] = "hello";
     NEED_RANGE(kind, h, version, ENGINE_LINK_VERSION, ENGINE_LINK_VERSION);
     NEED(kind, h, start_unix_ms);
-    TRY(text_within(kind, "build_id", h->build_id, 64));
     TRY(text_within(kind, "state", h->state, 15));
     if (!strcmp(h->state, "loading")) return ST_OK;
     if (!engine_hello_is_ready(h)) return fail(ST_FORMAT, "hello: state is neither loading nor ready");
+    TRY(text_within(kind, "build_id", h->build_id, 64));
     TRY(text_within(kind, "layout", h->layout, 63));
     TRY(text_within(kind, "checkpoint_hash", h->checkpoint_hash, 64));
     NEED_RANGE(kind, h, context_tokens, 1, LIMIT_CONTEXT_TOKENS);
