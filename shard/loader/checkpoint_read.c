@@ -54,7 +54,7 @@ typedef struct reading {
     const checkpoint_file *file;
     tensor_type from, to;
     uint8_t *out;      /* where the next element goes */
-    uint8_t *stage;    /* [STAGE_BYTES] */
+    uint8_t *stage;    /* [STAGE_BYTES], or the whole block where that is less */
 } reading;
 
 static void deliver(reading *r, const uint8_t *in, uint64_t elements) {
@@ -129,9 +129,12 @@ status checkpoint_read_slice(checkpoint *c, const tensor *t, const tensor_slice 
     if (outer == 0 || rows == 0 || run == 0) return ST_OK;
     reading r = {.c = c, .file = &c->files[t->file], .from = t->type, .to = type, .out = out};
     bool strided = run != size[2];
-    if (strided || t->type != type) r.stage = memory_alloc(STAGE_BYTES);
     uint32_t element = tensor_element_bytes(t->type);
     status st = ST_OK;
+    if (strided || t->type != type) {
+        uint64_t block = (((outer - 1) * size[1] + rows - 1) * size[2] + run) * element;
+        r.stage = memory_alloc(block < STAGE_BYTES ? block : STAGE_BYTES);
+    }
     if (!strided && rows == size[1]) {
         rows *= outer; /* whole planes follow each other without a gap */
         outer = 1;
