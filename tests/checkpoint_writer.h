@@ -1,5 +1,5 @@
-/* Checkpoints made by a test: a folder of its own under /tmp, safetensors files from headers or from tensors, and
- * changed copies of golden ones.
+/* Checkpoints made by a test: a folder of its own under /tmp, safetensors files from headers or from tensors,
+ * and changed copies of golden ones.
  *
  * Memory:  names and data are the caller's.
  * Errors:  a folder that cannot be written ends the process. */
@@ -12,6 +12,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
+
 #include "base/file.h"
 #include "base/memory.h"
 #include "base/strbuf.h"
@@ -45,8 +46,8 @@ static inline void writer_text(const writer_folder *f, const char *name, const c
 }
 
 /* The header as given, then data. */
-static inline void writer_safetensors_raw(const writer_folder *f, const char *name, const char *header, const void *data,
-                                          size_t n) {
+static inline void writer_safetensors_raw(const writer_folder *f, const char *name, const char *header,
+                                          const void *data, size_t n) {
     strbuf b = {0};
     uint64_t header_bytes = strlen(header);
     for (int i = 0; i < 8; i++) strbuf_add(&b, &(char){(char)(header_bytes >> (8 * i))}, 1);
@@ -62,7 +63,8 @@ typedef struct written_tensor {
     const void *data;
 } written_tensor;
 
-static inline void writer_safetensors(const writer_folder *f, const char *name, const written_tensor *tensors, size_t n) {
+static inline void writer_safetensors(const writer_folder *f, const char *name, const written_tensor *tensors,
+                                      size_t n) {
     strbuf header = {0}, data = {0};
     strbuf_add_string(&header, "{");
     for (size_t i = 0; i < n; i++) {
@@ -70,7 +72,8 @@ static inline void writer_safetensors(const writer_folder *f, const char *name, 
         strbuf_add_format(&header, "%s\"%s\":{\"dtype\":\"%s\",\"shape\":[", i ? "," : "", t->name, t->dtype);
         for (uint32_t d = 0; d < t->dims; d++)
             strbuf_add_format(&header, "%s%llu", d ? "," : "", (unsigned long long)t->shape[d]);
-        strbuf_add_format(&header, "],\"data_offsets\":[%zu,%llu]}", data.size, data.size + (unsigned long long)t->bytes);
+        strbuf_add_format(&header, "],\"data_offsets\":[%zu,%llu]}", data.size,
+                          data.size + (unsigned long long)t->bytes);
         strbuf_add(&data, tensors[i].data, t->bytes);
     }
     strbuf_add_string(&header, "}");

@@ -6,8 +6,8 @@
  *     const int32_t *ids = golden_i32(g, "case0.input_ids", shape); // [shape[0]]
  *
  * Memory:  golden_open reads the whole file, golden_close releases it; tensors point into it.
- * Errors:  golden_open ends the process with the sentence: a test without its data has nothing to say. A tensor that is
- *          not there, or of another dtype, is NULL. */
+ * Errors:  golden_open ends the process with the sentence: a test without its data has nothing to say. A
+ * tensor that is not there, or of another dtype, is NULL. */
 #ifndef TESTS_GOLDEN_READER_H
 #define TESTS_GOLDEN_READER_H
 
@@ -15,6 +15,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+
 #include "base/file.h"
 #include "base/memory.h"
 #include "shard/loader/checkpoint.h"
@@ -68,10 +69,12 @@ static inline void golden_close(golden *g) {
 }
 
 /* shape[4] may be NULL; dimensions that the tensor has not are 0. */
-static inline const void *golden_find_(const golden *g, const char *name, const char *dtype, uint64_t *shape) {
+static inline const void *golden_find_(const golden *g, const char *name, const char *dtype,
+                                       uint64_t *shape) {
     for (uint32_t i = 0; i < g->count; i++) {
         const tensor *t = &g->tensors[i];
-        if (strcmp(t->name, name) != 0 || strcmp(t->dtype, dtype) != 0 || t->offset % 4 != g->data_begin % 4) continue;
+        if (strcmp(t->name, name) != 0 || strcmp(t->dtype, dtype) != 0 || t->offset % 4 != g->data_begin % 4)
+            continue;
         if (shape) memcpy(shape, t->shape, sizeof t->shape);
         return g->data + (t->offset - g->data_begin);
     }

@@ -69,8 +69,9 @@ static status open_file(checkpoint *c, uint32_t index, sha256 *hash) {
     uint64_t n = 0;
     for (int i = 0; i < 8; i++) n |= (uint64_t)prefix[i] << (8 * i);
     if (n > SAFETENSORS_HEADER_MAX || n > f->bytes - sizeof prefix)
-        return fail(ST_FORMAT, "%s: the header has %llu bytes, allowed are at most %d and what the file has (%llu)", f->path,
-                    (unsigned long long)n, SAFETENSORS_HEADER_MAX, (unsigned long long)f->bytes);
+        return fail(ST_FORMAT,
+                    "%s: the header has %llu bytes, allowed are at most %d and what the file has (%llu)",
+                    f->path, (unsigned long long)n, SAFETENSORS_HEADER_MAX, (unsigned long long)f->bytes);
     char *header = memory_alloc(n);
     collect to = {c, index};
     status st = file_read_at(f->fd, f->path, sizeof prefix, header, n);
@@ -103,8 +104,8 @@ static status add_indexed_files(checkpoint *c, const char *index_path, json_t *m
         const char *name = json_string_value(value);
         /* Shards lie beside their index: a path could lead anywhere on the machine. */
         if (!name || name[0] == 0 || name[0] == '.' || strchr(name, '/')) {
-            st = fail(ST_FORMAT, "%s: weight_map: %.200s is in \"%.200s\", which is not a file name", index_path, key,
-                      name ? name : "");
+            st = fail(ST_FORMAT, "%s: weight_map: %.200s is in \"%.200s\", which is not a file name",
+                      index_path, key, name ? name : "");
             goto fail;
         }
         names[i++] = name;
@@ -190,11 +191,13 @@ status checkpoint_open(checkpoint **out, const char *directory) {
     char *index_path = file_join(directory, "model.safetensors.index.json");
     bool has_single = access(single, F_OK) == 0, has_index = access(index_path, F_OK) == 0;
     if (!has_single && !has_index) {
-        st = fail(ST_NOT_FOUND, "%s has neither model.safetensors nor model.safetensors.index.json", directory);
+        st = fail(ST_NOT_FOUND, "%s has neither model.safetensors nor model.safetensors.index.json",
+                  directory);
         goto fail;
     }
     /* The published code prefers the single file where both lie. */
-    if (has_single && has_index) log_warn("%s: model.safetensors is read, the index beside it is not", directory);
+    if (has_single && has_index)
+        log_warn("%s: model.safetensors is read, the index beside it is not", directory);
     if (!has_single) TRY_OR_FAIL(json_read_file(index_path, INDEX_BYTES_MAX, &index));
     json_t *map = json_object_get(index, "weight_map");
     if (index && !json_is_object(map)) {

@@ -1,5 +1,5 @@
-/* The safetensors format: 8 bytes of little-endian length, a JSON object of that length, then the tensors' bytes, which
- * the object's data_offsets count from the end of the object and which leave no hole. */
+/* The safetensors format: 8 bytes of little-endian length, a JSON object of that length, then the tensors'
+ * bytes, which the object's data_offsets count from the end of the object and which leave no hole. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -14,19 +14,21 @@ enum {
 };
 
 /* Every dtype of the format; those below a byte count bits. */
-static const struct { const char *name; uint32_t bits; tensor_type type; } dtypes[] = {
-    {"BF16", 16, TENSOR_BF16},   {"F32", 32, TENSOR_F32},      {"F16", 16, TENSOR_F16},
-    {"F64", 64, TENSOR_OTHER},   {"I64", 64, TENSOR_OTHER},    {"I32", 32, TENSOR_OTHER},
-    {"I16", 16, TENSOR_OTHER},   {"I8", 8, TENSOR_OTHER},      {"U64", 64, TENSOR_OTHER},
-    {"U32", 32, TENSOR_OTHER},   {"U16", 16, TENSOR_OTHER},    {"U8", 8, TENSOR_OTHER},
-    {"BOOL", 8, TENSOR_OTHER},   {"F8_E4M3", 8, TENSOR_OTHER}, {"F8_E5M2", 8, TENSOR_OTHER},
-    {"F8_E8M0", 8, TENSOR_OTHER}, {"C64", 64, TENSOR_OTHER},   {"F6_E2M3", 6, TENSOR_OTHER},
+static const struct {
+    const char *name;
+    uint32_t bits;
+    tensor_type type;
+} dtypes[] = {
+    {"BF16", 16, TENSOR_BF16},    {"F32", 32, TENSOR_F32},      {"F16", 16, TENSOR_F16},
+    {"F64", 64, TENSOR_OTHER},    {"I64", 64, TENSOR_OTHER},    {"I32", 32, TENSOR_OTHER},
+    {"I16", 16, TENSOR_OTHER},    {"I8", 8, TENSOR_OTHER},      {"U64", 64, TENSOR_OTHER},
+    {"U32", 32, TENSOR_OTHER},    {"U16", 16, TENSOR_OTHER},    {"U8", 8, TENSOR_OTHER},
+    {"BOOL", 8, TENSOR_OTHER},    {"F8_E4M3", 8, TENSOR_OTHER}, {"F8_E5M2", 8, TENSOR_OTHER},
+    {"F8_E8M0", 8, TENSOR_OTHER}, {"C64", 64, TENSOR_OTHER},    {"F6_E2M3", 6, TENSOR_OTHER},
     {"F6_E3M2", 6, TENSOR_OTHER}, {"F4", 4, TENSOR_OTHER},
 };
 
-uint32_t tensor_element_bytes(tensor_type type) {
-    return type == TENSOR_F32 ? 4 : 2;
-}
+uint32_t tensor_element_bytes(tensor_type type) { return type == TENSOR_F32 ? 4 : 2; }
 
 /* Where a message comes from. */
 typedef struct place {
@@ -48,10 +50,12 @@ static status read_dtype(place at, json_t *entry, tensor *t, uint32_t *bits) {
 
 static status read_shape(place at, json_t *entry, tensor *t, uint64_t *elements) {
     json_t *shape = json_object_get(entry, "shape");
-    if (!json_is_array(shape)) return fail(ST_FORMAT, "%s: tensor %s: shape is missing or not a list", at.file, at.tensor);
+    if (!json_is_array(shape))
+        return fail(ST_FORMAT, "%s: tensor %s: shape is missing or not a list", at.file, at.tensor);
     size_t dims = json_array_size(shape);
     if (dims > DIMS_MAX)
-        return fail(ST_FORMAT, "%s: tensor %s has %zu dimensions, at most %d are allowed", at.file, at.tensor, dims, DIMS_MAX);
+        return fail(ST_FORMAT, "%s: tensor %s has %zu dimensions, at most %d are allowed", at.file, at.tensor,
+                    dims, DIMS_MAX);
     t->dims = (uint32_t)dims;
     if (dims > 4) t->type = TENSOR_OTHER;
     *elements = 1;
@@ -62,7 +66,8 @@ static status read_shape(place at, json_t *entry, tensor *t, uint64_t *elements)
             return fail(ST_FORMAT, "%s: tensor %s: shape[%u] is not a count", at.file, at.tensor, i);
         /* Below this the bits still fit 64, and no file holds more. */
         if (n > 0 && *elements > ((uint64_t)1 << 57) / (uint64_t)n)
-            return fail(ST_FORMAT, "%s: tensor %s: the product of its shape is above 2^57", at.file, at.tensor);
+            return fail(ST_FORMAT, "%s: tensor %s: the product of its shape is above 2^57", at.file,
+                        at.tensor);
         *elements *= (uint64_t)n;
         if (i < 4) t->shape[i] = (uint64_t)n;
     }
@@ -73,14 +78,15 @@ static status read_offsets(place at, json_t *entry, uint64_t data_bytes, tensor 
     json_t *offsets = json_object_get(entry, "data_offsets");
     json_t *first = json_array_get(offsets, 0), *last = json_array_get(offsets, 1);
     if (json_array_size(offsets) != 2 || !json_is_integer(first) || !json_is_integer(last))
-        return fail(ST_FORMAT, "%s: tensor %s: data_offsets is not a list of two integers", at.file, at.tensor);
+        return fail(ST_FORMAT, "%s: tensor %s: data_offsets is not a list of two integers", at.file,
+                    at.tensor);
     json_int_t begin = json_integer_value(first), end = json_integer_value(last);
     if (begin < 0 || end < begin)
-        return fail(ST_FORMAT, "%s: tensor %s: data_offsets are %lld and %lld, which is no range", at.file, at.tensor,
-                    (long long)begin, (long long)end);
+        return fail(ST_FORMAT, "%s: tensor %s: data_offsets are %lld and %lld, which is no range", at.file,
+                    at.tensor, (long long)begin, (long long)end);
     if ((uint64_t)end > data_bytes)
-        return fail(ST_FORMAT, "%s: tensor %s ends at byte %lld of the data, the file has %llu (truncated?)", at.file,
-                    at.tensor, (long long)end, (unsigned long long)data_bytes);
+        return fail(ST_FORMAT, "%s: tensor %s ends at byte %lld of the data, the file has %llu (truncated?)",
+                    at.file, at.tensor, (long long)end, (unsigned long long)data_bytes);
     t->offset = (uint64_t)begin;
     t->bytes = (uint64_t)(end - begin);
     return ST_OK;
@@ -89,7 +95,8 @@ static status read_offsets(place at, json_t *entry, uint64_t data_bytes, tensor 
 static status read_tensor(place at, json_t *entry, uint64_t data_bytes, tensor *t) {
     size_t n = strlen(at.tensor);
     if (n > NAME_BYTES_MAX)
-        return fail(ST_FORMAT, "%s: the name of a tensor has %zu bytes, at most %d are allowed", at.file, n, NAME_BYTES_MAX);
+        return fail(ST_FORMAT, "%s: the name of a tensor has %zu bytes, at most %d are allowed", at.file, n,
+                    NAME_BYTES_MAX);
     if (!json_is_object(entry)) return fail(ST_FORMAT, "%s: tensor %s is not an object", at.file, at.tensor);
     uint32_t bits = 0;
     uint64_t elements = 0;
@@ -128,12 +135,15 @@ static status check_cover(const char *file, const tensor *tensors, size_t n, uin
     uint64_t end = 0;
     for (size_t i = 0; i < n; i++) {
         if (tensors[i].offset < end)
-            return fail(ST_FORMAT, "%s: tensor %s begins at byte %llu of the data and overlaps tensor %s, which "
-                                   "ends at %llu", file, tensors[i].name, (unsigned long long)tensors[i].offset,
-                        tensors[i - 1].name, (unsigned long long)end);
+            return fail(ST_FORMAT,
+                        "%s: tensor %s begins at byte %llu of the data and overlaps tensor %s, which "
+                        "ends at %llu",
+                        file, tensors[i].name, (unsigned long long)tensors[i].offset, tensors[i - 1].name,
+                        (unsigned long long)end);
         if (tensors[i].offset > end)
-            return fail(ST_FORMAT, "%s: no tensor holds bytes %llu to %llu of the data, before tensor %s", file,
-                        (unsigned long long)end, (unsigned long long)tensors[i].offset, tensors[i].name);
+            return fail(ST_FORMAT, "%s: no tensor holds bytes %llu to %llu of the data, before tensor %s",
+                        file, (unsigned long long)end, (unsigned long long)tensors[i].offset,
+                        tensors[i].name);
         end += tensors[i].bytes;
     }
     if (end != data_bytes)
@@ -142,7 +152,8 @@ static status check_cover(const char *file, const tensor *tensors, size_t n, uin
     return ST_OK;
 }
 
-static status read_tensors(json_t *root, const char *file, uint64_t data_bytes, tensor *tensors, size_t *count) {
+static status read_tensors(json_t *root, const char *file, uint64_t data_bytes, tensor *tensors,
+                           size_t *count) {
     const char *name;
     json_t *entry;
     size_t n = 0;
@@ -159,12 +170,15 @@ static status read_tensors(json_t *root, const char *file, uint64_t data_bytes, 
     return check_cover(file, tensors, n, data_bytes);
 }
 
-status safetensors_parse_header(const char *header, uint64_t header_bytes, uint64_t file_bytes, const char *file_name,
-                                status (*add)(void *context, const tensor *t), void *context) {
+status safetensors_parse_header(const char *header, uint64_t header_bytes, uint64_t file_bytes,
+                                const char *file_name, status (*add)(void *context, const tensor *t),
+                                void *context) {
     if (header_bytes > SAFETENSORS_HEADER_MAX || file_bytes < 8 || header_bytes > file_bytes - 8)
-        return fail(ST_FORMAT, "%s: the header has %llu bytes, allowed are at most %d and the file's %llu", file_name,
-                    (unsigned long long)header_bytes, SAFETENSORS_HEADER_MAX, (unsigned long long)file_bytes);
-    if (header_bytes == 0 || header[0] != '{') return fail(ST_FORMAT, "%s: the header does not begin with {", file_name);
+        return fail(ST_FORMAT, "%s: the header has %llu bytes, allowed are at most %d and the file's %llu",
+                    file_name, (unsigned long long)header_bytes, SAFETENSORS_HEADER_MAX,
+                    (unsigned long long)file_bytes);
+    if (header_bytes == 0 || header[0] != '{')
+        return fail(ST_FORMAT, "%s: the header does not begin with {", file_name);
     json_t *root = NULL;
     TRY(json_read_bytes(header, header_bytes, file_name, &root));
     status st = ST_OK;

@@ -15,8 +15,8 @@
 #include "proto/limits.h"
 #include "shard/model/config_parts.h"
 
-/* Bounds far above any published model and low enough that every product of two of them fits 32 bits where a weight's
- * rows or columns hold it, and 64 bits where bytes are counted. */
+/* Bounds far above any published model and low enough that every product of two of them fits 32 bits where a
+ * weight's rows or columns hold it, and 64 bits where bytes are counted. */
 enum {
     CONFIG_BYTES_MAX = 4 << 20,
     HIDDEN_MAX = 1 << 17,
@@ -25,10 +25,11 @@ enum {
     WIDTH_MAX = 1 << 20, /* of an MLP or expert, before doubling */
     PLE_WIDTH_MAX = 1 << 16,
 };
-_Static_assert((uint64_t)HEADS_MAX * HEAD_DIM_MAX <= UINT32_MAX, "rows of q_proj");
-_Static_assert((uint64_t)LIMIT_LAYERS * PLE_WIDTH_MAX <= UINT32_MAX, "columns of the per-layer embedding");
+_Static_assert((uint64_t)HEADS_MAX *HEAD_DIM_MAX <= UINT32_MAX, "rows of q_proj");
+_Static_assert((uint64_t)LIMIT_LAYERS *PLE_WIDTH_MAX <= UINT32_MAX, "columns of the per-layer embedding");
 
-/* Which object holds the text model's keys: text_config of a multimodal config, or the root of a text-only one. */
+/* Which object holds the text model's keys: text_config of a multimodal config, or the root of a text-only
+ * one. */
 static status find_text(config_reader *r) {
     const char *type = NULL;
     TRY(json_read_string_optional(r->root, "config.json", "model_type", &type));
@@ -39,24 +40,31 @@ static status find_text(config_reader *r) {
         return ST_OK;
     }
     if (!strcmp(type, "gemma4_unified") || !strcmp(type, "gemma4_unified_text"))
-        return fail(ST_UNSUPPORTED, "config.json: model_type is %s (pixels and samples without towers), which is not "
-                                    "supported yet", type);
+        return fail(ST_UNSUPPORTED,
+                    "config.json: model_type is %s (pixels and samples without towers), which is not "
+                    "supported yet",
+                    type);
     if (!strncmp(type, "gemma4_assistant", 16))
-        return fail(ST_UNSUPPORTED, "config.json: model_type is %s (a drafter, not a model of its own), which is not "
-                                    "supported yet", type);
+        return fail(ST_UNSUPPORTED,
+                    "config.json: model_type is %s (a drafter, not a model of its own), which is not "
+                    "supported yet",
+                    type);
     if (strcmp(type, "gemma4"))
-        return fail(ST_UNSUPPORTED, "config.json: model_type is %.64s; gemma4 and gemma4_text are supported", type);
+        return fail(ST_UNSUPPORTED, "config.json: model_type is %.64s; gemma4 and gemma4_text are supported",
+                    type);
     r->text = json_object_get(r->root, "text_config");
-    if (!json_is_object(r->text)) return fail(ST_FORMAT, "config.json: text_config is missing or not an object");
+    if (!json_is_object(r->text))
+        return fail(ST_FORMAT, "config.json: text_config is missing or not an object");
     r->where = "config.json: text_config";
     TRY(json_read_string_optional(r->text, r->where, "model_type", &type));
     if (strcmp(type, "gemma4") && strcmp(type, "gemma4_text"))
-        return fail(ST_UNSUPPORTED, "config.json: text_config: model_type is %.64s; gemma4_text is supported", type);
+        return fail(ST_UNSUPPORTED, "config.json: text_config: model_type is %.64s; gemma4_text is supported",
+                    type);
     return ST_OK;
 }
 
-/* Keys that change the arithmetic in ways that this engine does not compute: better refused by name than answered
- * wrongly. */
+/* Keys that change the arithmetic in ways that this engine does not compute: better refused by name than
+ * answered wrongly. */
 static status refuse_other_arithmetic(const config_reader *r) {
     bool bias = false, tied_root = true, tied_text = true;
     TRY(json_read_bool_optional(r->text, r->where, "attention_bias", &bias));
@@ -69,13 +77,15 @@ static status refuse_other_arithmetic(const config_reader *r) {
     const char *activation = "gelu_pytorch_tanh";
     TRY(json_read_string_optional(r->text, r->where, "hidden_activation", &activation));
     if (strcmp(activation, "gelu_pytorch_tanh"))
-        return fail(ST_UNSUPPORTED, "%s: hidden_activation is %.64s; gelu_pytorch_tanh is supported", r->where,
-                    activation);
+        return fail(ST_UNSUPPORTED, "%s: hidden_activation is %.64s; gelu_pytorch_tanh is supported",
+                    r->where, activation);
     json_t *quantisation = json_object_get(r->root, "quantization_config");
     if (quantisation && !json_is_null(quantisation)) {
         const char *method = json_string_value(json_object_get(quantisation, "quant_method"));
-        return fail(ST_UNSUPPORTED, "config.json: quantization_config (quant_method %.64s) is not supported; "
-                                    "checkpoints in bf16, f16 and f32 are", method ? method : "not given");
+        return fail(ST_UNSUPPORTED,
+                    "config.json: quantization_config (quant_method %.64s) is not supported; "
+                    "checkpoints in bf16, f16 and f32 are",
+                    method ? method : "not given");
     }
     return ST_OK;
 }
@@ -152,18 +162,23 @@ static status read_factors(const config_reader *r, model_config *c) {
 }
 
 static status add_end_token(model_config *c, const char *where, json_t *value) {
-    if (!json_is_integer(value)) return fail(ST_FORMAT, "%s: eos_token_id is neither an integer nor a list of them", where);
+    if (!json_is_integer(value))
+        return fail(ST_FORMAT, "%s: eos_token_id is neither an integer nor a list of them", where);
     json_int_t id = json_integer_value(value);
-    if (id < 0) return fail(ST_FORMAT, "%s: eos_token_id is %lld, allowed are 0 to %u", where, (long long)id, c->vocab - 1);
+    if (id < 0)
+        return fail(ST_FORMAT, "%s: eos_token_id is %lld, allowed are 0 to %u", where, (long long)id,
+                    c->vocab - 1);
     if (id >= (json_int_t)c->vocab) {
         /* Cannot be generated, so it cannot mislead; published generation files outlive cut vocabularies. */
-        log_warn("%s: end token %lld is outside the vocabulary of %u and is left out", where, (long long)id, c->vocab);
+        log_warn("%s: end token %lld is outside the vocabulary of %u and is left out", where, (long long)id,
+                 c->vocab);
         return ST_OK;
     }
     for (uint32_t i = 0; i < c->end_token_count; i++)
         if (c->end_tokens[i] == (uint32_t)id) return ST_OK;
     enum { MOST = sizeof c->end_tokens / sizeof *c->end_tokens };
-    if (c->end_token_count == MOST) return fail(ST_FORMAT, "%s: eos_token_id lists more than %d tokens", where, MOST);
+    if (c->end_token_count == MOST)
+        return fail(ST_FORMAT, "%s: eos_token_id lists more than %d tokens", where, MOST);
     c->end_tokens[c->end_token_count++] = (uint32_t)id;
     return ST_OK;
 }
@@ -198,7 +213,8 @@ static status read_tokens(const config_reader *r, json_t *generation, model_conf
     c->default_top_p = 1;
     TRY(json_read_double_optional(generation, gen, "temperature", 0, 2, &c->default_temperature));
     TRY(json_read_double_optional(generation, gen, "top_p", 0, 1, &c->default_top_p));
-    if (c->default_top_p == 0) return fail(ST_FORMAT, "%s: top_p is 0, allowed are values above 0 up to 1", gen);
+    if (c->default_top_p == 0)
+        return fail(ST_FORMAT, "%s: top_p is 0, allowed are values above 0 up to 1", gen);
     return json_read_u32_optional(generation, gen, "top_k", 0, LIMIT_VOCAB, &c->default_top_k);
 }
 
@@ -226,7 +242,8 @@ status model_config_parse(model_config **out, const char *bytes, uint64_t n, con
     sha256_end(&hash, c->hash);
     TRY_OR_FAIL(json_read_bytes(bytes, n, "config.json", &reader.root));
     if (generation)
-        TRY_OR_FAIL(json_read_bytes(generation, generation_bytes, "generation_config.json", &generation_root));
+        TRY_OR_FAIL(
+            json_read_bytes(generation, generation_bytes, "generation_config.json", &generation_root));
     TRY_OR_FAIL(parse_into(c, &reader, generation_root));
     *out = c;
     c = NULL;

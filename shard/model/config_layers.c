@@ -7,8 +7,8 @@
 
 enum { HEAD_DIM_MAX = 1 << 12 };
 
-/* layer_types, or the period of full layers that configs had before it. A sliding last layer becomes a full one, as in
- * the published code. */
+/* layer_types, or the period of full layers that configs had before it. A sliding last layer becomes a full
+ * one, as in the published code. */
 static status read_types(const config_reader *r, model_config *c) {
     json_t *types = json_object_get(r->text, "layer_types");
     if (!types || json_is_null(types)) {
@@ -25,8 +25,10 @@ static status read_types(const config_reader *r, model_config *c) {
             const char *type = json_string_value(json_array_get(types, l));
             if (!type) return fail(ST_FORMAT, "%s: layer_types[%u] is not a string", r->where, l);
             if (strcmp(type, "full_attention") && strcmp(type, "sliding_attention"))
-                return fail(ST_UNSUPPORTED, "%s: layer_types[%u] is %.64s; full_attention and sliding_attention are "
-                                            "supported", r->where, l, type);
+                return fail(ST_UNSUPPORTED,
+                            "%s: layer_types[%u] is %.64s; full_attention and sliding_attention are "
+                            "supported",
+                            r->where, l, type);
             c->layer[l].full = !strcmp(type, "full_attention");
         }
     }
@@ -54,8 +56,10 @@ static status read_override(model_config *c, uint32_t l, json_t *entry) {
     json_object_foreach(entry, key, value) {
         (void)value;
         if (strcmp(key, "head_dim") && strcmp(key, "num_key_value_heads"))
-            return fail(ST_UNSUPPORTED, "%s: %.64s cannot differ between layers here; head_dim and "
-                                        "num_key_value_heads can", where, key);
+            return fail(ST_UNSUPPORTED,
+                        "%s: %.64s cannot differ between layers here; head_dim and "
+                        "num_key_value_heads can",
+                        where, key);
     }
     layer_config *layer = &c->layer[l];
     TRY(json_read_u32_optional(entry, where, "head_dim", 2, HEAD_DIM_MAX, &layer->head_dim));
@@ -70,9 +74,11 @@ static status read_per_layer(const config_reader *r, model_config *c, json_t *ov
     json_object_foreach(overrides, key, entry) {
         uint32_t l;
         if (!layer_number(key, &l))
-            return fail(ST_FORMAT, "%s: per_layer_config has the key %.64s, which is not a layer number", r->where, key);
+            return fail(ST_FORMAT, "%s: per_layer_config has the key %.64s, which is not a layer number",
+                        r->where, key);
         if (l >= c->layers)
-            return fail(ST_FORMAT, "%s: per_layer_config names layer %u, num_hidden_layers is %u", r->where, l, c->layers);
+            return fail(ST_FORMAT, "%s: per_layer_config names layer %u, num_hidden_layers is %u", r->where,
+                        l, c->layers);
         if (seen[l]) return fail(ST_FORMAT, "%s: per_layer_config names layer %u twice", r->where, l);
         seen[l] = true;
         TRY(read_override(c, l, entry));
@@ -115,11 +121,14 @@ static status read_rope(const config_reader *r, json_t *all, bool full, rope *ou
     TRY(json_read_double_optional(p, where, "partial_rotary_factor", 0, 1, &factor));
     TRY(json_read_double_optional(p, where, "factor", 0, 1e6, &scale));
     if (strcmp(type, "default") && strcmp(type, "proportional"))
-        return fail(ST_UNSUPPORTED, "%s: rope_type is %.64s; default and proportional are supported", where, type);
+        return fail(ST_UNSUPPORTED, "%s: rope_type is %.64s; default and proportional are supported", where,
+                    type);
     if (scale != 1) return fail(ST_UNSUPPORTED, "%s: factor is %g; only 1 is supported", where, scale);
     if (!strcmp(type, "default") && factor != 1)
-        return fail(ST_UNSUPPORTED, "%s: partial_rotary_factor is %g with rope_type default, which rotates all "
-                                    "dimensions", where, factor);
+        return fail(ST_UNSUPPORTED,
+                    "%s: partial_rotary_factor is %g with rope_type default, which rotates all "
+                    "dimensions",
+                    where, factor);
     out->factor = factor;
     return ST_OK;
 }
@@ -136,20 +145,24 @@ static status share_kv(const config_reader *r, model_config *c) {
         uint32_t source = first;
         while (source > 0 && c->layer[source - 1].full != layer->full) source--;
         if (source == 0)
-            return fail(ST_FORMAT, "%s: num_kv_shared_layers is %u, but no layer before layer %u is of the type of "
-                                   "layer %u (%s), whose KV it is to share", r->where, r->shared, first, l,
-                        layer->full ? "full_attention" : "sliding_attention");
+            return fail(ST_FORMAT,
+                        "%s: num_kv_shared_layers is %u, but no layer before layer %u is of the type of "
+                        "layer %u (%s), whose KV it is to share",
+                        r->where, r->shared, first, l, layer->full ? "full_attention" : "sliding_attention");
         layer->kv_source = source - 1;
         const layer_config *owner = &c->layer[layer->kv_source];
         if (owner->head_dim != layer->head_dim || owner->kv_heads != layer->kv_heads)
-            return fail(ST_FORMAT, "%s: layer %u shares the KV of layer %u, but has head_dim %u and %u KV heads, not %u "
-                                   "and %u", r->where, l, layer->kv_source, layer->head_dim, layer->kv_heads,
-                        owner->head_dim, owner->kv_heads);
+            return fail(ST_FORMAT,
+                        "%s: layer %u shares the KV of layer %u, but has head_dim %u and %u KV heads, not %u "
+                        "and %u",
+                        r->where, l, layer->kv_source, layer->head_dim, layer->kv_heads, owner->head_dim,
+                        owner->kv_heads);
     }
     return ST_OK;
 }
 
-static status finish_layer(const config_reader *r, model_config *c, uint32_t l, uint32_t window, const rope ropes[2]) {
+static status finish_layer(const config_reader *r, model_config *c, uint32_t l, uint32_t window,
+                           const rope ropes[2]) {
     layer_config *layer = &c->layer[l];
     const rope *p = &ropes[layer->full];
     layer->k_eq_v = layer->full && r->k_eq_v;
@@ -157,8 +170,8 @@ static status finish_layer(const config_reader *r, model_config *c, uint32_t l, 
     if (layer->head_dim % 2 != 0)
         return fail(ST_FORMAT, "%s: head_dim of layer %u is %u, which is odd", r->where, l, layer->head_dim);
     if (c->heads % layer->kv_heads != 0)
-        return fail(ST_FORMAT, "%s: %u KV heads of layer %u do not divide num_attention_heads, which is %u", r->where,
-                    layer->kv_heads, l, c->heads);
+        return fail(ST_FORMAT, "%s: %u KV heads of layer %u do not divide num_attention_heads, which is %u",
+                    r->where, layer->kv_heads, l, c->heads);
     layer->rope_base = p->base;
     layer->rope_pairs = (uint32_t)floor(p->factor * layer->head_dim / 2);
     return ST_OK;
@@ -176,7 +189,8 @@ status config_read_layers(const config_reader *r, model_config *c) {
     if (overrides && !json_is_null(overrides)) TRY(read_per_layer(r, c, overrides));
     else TRY(read_global(r, c));
     uint32_t window = 0;
-    if (used[false]) TRY(json_read_u32(r->text, r->where, "sliding_window", 1, LIMIT_CONTEXT_TOKENS, &window));
+    if (used[false])
+        TRY(json_read_u32(r->text, r->where, "sliding_window", 1, LIMIT_CONTEXT_TOKENS, &window));
     rope ropes[2] = {{0, 0}, {0, 0}};
     json_t *all = json_object_get(r->text, "rope_parameters");
     for (int full = 0; full < 2; full++)

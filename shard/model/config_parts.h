@@ -1,5 +1,5 @@
-/* Between config.c, which reads the model's flat keys, and config_layers.c, which resolves the table of layers from
- * them. Nothing else includes this.
+/* Between config.c, which reads the model's flat keys, and config_layers.c, which resolves the table of
+ * layers from them. Nothing else includes this.
  *
  * Memory:  a reader borrows the JSON of its config_parse.
  * Errors:  as config.h. */
@@ -10,10 +10,10 @@
 #include "shard/model/config.h"
 
 typedef struct config_reader {
-    json_t *root, *text;  /* the same object in a text-only config */
-    const char *where;    /* of text, for messages */
+    json_t *root, *text;                    /* the same object in a text-only config */
+    const char *where;                      /* of text, for messages */
     uint32_t head_dim, kv_heads, mlp_width; /* of layers that nothing else is said about */
-    uint32_t shared;      /* the last so many layers read another layer's cache */
+    uint32_t shared;                        /* the last so many layers read another layer's cache */
     bool k_eq_v, double_wide;
 } config_reader;
 

@@ -28,27 +28,29 @@ static status check_ranks(const model_config *config, const layout_options *o) {
     strbuf works = {.max = STATUS_TEXT_MAX / 2};
     for (uint32_t n = 1; n <= config->heads && n <= LIMIT_RANKS; n++)
         if (config->heads % n == 0) strbuf_add_format(&works, "%s%u", n == 1 ? "" : ", ", n);
-    status st = fail(ST_LAYOUT, "%u ranks do not divide the model's %u query heads; %s %s", o->ranks, config->heads,
-                     strbuf_text(&works), config->heads == 1 ? "works" : "work");
+    status st = fail(ST_LAYOUT, "%u ranks do not divide the model's %u query heads; %s %s", o->ranks,
+                     config->heads, strbuf_text(&works), config->heads == 1 ? "works" : "work");
     strbuf_close(&works);
     return st;
 }
 
-/* Ranks r and r' with r / width_degree equal own the same experts and split their width between them. A model without
- * experts ignores the request, so that one command line serves both kinds. */
+/* Ranks r and r' with r / width_degree equal own the same experts and split their width between them. A model
+ * without experts ignores the request, so that one command line serves both kinds. */
 static status share_experts(layout *l, const model_config *config, const layout_options *o) {
     l->expert_degree = l->ranks;
     l->width_degree = 1;
     if (config->experts == 0) return ST_OK;
     if (o->expert_degree != 0 || o->width_degree != 0) {
         if ((uint64_t)o->expert_degree * o->width_degree != l->ranks)
-            return fail(ST_LAYOUT, "expert layout %ux%u is for %llu ranks, this engine has %u", o->expert_degree,
-                        o->width_degree, (unsigned long long)o->expert_degree * o->width_degree, l->ranks);
+            return fail(ST_LAYOUT, "expert layout %ux%u is for %llu ranks, this engine has %u",
+                        o->expert_degree, o->width_degree,
+                        (unsigned long long)o->expert_degree * o->width_degree, l->ranks);
         l->expert_degree = o->expert_degree;
         l->width_degree = o->width_degree;
     }
     l->experts = layout_share(config->experts, 1, l->expert_degree, l->rank / l->width_degree);
-    l->expert_width = layout_share(config->expert_width, l->group, l->width_degree, l->rank % l->width_degree);
+    l->expert_width =
+        layout_share(config->expert_width, l->group, l->width_degree, l->rank % l->width_degree);
     return ST_OK;
 }
 
@@ -86,7 +88,8 @@ void layout_close(layout *l) {
 
 void layout_describe(const model_config *config, const layout *l, char *text, uint32_t text_bytes) {
     char experts[32] = "", group[16] = "";
-    if (config->experts > 0) snprintf(experts, sizeof experts, " ep %ux%u", l->expert_degree, l->width_degree);
+    if (config->experts > 0)
+        snprintf(experts, sizeof experts, " ep %ux%u", l->expert_degree, l->width_degree);
     if (l->group != 1) snprintf(group, sizeof group, " group %u", l->group);
     snprintf(text, text_bytes, "tp %u%s%s", l->ranks, experts, group);
 }

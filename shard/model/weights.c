@@ -12,7 +12,8 @@
 
 enum {
     ALIGN = 64,
-    JOB_BYTES = 32 << 20, /* the embedding alone is gigabytes: it is read in pieces, so that threads share it */
+    JOB_BYTES =
+        32 << 20, /* the embedding alone is gigabytes: it is read in pieces, so that threads share it */
     THREADS_MAX = 64,
 };
 
@@ -65,7 +66,7 @@ typedef struct work {
     atomic_uint next;
     atomic_bool stop;
     pthread_mutex_t lock;
-    status st;                    /* of the first failure; guarded by lock */
+    status st;                      /* of the first failure; guarded by lock */
     char sentence[STATUS_TEXT_MAX]; /* guarded by lock */
 } work;
 
@@ -171,7 +172,8 @@ status model_weights_open(model_weights **out, checkpoint *c, const model_config
     status st = ST_OK;
     model_weights *w = memory_alloc(sizeof *w);
     take_layers(w, config, l);
-    weight_plan plan = {.checkpoint = c, .config = config, .layout = l, .as_f32 = options->as_f32, .weights = w};
+    weight_plan plan = {
+        .checkpoint = c, .config = config, .layout = l, .as_f32 = options->as_f32, .weights = w};
     TRY_OR_FAIL(weight_plan_make(&plan));
     TRY_OR_FAIL(place_parts(&plan, w));
     uint64_t read_before = checkpoint_bytes_read(c), skipped_before = checkpoint_bytes_skipped(c);

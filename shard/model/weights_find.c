@@ -10,8 +10,10 @@
 
 enum { NAME_MAX_BYTES = 128 };
 
-/* Published multimodal files use the first; the others are what text-only exports and older writers leave of it. */
-static const char *const prefixes[] = {"model.language_model.", "language_model.model.", "language_model.", "model.", ""};
+/* Published multimodal files use the first; the others are what text-only exports and older writers leave of
+ * it. */
+static const char *const prefixes[] = {"model.language_model.", "language_model.model.", "language_model.",
+                                       "model.", ""};
 
 static void name_of(const weight_plan *p, const weight_entry *e, uint32_t layer, char name[NAME_MAX_BYTES]) {
     if (layer == UINT32_MAX) snprintf(name, NAME_MAX_BYTES, "%s%s", p->prefix, e->name);
@@ -45,18 +47,21 @@ static status check_tensor(const weight_plan *p, const tensor *t, const uint64_t
         strbuf found = {0}, expected = {0};
         shape_text(t->shape, t->dims, &found);
         shape_text(shape, dims, &expected);
-        status st = fail(ST_FORMAT, "%s: tensor %s has shape %s, expected by config.json is %s", file, t->name,
-                         strbuf_text(&found), strbuf_text(&expected));
+        status st = fail(ST_FORMAT, "%s: tensor %s has shape %s, expected by config.json is %s", file,
+                         t->name, strbuf_text(&found), strbuf_text(&expected));
         strbuf_close(&found);
         strbuf_close(&expected);
         return st;
     }
     if (t->type == TENSOR_OTHER)
-        return fail(ST_UNSUPPORTED, "%s: tensor %s has dtype %s, expected is BF16, F16 or F32", file, t->name, t->dtype);
+        return fail(ST_UNSUPPORTED, "%s: tensor %s has dtype %s, expected is BF16, F16 or F32", file, t->name,
+                    t->dtype);
     return ST_OK;
 }
 
-static void mark_used(weight_plan *p, const tensor *t) { p->used[t - checkpoint_tensor(p->checkpoint, 0)] = true; }
+static void mark_used(weight_plan *p, const tensor *t) {
+    p->used[t - checkpoint_tensor(p->checkpoint, 0)] = true;
+}
 
 static weight_part *add_part(weight_plan *p, const tensor *t, tensor_type type) {
     if (p->count == p->capacity) {
@@ -74,8 +79,8 @@ static weight_type weight_type_of(tensor_type type) {
 }
 
 /* Rows and columns of plane `outer` go to *matrix. A matrix that came out empty stays without data. */
-static void add_matrix(weight_plan *p, const tensor *t, tensor_type type, uint64_t outer, range rows, range cols,
-                       weight *matrix) {
+static void add_matrix(weight_plan *p, const tensor *t, tensor_type type, uint64_t outer, range rows,
+                       range cols, weight *matrix) {
     *matrix = (weight){.rows = range_count(rows), .cols = range_count(cols), .type = weight_type_of(type)};
     if (matrix->rows == 0 || matrix->cols == 0) return;
     weight_part *part = add_part(p, t, type);
@@ -85,8 +90,8 @@ static void add_matrix(weight_plan *p, const tensor *t, tensor_type type, uint64
 
 static range times(range r, uint32_t n) { return (range){r.begin * n, r.end * n}; }
 
-static void add_split_matrix(weight_plan *p, const weight_entry *e, const tensor *t, tensor_type type, uint32_t layer,
-                             weight *matrix) {
+static void add_split_matrix(weight_plan *p, const weight_entry *e, const tensor *t, tensor_type type,
+                             uint32_t layer, weight *matrix) {
     const layout *l = p->layout;
     range rows = {0, (uint32_t)t->shape[0]}, cols = {0, (uint32_t)t->shape[1]};
     switch (e->split) {
@@ -103,7 +108,8 @@ static void add_split_matrix(weight_plan *p, const weight_entry *e, const tensor
     add_matrix(p, t, type, 0, rows, cols, matrix);
 }
 
-static void add_experts(weight_plan *p, const weight_entry *e, const tensor *t, tensor_type type, expert_weights *experts) {
+static void add_experts(weight_plan *p, const weight_entry *e, const tensor *t, tensor_type type,
+                        expert_weights *experts) {
     range width = p->layout->expert_width, hidden = {0, p->config->hidden};
     range up_rows = {width.begin + p->config->expert_width, width.end + p->config->expert_width};
     for (uint32_t i = 0; i < range_count(p->layout->experts); i++) {
@@ -125,7 +131,8 @@ static status add_entry(weight_plan *p, const weight_entry *e, uint32_t layer, c
     if (need == NEED_NONE || (need != NEED_YES && !t)) return ST_OK;
     char name[NAME_MAX_BYTES];
     name_of(p, e, layer, name);
-    if (!t) return fail(ST_NOT_FOUND, "%s: tensor %s is missing from the checkpoint", p->config->directory, name);
+    if (!t)
+        return fail(ST_NOT_FOUND, "%s: tensor %s is missing from the checkpoint", p->config->directory, name);
     if (need == NEED_KNOWN) return ST_OK;
     uint64_t shape[3];
     uint32_t dims = weight_entry_shape(e, p->config, in_layer, shape);
@@ -147,7 +154,8 @@ static status add_entry(weight_plan *p, const weight_entry *e, uint32_t layer, c
     case FORM_MATRIX_F32: add_split_matrix(p, e, t, TENSOR_F32, in_layer, place); break;
     case FORM_EXPERTS: add_experts(p, e, t, type, *(expert_weights **)place); break;
     case FORM_MAPPED:
-        *(weight *)place = (weight){.rows = (uint32_t)shape[0], .cols = (uint32_t)shape[1], .type = weight_type_of(t->type)};
+        *(weight *)place =
+            (weight){.rows = (uint32_t)shape[0], .cols = (uint32_t)shape[1], .type = weight_type_of(t->type)};
         break;
     }
     return ST_OK;
@@ -155,11 +163,20 @@ static status add_entry(weight_plan *p, const weight_entry *e, uint32_t layer, c
 
 static bool begins_with(const char *text, const char *start) { return !strncmp(text, start, strlen(start)); }
 
-typedef enum spare { SPARE_VISION, SPARE_AUDIO, SPARE_SHARED_KV, SPARE_HEAD, SPARE_KINDS, SPARE_UNKNOWN } spare;
+typedef enum spare {
+    SPARE_VISION,
+    SPARE_AUDIO,
+    SPARE_SHARED_KV,
+    SPARE_HEAD,
+    SPARE_KINDS,
+    SPARE_UNKNOWN
+} spare;
 
 static const char *const spare_names[SPARE_KINDS] = {
-    "the vision tower and its projection", "the audio tower and its projection",
-    "keys and values of layers that share another layer's", "an output head that the embedding is tied to",
+    "the vision tower and its projection",
+    "the audio tower and its projection",
+    "keys and values of layers that share another layer's",
+    "an output head that the embedding is tied to",
 };
 
 /* "…layers.N.NAME" where NAME is known and layer N does not need it. */
@@ -187,8 +204,8 @@ static spare spare_kind(const weight_plan *p, const tensor *t) {
     return SPARE_UNKNOWN;
 }
 
-/* Whatever no entry took is known by kind and counted in the log, or refused: a tensor that we do not understand may be
- * one that the model needs. */
+/* Whatever no entry took is known by kind and counted in the log, or refused: a tensor that we do not
+ * understand may be one that the model needs. */
 static status name_the_rest(const weight_plan *p) {
     uint32_t counts[SPARE_KINDS] = {0};
     const uint64_t head_shape[2] = {p->config->vocab, p->config->hidden};
@@ -197,15 +214,18 @@ static status name_the_rest(const weight_plan *p) {
         const tensor *t = checkpoint_tensor(p->checkpoint, i);
         spare kind = spare_kind(p, t);
         if (kind == SPARE_UNKNOWN)
-            return fail(ST_FORMAT, "%s: tensor %s is unknown: this model, as config.json describes it, has none of "
-                                   "that name", checkpoint_file_name(p->checkpoint, t->file), t->name);
+            return fail(ST_FORMAT,
+                        "%s: tensor %s is unknown: this model, as config.json describes it, has none of "
+                        "that name",
+                        checkpoint_file_name(p->checkpoint, t->file), t->name);
         if (kind == SPARE_HEAD) TRY(check_tensor(p, t, head_shape, 2));
         counts[kind]++;
     }
     if (p->layout->rank != 0) return ST_OK; /* one rank's word is enough */
     for (int kind = 0; kind < SPARE_KINDS; kind++)
         if (counts[kind] > 0)
-            log_info("%s: %u tensors are known and not needed: %s", p->config->directory, counts[kind], spare_names[kind]);
+            log_info("%s: %u tensors are known and not needed: %s", p->config->directory, counts[kind],
+                     spare_names[kind]);
     return ST_OK;
 }
 

@@ -14,7 +14,8 @@ static uint64_t elements_of(const weight_entry *e, const model_config *config, u
 }
 
 /* The share of n elements that this rank holds: exact, since every split is along a whole dimension. */
-static uint64_t share_of(const weight_entry *e, const model_config *c, const layout *l, uint32_t layer, uint64_t n) {
+static uint64_t share_of(const weight_entry *e, const model_config *c, const layout *l, uint32_t layer,
+                         uint64_t n) {
     switch (e->split) {
     case SPLIT_NONE: return n;
     case SPLIT_HEAD_ROWS:
@@ -38,7 +39,8 @@ static uint64_t expected_of(const weight_entry *e, const model_config *c, const 
 }
 
 uint64_t weights_expected_bytes(const model_config *config, const layout *l,
-                                uint32_t (*element_bytes)(void *context, const weight_entry *e, uint32_t layer),
+                                uint32_t (*element_bytes)(void *context, const weight_entry *e,
+                                                          uint32_t layer),
                                 void *context) {
     uint64_t total = 0;
     for (uint32_t i = 0; i < weight_model_entry_count; i++) {
@@ -55,7 +57,8 @@ uint64_t weights_expected_bytes(const model_config *config, const layout *l,
 }
 
 /* Memory of one entry: every matrix and vector begins on a cache line, each expert's matrices too. */
-static uint64_t memory_of(const weight_entry *e, const model_config *c, const layout *l, uint32_t layer, uint32_t size) {
+static uint64_t memory_of(const weight_entry *e, const model_config *c, const layout *l, uint32_t layer,
+                          uint32_t size) {
     if (weight_entry_need(e, c, layer) != NEED_YES) return 0;
     uint64_t n = elements_of(e, c, layer), matrices = e->split == SPLIT_EXPERT_GATE_UP ? 2 : 1;
     switch (e->form) {
@@ -73,10 +76,12 @@ static uint64_t memory_of(const weight_entry *e, const model_config *c, const la
     return 0;
 }
 
-uint64_t model_weights_plan_bytes(const model_config *config, const layout *l, weight_type stored, bool as_f32) {
+uint64_t model_weights_plan_bytes(const model_config *config, const layout *l, weight_type stored,
+                                  bool as_f32) {
     uint32_t size = as_f32 ? 4 : weight_element_bytes(stored);
     uint64_t total = 0;
-    for (uint32_t i = 0; i < weight_model_entry_count; i++) total += memory_of(&weight_model_entries[i], config, l, 0, size);
+    for (uint32_t i = 0; i < weight_model_entry_count; i++)
+        total += memory_of(&weight_model_entries[i], config, l, 0, size);
     for (uint32_t n = 0; n < config->layers; n++)
         for (uint32_t i = 0; i < weight_layer_entry_count; i++)
             total += memory_of(&weight_layer_entries[i], config, l, n, size);

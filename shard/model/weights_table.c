@@ -5,8 +5,10 @@
 #define IN_LAYER(member) offsetof(layer_weights, member)
 #define IN_MODEL(member) offsetof(model_weights, member)
 #define COUNT(array) (sizeof(array) / sizeof *(array))
-#define VECTOR(name, length, where, place) {name, {length}, where, FORM_VECTOR, SPLIT_NONE, IN_LAYER(place)}
-#define MATRIX(name, rows, cols, where, split, place) {name, {rows, cols}, where, FORM_MATRIX, split, IN_LAYER(place)}
+#define VECTOR(name, length, where, place)                                                                   \
+    { name, {length}, where, FORM_VECTOR, SPLIT_NONE, IN_LAYER(place) }
+#define MATRIX(name, rows, cols, where, split, place)                                                        \
+    { name, {rows, cols}, where, FORM_MATRIX, split, IN_LAYER(place) }
 
 const weight_entry weight_layer_entries[] = {
     VECTOR("input_layernorm.weight", LENGTH_HIDDEN, WHERE_ALL, input_norm),
@@ -28,11 +30,24 @@ const weight_entry weight_layer_entries[] = {
     VECTOR("post_feedforward_layernorm_2.weight", LENGTH_HIDDEN, WHERE_EXPERTS, post_mlp_norm_2),
     VECTOR("router.scale", LENGTH_HIDDEN, WHERE_EXPERTS, router_scale),
     VECTOR("router.per_expert_scale", LENGTH_EXPERTS, WHERE_EXPERTS, per_expert_scale),
-    {"router.proj.weight", {LENGTH_EXPERTS, LENGTH_HIDDEN}, WHERE_EXPERTS, FORM_MATRIX_F32, SPLIT_NONE, IN_LAYER(router)},
-    {"experts.gate_up_proj", {LENGTH_EXPERTS, LENGTH_GATE_UP, LENGTH_HIDDEN}, WHERE_EXPERTS, FORM_EXPERTS,
-     SPLIT_EXPERT_GATE_UP, IN_LAYER(expert)},
-    {"experts.down_proj", {LENGTH_EXPERTS, LENGTH_HIDDEN, LENGTH_EXPERT_WIDTH}, WHERE_EXPERTS, FORM_EXPERTS,
-     SPLIT_EXPERT_DOWN, IN_LAYER(expert)},
+    {"router.proj.weight",
+     {LENGTH_EXPERTS, LENGTH_HIDDEN},
+     WHERE_EXPERTS,
+     FORM_MATRIX_F32,
+     SPLIT_NONE,
+     IN_LAYER(router)},
+    {"experts.gate_up_proj",
+     {LENGTH_EXPERTS, LENGTH_GATE_UP, LENGTH_HIDDEN},
+     WHERE_EXPERTS,
+     FORM_EXPERTS,
+     SPLIT_EXPERT_GATE_UP,
+     IN_LAYER(expert)},
+    {"experts.down_proj",
+     {LENGTH_EXPERTS, LENGTH_HIDDEN, LENGTH_EXPERT_WIDTH},
+     WHERE_EXPERTS,
+     FORM_EXPERTS,
+     SPLIT_EXPERT_DOWN,
+     IN_LAYER(expert)},
     MATRIX("per_layer_input_gate.weight", LENGTH_PLE, LENGTH_HIDDEN, WHERE_PLE, SPLIT_NONE, ple_gate),
     MATRIX("per_layer_projection.weight", LENGTH_HIDDEN, LENGTH_PLE, WHERE_PLE, SPLIT_NONE, ple_projection),
     VECTOR("post_per_layer_input_norm.weight", LENGTH_HIDDEN, WHERE_PLE, post_ple_norm),
@@ -40,12 +55,30 @@ const weight_entry weight_layer_entries[] = {
 const uint32_t weight_layer_entry_count = COUNT(weight_layer_entries);
 
 const weight_entry weight_model_entries[] = {
-    {"embed_tokens.weight", {LENGTH_VOCAB, LENGTH_HIDDEN}, WHERE_ALL, FORM_MATRIX, SPLIT_VOCAB_ROWS, IN_MODEL(embed)},
+    {"embed_tokens.weight",
+     {LENGTH_VOCAB, LENGTH_HIDDEN},
+     WHERE_ALL,
+     FORM_MATRIX,
+     SPLIT_VOCAB_ROWS,
+     IN_MODEL(embed)},
     {"norm.weight", {LENGTH_HIDDEN}, WHERE_ALL, FORM_VECTOR, SPLIT_NONE, IN_MODEL(final_norm)},
-    {"per_layer_model_projection.weight", {LENGTH_PLE_ALL, LENGTH_HIDDEN}, WHERE_PLE, FORM_MATRIX, SPLIT_NONE,
+    {"per_layer_model_projection.weight",
+     {LENGTH_PLE_ALL, LENGTH_HIDDEN},
+     WHERE_PLE,
+     FORM_MATRIX,
+     SPLIT_NONE,
      IN_MODEL(ple_context)},
-    {"per_layer_projection_norm.weight", {LENGTH_PLE}, WHERE_PLE, FORM_VECTOR, SPLIT_NONE, IN_MODEL(ple_norm)},
-    {"embed_tokens_per_layer.weight", {LENGTH_PLE_VOCAB, LENGTH_PLE_ALL}, WHERE_PLE, FORM_MAPPED, SPLIT_NONE,
+    {"per_layer_projection_norm.weight",
+     {LENGTH_PLE},
+     WHERE_PLE,
+     FORM_VECTOR,
+     SPLIT_NONE,
+     IN_MODEL(ple_norm)},
+    {"embed_tokens_per_layer.weight",
+     {LENGTH_PLE_VOCAB, LENGTH_PLE_ALL},
+     WHERE_PLE,
+     FORM_MAPPED,
+     SPLIT_NONE,
      IN_MODEL(ple_table)},
 };
 const uint32_t weight_model_entry_count = COUNT(weight_model_entries);
@@ -54,7 +87,8 @@ weight_need weight_entry_need(const weight_entry *e, const model_config *config,
     switch (e->where) {
     case WHERE_ALL: return NEED_YES;
     case WHERE_OPTIONAL: return NEED_OPTIONAL;
-    /* Published E2B and E4B files hold k/v weights of layers that read another layer's cache; QAT files do not. */
+    /* Published E2B and E4B files hold k/v weights of layers that read another layer's cache; QAT files do
+     * not. */
     case WHERE_OWN_KV: return config->layer[layer].owns_kv ? NEED_YES : NEED_KNOWN;
     case WHERE_OWN_V:
         if (config->layer[layer].k_eq_v) return NEED_NONE;
@@ -88,7 +122,8 @@ static uint64_t length_of(weight_length length, const model_config *c, uint32_t 
     return 0;
 }
 
-uint32_t weight_entry_shape(const weight_entry *e, const model_config *config, uint32_t layer, uint64_t shape[3]) {
+uint32_t weight_entry_shape(const weight_entry *e, const model_config *config, uint32_t layer,
+                            uint64_t shape[3]) {
     uint32_t dims = 0;
     while (dims < 3 && e->length[dims] != LENGTH_NONE) {
         shape[dims] = length_of(e->length[dims], config, layer);

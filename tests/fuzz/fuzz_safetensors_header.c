@@ -1,6 +1,7 @@
 // link: shard_core
-/* The first 8 bytes are the length that the file claims to have, the rest is the header. Whatever is accepted must be
- * sound: every tensor inside the file, none overlapping the one before, bytes equal to shape times size. */
+/* The first 8 bytes are the length that the file claims to have, the rest is the header. Whatever is accepted
+ * must be sound: every tensor inside the file, none overlapping the one before, bytes equal to shape times
+ * size. */
 #include <stdint.h>
 #include <string.h>
 

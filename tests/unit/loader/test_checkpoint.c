@@ -25,7 +25,8 @@ static void *random_bytes(size_t n) {
     return p;
 }
 
-static written_tensor made(const char *name, const char *dtype, uint32_t element, uint32_t dims, uint64_t a, uint64_t b, uint64_t c) {
+static written_tensor made(const char *name, const char *dtype, uint32_t element, uint32_t dims, uint64_t a,
+                           uint64_t b, uint64_t c) {
     written_tensor w = {.t = {.name = name, .dtype = dtype, .dims = dims, .shape = {a, b, c}}};
     w.t.bytes = element;
     for (uint32_t i = 0; i < dims; i++) w.t.bytes *= w.t.shape[i];
@@ -53,7 +54,8 @@ TEST(goldens_open_single_and_sharded) {
 }
 
 /* One slice against the same picked element by element. */
-static void check_slice(checkpoint *c, const written_tensor *w, uint32_t element, tensor_type type, const tensor_slice *s) {
+static void check_slice(checkpoint *c, const written_tensor *w, uint32_t element, tensor_type type,
+                        const tensor_slice *s) {
     const tensor *t = checkpoint_find(c, w->t.name);
     const uint64_t *shape = w->t.shape;
     uint64_t rows = w->t.dims == 3 ? shape[1] : w->t.dims == 2 ? shape[0] : 1;
@@ -70,8 +72,9 @@ static void check_slice(checkpoint *c, const written_tensor *w, uint32_t element
     uint64_t before = checkpoint_bytes_read(c);
     CHECK_STATUS(checkpoint_read_slice(c, t, s, type, got), ST_OK);
     CHECK_THAT(!memcmp(want, got, n * element), "%s outer %llu:%llu rows %llu:%llu cols %llu:%llu", w->t.name,
-               (unsigned long long)s->outer_begin, (unsigned long long)s->outer_end, (unsigned long long)s->row_begin,
-               (unsigned long long)s->row_end, (unsigned long long)s->col_begin, (unsigned long long)s->col_end);
+               (unsigned long long)s->outer_begin, (unsigned long long)s->outer_end,
+               (unsigned long long)s->row_begin, (unsigned long long)s->row_end,
+               (unsigned long long)s->col_begin, (unsigned long long)s->col_end);
     CHECK(got[n * element] == 0xA5);
     CHECK(checkpoint_bytes_read(c) - before == n * element);
     free(want);
@@ -85,16 +88,20 @@ static void random_range(uint64_t n, uint64_t *begin, uint64_t *end) {
 
 TEST(slices_equal_picking_by_hand) {
     writer_folder f = writer_open();
-    /* Columns of 40,000 singles make runs and gaps that are read one by one; 300 rows of 9,000 halves need several
-     * blocks; the rest are small and odd. */
+    /* Columns of 40,000 singles make runs and gaps that are read one by one; 300 rows of 9,000 halves need
+     * several blocks; the rest are small and odd. */
     written_tensor w[] = {
-        made("wide", "F32", 4, 2, 9, 40000, 0), made("blocks", "BF16", 2, 2, 300, 9000, 0),
-        made("experts", "F16", 2, 3, 5, 7, 11), made("vector", "BF16", 2, 1, 13, 0, 0),
-        made("scalar", "F32", 4, 0, 0, 0, 0),   made("empty", "F32", 4, 2, 0, 3, 0),
-        made("odd", "U8", 1, 1, 3, 0, 0),       made("after", "F32", 4, 2, 3, 5, 0), /* begins at an odd offset */
+        made("wide", "F32", 4, 2, 9, 40000, 0),
+        made("blocks", "BF16", 2, 2, 300, 9000, 0),
+        made("experts", "F16", 2, 3, 5, 7, 11),
+        made("vector", "BF16", 2, 1, 13, 0, 0),
+        made("scalar", "F32", 4, 0, 0, 0, 0),
+        made("empty", "F32", 4, 2, 0, 3, 0),
+        made("odd", "U8", 1, 1, 3, 0, 0),
+        made("after", "F32", 4, 2, 3, 5, 0), /* begins at an odd offset */
     };
-    static const tensor_type types[] = {TENSOR_F32, TENSOR_BF16, TENSOR_F16, TENSOR_BF16, TENSOR_F32, TENSOR_F32,
-                                        TENSOR_OTHER, TENSOR_F32};
+    static const tensor_type types[] = {TENSOR_F32, TENSOR_BF16, TENSOR_F16,   TENSOR_BF16,
+                                        TENSOR_F32, TENSOR_F32,  TENSOR_OTHER, TENSOR_F32};
     enum { COUNT = sizeof w / sizeof *w };
     writer_safetensors(&f, "model.safetensors", w, COUNT);
     writer_text(&f, "config.json", "{}");
@@ -115,7 +122,9 @@ TEST(slices_equal_picking_by_hand) {
         }
     }
     float out[4];
-    CHECK_STATUS(checkpoint_read_slice(c, checkpoint_find(c, "odd"), &(tensor_slice){0, 1, 0, 1, 0, 3}, TENSOR_F32, out), ST_UNSUPPORTED);
+    CHECK_STATUS(checkpoint_read_slice(c, checkpoint_find(c, "odd"), &(tensor_slice){0, 1, 0, 1, 0, 3},
+                                       TENSOR_F32, out),
+                 ST_UNSUPPORTED);
     CHECK_SENTENCE("tensor odd of dtype U8");
     checkpoint_close(c);
     for (int k = 0; k < COUNT; k++) free((void *)w[k].data);
@@ -145,8 +154,9 @@ TEST(conversions_are_exact) {
     writer_folder f = writer_open();
     uint16_t *all = memory_alloc(65536 * 2);
     for (uint32_t i = 0; i < 65536; i++) all[i] = (uint16_t)i;
-    written_tensor w[] = {{{.name = "bf16", .dtype = "BF16", .dims = 2, .shape = {2, 32768}, .bytes = 131072}, all},
-                          {{.name = "f16", .dtype = "F16", .dims = 2, .shape = {2, 32768}, .bytes = 131072}, all}};
+    written_tensor w[] = {
+        {{.name = "bf16", .dtype = "BF16", .dims = 2, .shape = {2, 32768}, .bytes = 131072}, all},
+        {{.name = "f16", .dtype = "F16", .dims = 2, .shape = {2, 32768}, .bytes = 131072}, all}};
     writer_safetensors(&f, "model.safetensors", w, 2);
     writer_text(&f, "config.json", "{}");
     checkpoint *c = opened(f.path);
@@ -154,19 +164,26 @@ TEST(conversions_are_exact) {
     tensor_slice whole = {0, 1, 0, 2, 0, 32768};
     for (int kind = 0; kind < 2; kind++) {
         int fraction_bits = kind ? 10 : 7, bias = kind ? 15 : 127, top = kind ? 31 : 255;
-        CHECK_STATUS(checkpoint_read_slice(c, checkpoint_find(c, w[kind].t.name), &whole, TENSOR_F32, out), ST_OK);
+        CHECK_STATUS(checkpoint_read_slice(c, checkpoint_find(c, w[kind].t.name), &whole, TENSOR_F32, out),
+                     ST_OK);
         for (uint32_t i = 0; i < 65536; i++) {
             int exponent = (int)(i & 0x7FFF) >> fraction_bits, fraction = (int)i & ((1 << fraction_bits) - 1);
-            double want = exponent == 0 ? ldexp(fraction, 1 - bias - fraction_bits)
-                                        : ldexp((1 << fraction_bits) + fraction, exponent - bias - fraction_bits);
+            double want = exponent == 0
+                              ? ldexp(fraction, 1 - bias - fraction_bits)
+                              : ldexp((1 << fraction_bits) + fraction, exponent - bias - fraction_bits);
             if (i & 0x8000) want = -want;
-            if (exponent == top && fraction) CHECK_THAT(isnan(out[i]), "%s %04x: %g", w[kind].t.name, i, out[i]);
-            else if (exponent == top) CHECK_THAT(isinf(out[i]) && !signbit(out[i]) == !(i & 0x8000), "%04x", i);
-            else CHECK_THAT(out[i] == want && !signbit(out[i]) == !(i & 0x8000), "%s %04x: %g %g", w[kind].t.name, i, out[i], want);
+            if (exponent == top && fraction)
+                CHECK_THAT(isnan(out[i]), "%s %04x: %g", w[kind].t.name, i, out[i]);
+            else if (exponent == top)
+                CHECK_THAT(isinf(out[i]) && !signbit(out[i]) == !(i & 0x8000), "%04x", i);
+            else
+                CHECK_THAT(out[i] == want && !signbit(out[i]) == !(i & 0x8000), "%s %04x: %g %g",
+                           w[kind].t.name, i, out[i], want);
         }
         /* Nothing is rounded: what would be is not offered. */
         tensor_type other = kind ? TENSOR_BF16 : TENSOR_F16;
-        CHECK_STATUS(checkpoint_read_slice(c, checkpoint_find(c, w[kind].t.name), &whole, other, out), ST_UNSUPPORTED);
+        CHECK_STATUS(checkpoint_read_slice(c, checkpoint_find(c, w[kind].t.name), &whole, other, out),
+                     ST_UNSUPPORTED);
     }
     checkpoint_close(c);
     free(out);
@@ -176,7 +193,8 @@ TEST(conversions_are_exact) {
 
 TEST(mapped_bytes_are_the_files) {
     writer_folder f = writer_open();
-    written_tensor w[] = {made("a", "F32", 4, 2, 30, 7, 0), made("odd", "U8", 1, 1, 1, 0, 0), made("z", "BF16", 2, 1, 4, 0, 0)};
+    written_tensor w[] = {made("a", "F32", 4, 2, 30, 7, 0), made("odd", "U8", 1, 1, 1, 0, 0),
+                          made("z", "BF16", 2, 1, 4, 0, 0)};
     writer_safetensors(&f, "model.safetensors", w, 3);
     writer_text(&f, "config.json", "{}");
     checkpoint *c = opened(f.path);
@@ -209,7 +227,8 @@ TEST(files_that_are_no_checkpoint) {
     writer_file(&f, "model.safetensors", "", 0);
     check_open_fails(&f, ST_FORMAT, "ends at byte 0");
     writer_file(&f, "model.safetensors", "\x03\0\0\0\0\0\0\0{}", 10);
-    check_open_fails(&f, ST_FORMAT, "the header has 3 bytes, allowed are at most 100000000 and what the file has (10)");
+    check_open_fails(&f, ST_FORMAT,
+                     "the header has 3 bytes, allowed are at most 100000000 and what the file has (10)");
     writer_file(&f, "model.safetensors", "\xff\xff\xff\xff\xff\xff\xff\xff{}", 10);
     check_open_fails(&f, ST_FORMAT, "the header has 18446744073709551615 bytes");
     written_tensor w = made("blk", "F32", 4, 1, 5, 0, 0);
@@ -237,11 +256,15 @@ TEST(a_file_cut_while_open) {
     struct stat info;
     CHECK(stat(path, &info) == 0 && truncate(path, info.st_size - 100) == 0);
     float out[200];
-    CHECK_STATUS(checkpoint_read_slice(c, checkpoint_find(c, "head"), &(tensor_slice){0, 1, 0, 1, 0, 5}, TENSOR_F32, out), ST_OK);
+    CHECK_STATUS(checkpoint_read_slice(c, checkpoint_find(c, "head"), &(tensor_slice){0, 1, 0, 1, 0, 5},
+                                       TENSOR_F32, out),
+                 ST_OK);
     const tensor_slice slices[] = {{0, 1, 0, 50, 0, 4}, {0, 1, 0, 50, 1, 3}};
     for (int i = 0; i < 2; i++) {
         for (int type = 0; type < 2; type++) {
-            CHECK_STATUS(checkpoint_read_slice(c, checkpoint_find(c, "tail"), &slices[i], type ? TENSOR_BF16 : TENSOR_F32, out), ST_FORMAT);
+            CHECK_STATUS(checkpoint_read_slice(c, checkpoint_find(c, "tail"), &slices[i],
+                                               type ? TENSOR_BF16 : TENSOR_F32, out),
+                         ST_FORMAT);
             CHECK_SENTENCE("tensor tail: ");
             CHECK_SENTENCE("model.safetensors ends at byte");
         }
@@ -263,24 +286,35 @@ TEST(an_index_and_its_files_agree) {
     writer_safetensors(&f, "2.safetensors", &b, 1);
     writer_text(&f, "model.safetensors.index.json", INDEX("\"b\":\"2.safetensors\",\"a\":\"1.safetensors\""));
     checkpoint *c = opened(f.path);
-    CHECK(checkpoint_tensor_count(c) == 2 && !strcmp(checkpoint_file_name(c, checkpoint_find(c, "b")->file), "2.safetensors"));
+    CHECK(checkpoint_tensor_count(c) == 2 &&
+          !strcmp(checkpoint_file_name(c, checkpoint_find(c, "b")->file), "2.safetensors"));
     float out[6];
-    CHECK_STATUS(checkpoint_read_slice(c, checkpoint_find(c, "b"), &(tensor_slice){0, 1, 0, 1, 0, 6}, TENSOR_F32, out), ST_OK);
+    CHECK_STATUS(
+        checkpoint_read_slice(c, checkpoint_find(c, "b"), &(tensor_slice){0, 1, 0, 1, 0, 6}, TENSOR_F32, out),
+        ST_OK);
     CHECK(!memcmp(out, b.data, 24));
     checkpoint_close(c);
-    static const struct { const char *index; status st; const char *sentence; } v[] = {
+    static const struct {
+        const char *index;
+        status st;
+        const char *sentence;
+    } v[] = {
         {"{", ST_FORMAT, "index.json: line"},
         {"{}", ST_FORMAT, "weight_map is missing or not an object"},
         {"{\"weight_map\":[]}", ST_FORMAT, "weight_map is missing or not an object"},
         {INDEX(""), ST_FORMAT, "weight_map is missing, empty"},
         {INDEX("\"a\":1"), ST_FORMAT, "weight_map: a is in \"\", which is not a file name"},
-        {INDEX("\"a\":\"../1.safetensors\""), ST_FORMAT, "weight_map: a is in \"../1.safetensors\", which is not a file name"},
+        {INDEX("\"a\":\"../1.safetensors\""), ST_FORMAT,
+         "weight_map: a is in \"../1.safetensors\", which is not a file name"},
         {INDEX("\"a\":\"/1.safetensors\""), ST_FORMAT, "which is not a file name"},
         {INDEX("\"a\":\"..\""), ST_FORMAT, "which is not a file name"},
         {INDEX("\"a\":\"1.safetensors\",\"b\":\"3.safetensors\""), ST_NOT_FOUND, "3.safetensors"},
-        {INDEX("\"a\":\"1.safetensors\",\"b\":\"1.safetensors\""), ST_FORMAT, "tensor b is not in 1.safetensors"},
-        {INDEX("\"a\":\"2.safetensors\",\"b\":\"1.safetensors\""), ST_FORMAT, "tensor a is not in 2.safetensors but in 1.safetensors"},
-        {INDEX("\"a\":\"1.safetensors\",\"c\":\"2.safetensors\""), ST_FORMAT, "tensor c is not in 2.safetensors"},
+        {INDEX("\"a\":\"1.safetensors\",\"b\":\"1.safetensors\""), ST_FORMAT,
+         "tensor b is not in 1.safetensors"},
+        {INDEX("\"a\":\"2.safetensors\",\"b\":\"1.safetensors\""), ST_FORMAT,
+         "tensor a is not in 2.safetensors but in 1.safetensors"},
+        {INDEX("\"a\":\"1.safetensors\",\"c\":\"2.safetensors\""), ST_FORMAT,
+         "tensor c is not in 2.safetensors"},
     };
     for (size_t i = 0; i < sizeof v / sizeof *v; i++) {
         writer_text(&f, "model.safetensors.index.json", v[i].index);
@@ -311,7 +345,8 @@ static void hash_of(const writer_folder *f, uint8_t digest[32]) {
 
 TEST(the_hash_sees_config_headers_and_sizes) {
     writer_folder f = writer_open();
-    written_tensor a = made("a", "F32", 4, 1, 5, 0, 0), same = made("a", "F32", 4, 1, 5, 0, 0), longer = made("a", "F32", 4, 1, 6, 0, 0);
+    written_tensor a = made("a", "F32", 4, 1, 5, 0, 0), same = made("a", "F32", 4, 1, 5, 0, 0),
+                   longer = made("a", "F32", 4, 1, 6, 0, 0);
     written_tensor renamed = a;
     renamed.t.name = "b";
     uint8_t first[32], second[32];
@@ -349,7 +384,8 @@ static void *read_many(void *context) {
     uint16_t *out = memory_alloc(64 * 64 * 2);
     for (uint64_t i = 0; i < 64; i++) {
         const void *p;
-        r->wrong += checkpoint_read_slice(r->c, t, &(tensor_slice){0, 1, i, i + 1, 0, 64}, TENSOR_BF16, out) != ST_OK;
+        r->wrong +=
+            checkpoint_read_slice(r->c, t, &(tensor_slice){0, 1, i, i + 1, 0, 64}, TENSOR_BF16, out) != ST_OK;
         r->wrong += memcmp(out, (const uint8_t *)r->w->data + i * 128, 128) != 0;
         r->wrong += checkpoint_map(r->c, t, &p) != ST_OK || memcmp(p, r->w->data, 128) != 0;
     }

@@ -19,7 +19,8 @@ static status keep(void *context, const tensor *t) {
     return ST_OK;
 }
 
-/* The header with `data` bytes behind it. The copy is exact, so that a read past its end is seen by a sanitiser. */
+/* The header with `data` bytes behind it. The copy is exact, so that a read past its end is seen by a
+ * sanitiser. */
 static status parse(const char *header, uint64_t data, seen *s) {
     size_t n = strlen(header);
     char *exact = memory_alloc(n);
@@ -33,11 +34,12 @@ static status parse(const char *header, uint64_t data, seen *s) {
 #define F32_2X3(begin, end) "{\"dtype\":\"F32\",\"shape\":[2,3],\"data_offsets\":[" begin "," end "]}"
 
 TEST(tensors_come_in_the_order_of_their_bytes) {
-    static const char header[] = "{\"__metadata__\":{\"format\":\"pt\"},\"b\":" F32_2X3("24", "48") ",\"a\":" F32_2X3("0", "24")
-        ",\"s\":{\"dtype\":\"BF16\",\"shape\":[],\"data_offsets\":[48,50]}"
-        ",\"empty\":{\"dtype\":\"F16\",\"shape\":[0,7],\"data_offsets\":[48,48]}"
-        ",\"i\":{\"dtype\":\"I64\",\"shape\":[1,1,1,1,1,1],\"data_offsets\":[50,58]}"
-        ",\"nibbles\":{\"dtype\":\"F4\",\"shape\":[2],\"data_offsets\":[58,59]}}  \n";
+    static const char header[] =
+        "{\"__metadata__\":{\"format\":\"pt\"},\"b\":" F32_2X3("24", "48") ",\"a\":" F32_2X3(
+            "0", "24") ",\"s\":{\"dtype\":\"BF16\",\"shape\":[],\"data_offsets\":[48,50]}"
+                       ",\"empty\":{\"dtype\":\"F16\",\"shape\":[0,7],\"data_offsets\":[48,48]}"
+                       ",\"i\":{\"dtype\":\"I64\",\"shape\":[1,1,1,1,1,1],\"data_offsets\":[50,58]}"
+                       ",\"nibbles\":{\"dtype\":\"F4\",\"shape\":[2],\"data_offsets\":[58,59]}}  \n";
     seen s;
     CHECK_STATUS(parse(header, 59, &s), ST_OK);
     CHECK(s.count == 6);
@@ -54,9 +56,14 @@ TEST(tensors_come_in_the_order_of_their_bytes) {
     CHECK(s.count == 0);
 }
 
-#define ONE(dtype, shape, offsets) "{\"a\":{\"dtype\":" dtype ",\"shape\":" shape ",\"data_offsets\":" offsets "}}"
+#define ONE(dtype, shape, offsets)                                                                           \
+    "{\"a\":{\"dtype\":" dtype ",\"shape\":" shape ",\"data_offsets\":" offsets "}}"
 
-static const struct { const char *header; uint64_t data; const char *sentence; } refusals[] = {
+static const struct {
+    const char *header;
+    uint64_t data;
+    const char *sentence;
+} refusals[] = {
     {"", 0, "does not begin with {"},
     {" {}", 0, "does not begin with {"},
     {"{", 0, "x.safetensors: line"},
@@ -78,7 +85,8 @@ static const struct { const char *header; uint64_t data; const char *sentence; }
     {ONE("\"F32\"", "[4294967296,4294967296]", "[0,0]"), 0, "product of its shape"},
     {ONE("\"F32\"", "[9223372036854775807,2]", "[0,0]"), 0, "product of its shape"},
     {ONE("\"F32\"", "[144115188075855873]", "[0,4]"), 4, "product of its shape"},
-    {ONE("\"F64\"", "[144115188075855872]", "[0,0]"), 0, "tensor a has 0 bytes, but 144115188075855872 elements of F64"},
+    {ONE("\"F64\"", "[144115188075855872]", "[0,0]"), 0,
+     "tensor a has 0 bytes, but 144115188075855872 elements of F64"},
     {ONE("\"F32\"", "[1]", "[0]"), 4, "data_offsets is not a list of two integers"},
     {ONE("\"F32\"", "[1]", "[0,4,8]"), 8, "data_offsets is not a list of two integers"},
     {ONE("\"F32\"", "[1]", "[0,4.0]"), 4, "data_offsets is not a list of two integers"},
@@ -95,9 +103,11 @@ static const struct { const char *header; uint64_t data; const char *sentence; }
     {"{}", 1, "the tensors end at byte 0"},
     {"{\"a\":" F32_2X3("0", "24") ",\"b\":" F32_2X3("20", "44") "}", 44,
      "tensor b begins at byte 20 of the data and overlaps tensor a, which ends at 24"},
-    {"{\"a\":" F32_2X3("0", "24") ",\"b\":" F32_2X3("0", "24") "}", 24, "tensor b begins at byte 0 of the data and overlaps tensor a"},
+    {"{\"a\":" F32_2X3("0", "24") ",\"b\":" F32_2X3("0", "24") "}", 24,
+     "tensor b begins at byte 0 of the data and overlaps tensor a"},
     {"{\"a\":" F32_2X3("0", "24") ",\"b\":" F32_2X3("28", "52") "}", 52, "no tensor holds bytes 24 to 28"},
-    {"{\"a\":" F32_2X3("0", "24") ",\"b\":{\"dtype\":\"F32\",\"shape\":[0],\"data_offsets\":[4,4]}}", 24, "overlaps tensor a"},
+    {"{\"a\":" F32_2X3("0", "24") ",\"b\":{\"dtype\":\"F32\",\"shape\":[0],\"data_offsets\":[4,4]}}", 24,
+     "overlaps tensor a"},
 };
 
 TEST(refusals_name_the_tensor) {
@@ -128,7 +138,8 @@ static status refuse(void *context, const tensor *t) {
 
 TEST(the_callers_refusal_comes_back) {
     static const char header[] = "{\"a\":" F32_2X3("0", "24") "}";
-    CHECK_STATUS(safetensors_parse_header(header, strlen(header), 8 + strlen(header) + 24, "x", refuse, NULL), ST_INTERNAL);
+    CHECK_STATUS(safetensors_parse_header(header, strlen(header), 8 + strlen(header) + 24, "x", refuse, NULL),
+                 ST_INTERNAL);
     CHECK_SENTENCE("no a");
 }
 

@@ -3,7 +3,8 @@
 #include "tests/test.h"
 
 /* A config made by hand: layout reads sizes only. */
-static model_config *made(uint32_t heads, uint32_t kv_heads, uint32_t vocab, uint32_t mlp, uint32_t experts, uint32_t width) {
+static model_config *made(uint32_t heads, uint32_t kv_heads, uint32_t vocab, uint32_t mlp, uint32_t experts,
+                          uint32_t width) {
     model_config *c = memory_alloc(sizeof *c);
     c->layers = 2;
     c->heads = heads;
@@ -28,7 +29,8 @@ static void check_cover(uint32_t total, uint32_t group, uint32_t n) {
         if (groups < least) least = groups;
         end = s.end;
     }
-    CHECK_THAT(end == total && most - least <= 1, "%u over %u by %u: end %u, %u to %u groups", total, n, group, end, least, most);
+    CHECK_THAT(end == total && most - least <= 1, "%u over %u by %u: end %u, %u to %u groups", total, n,
+               group, end, least, most);
 }
 
 TEST(shares_cover_everything_once) {
@@ -54,7 +56,9 @@ TEST(each_token_has_one_owner) {
             for (uint32_t group = 1; group <= 32; group += 31) {
                 layout *l;
                 for (uint32_t rank = 0; rank < ranks; rank++) {
-                    CHECK_STATUS(layout_open(&l, c, &(layout_options){.ranks = ranks, .rank = rank, .group = group}), ST_OK);
+                    CHECK_STATUS(
+                        layout_open(&l, c, &(layout_options){.ranks = ranks, .rank = rank, .group = group}),
+                        ST_OK);
                     for (uint32_t token = 0; token < c->vocab; token++) {
                         bool held = token >= l->vocab.begin && token < l->vocab.end;
                         CHECK(held == (layout_vocab_owner(c, l, token) == rank));
@@ -77,7 +81,8 @@ TEST(every_rank_holds_the_kv_heads_its_queries_read) {
             uint32_t next = 0;
             for (uint32_t rank = 0; rank < ranks; rank++) {
                 layout *l;
-                CHECK_STATUS(layout_open(&l, c, &(layout_options){.ranks = ranks, .rank = rank, .group = 1}), ST_OK);
+                CHECK_STATUS(layout_open(&l, c, &(layout_options){.ranks = ranks, .rank = rank, .group = 1}),
+                             ST_OK);
                 CHECK(l->heads.begin == next && range_count(l->heads) == heads / ranks);
                 next = l->heads.end;
                 /* Exactly those that some head reads: neither one too few nor one too many. */
@@ -96,7 +101,8 @@ TEST(every_rank_holds_the_kv_heads_its_queries_read) {
 }
 
 /* For every expert and every row of it: exactly one rank. */
-static void check_experts(uint32_t experts, uint32_t width, uint32_t degree, uint32_t width_degree, uint32_t group) {
+static void check_experts(uint32_t experts, uint32_t width, uint32_t degree, uint32_t width_degree,
+                          uint32_t group) {
     uint32_t ranks = degree * width_degree;
     model_config *c = made(840, 1, 320, 96, experts, width);
     uint8_t *held = memory_alloc((size_t)experts * width);
@@ -109,18 +115,20 @@ static void check_experts(uint32_t experts, uint32_t width, uint32_t degree, uin
         layout_close(l);
     }
     for (uint32_t i = 0; i < experts * width; i++)
-        CHECK_THAT(held[i] == 1, "expert %u row %u of %ux%u: %u ranks", i / width, i % width, degree, width_degree, held[i]);
+        CHECK_THAT(held[i] == 1, "expert %u row %u of %ux%u: %u ranks", i / width, i % width, degree,
+                   width_degree, held[i]);
     free(held);
     model_config_close(c);
 }
 
 TEST(every_row_of_every_expert_has_one_owner) {
-    static const uint32_t degrees[][2] = {{1, 1}, {2, 1}, {1, 2}, {3, 1}, {4, 1}, {2, 2}, {1, 4}, {5, 1},
-                                          {7, 1}, {8, 1}, {4, 2}, {2, 4}, {1, 8}, {3, 5}};
+    static const uint32_t degrees[][2] = {{1, 1}, {2, 1}, {1, 2}, {3, 1}, {4, 1}, {2, 2}, {1, 4},
+                                          {5, 1}, {7, 1}, {8, 1}, {4, 2}, {2, 4}, {1, 8}, {3, 5}};
     for (size_t d = 0; d < sizeof degrees / sizeof *degrees; d++) {
         check_experts(16, 40, degrees[d][0], degrees[d][1], 1);
-        check_experts(128, 24, degrees[d][0], degrees[d][1], 32); /* one group: all but one width share is empty */
-        check_experts(5, 704, degrees[d][0], degrees[d][1], 32);  /* fewer experts than ranks, too */
+        check_experts(128, 24, degrees[d][0], degrees[d][1],
+                      32); /* one group: all but one width share is empty */
+        check_experts(5, 704, degrees[d][0], degrees[d][1], 32); /* fewer experts than ranks, too */
     }
 }
 
