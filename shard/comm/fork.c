@@ -56,14 +56,18 @@ static void run_rank(fork_run *run, uint32_t rank) {
     else window_leave(&w);
 }
 
-/* Ranks fail with ST_PEER because another one failed: the cause is the first other failure in rank order. */
+/* Most ranks fail with ST_PEER only because another one failed. The cause is the first failure in rank order that is not
+ * of that kind; without one, what the first rank met that gave up. */
 static status first_failure(const fork_run *run) {
-    const rank_end *cause = NULL;
-    for (uint32_t r = 0; r < run->ranks; r++) {
+    const window_head *head = run->window_memory;
+    uint32_t aborted = atomic_load(&head->aborted);
+    const rank_end *cause = aborted && run->ends[aborted - 1].st != ST_OK ? &run->ends[aborted - 1] : NULL;
+    bool echo = true;
+    for (uint32_t r = 0; r < run->ranks && echo; r++) {
         const rank_end *e = &run->ends[r];
         if (e->st == ST_OK) continue;
-        bool stronger = cause && cause->st == ST_PEER && cause->returned && (e->st != ST_PEER || !e->returned);
-        if (!cause || stronger) cause = e;
+        echo = e->st == ST_PEER && atomic_load(&e->returned);
+        if (!cause || !echo) cause = e;
     }
     if (!cause) return ST_OK;
     return fail(cause->st, "rank %td: %s", cause - run->ends, cause->text);

@@ -16,7 +16,7 @@ typedef struct rank_end {
 } rank_end;
 
 /* After an abort, children that are stuck outside a comm call are killed when this has passed. */
-enum { FORK_ABORT_GRACE_MS = 10000 };
+enum { FORK_ABORT_GRACE_MS = 5000 };
 
 typedef struct fork_watch fork_watch;
 /* pids[1 … ranks - 1] are the children. */
