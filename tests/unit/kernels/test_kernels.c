@@ -126,6 +126,27 @@ TEST(matmul_across_panels) {
             check_matmul((weight_type)type, triples[i][0], triples[i][1], triples[i][2]);
 }
 
+/* Every product underflows to -0, so that each lane that a row reaches is -0, and so is the sum where all 16 are: a tail
+ * that adds +0 to the lanes it does not reach would be seen. */
+TEST(matmul_of_negative_zeros) {
+    static const uint16_t tiny[WEIGHT_TYPES] = {0, 0x8D80, 0x8001}; /* bf16 -2^-100, f16 -2^-24 */
+    for (int type = 0; type < WEIGHT_TYPES; type++) {
+        for (uint32_t cols = 1; cols <= 300; cols++) {
+            enum { ROWS = 5, TOKENS = 3 };
+            float x[TOKENS * 300], wide[ROWS * 300], y[TOKENS * ROWS], want[TOKENS * ROWS];
+            uint16_t narrow[ROWS * 300];
+            for (int i = 0; i < TOKENS * 300; i++) x[i] = 0x1p-149f;
+            for (int i = 0; i < ROWS * 300; i++) wide[i] = -0x1p-100f, narrow[i] = tiny[type];
+            const void *w = type == WEIGHT_F32 ? (const void *)wide : narrow;
+            for (uint32_t tokens = 1; tokens <= TOKENS; tokens += 2) {
+                cpu_kernels_scalar.matmul[type](want, ROWS, x, cols, w, cols, ROWS, tokens, cols);
+                variant->matmul[type](y, ROWS, x, cols, w, cols, ROWS, tokens, cols);
+                CHECK_THAT(!signbit(want[0]) == (cols < 16) && !memcmp(y, want, tokens * ROWS * sizeof *y), "type %d, %u columns, %u tokens: %g %g", type, cols, tokens, want[0], y[0]);
+            }
+        }
+    }
+}
+
 /* Runs call on two copies of the same buffer, `a` for the reference and the variant `k`, and compares. */
 #define CHECK_IN_PLACE(what, n, mode, call)                                                                  \
     do {                                                                                                     \
@@ -281,6 +302,7 @@ static void run_all(const cpu_kernels *v) {
     printf("%s\n", v->name);
     RUN(matmul_small);
     RUN(matmul_across_panels);
+    RUN(matmul_of_negative_zeros);
     RUN(elementwise);
     RUN(rope);
     RUN(max_and_exp_sum);
