@@ -62,6 +62,7 @@ void window_attach(window *w, void *memory, uint32_t local_rank, uint32_t locals
 
 status window_abort_status(const window *w) {
     uint32_t who = atomic_load_explicit(&w->head->aborted, memory_order_relaxed);
+    if (who - 1 == WINDOW_ELSEWHERE) return fail(ST_PEER, "a rank on another host failed or gave up");
     return fail(ST_PEER, "rank %u failed or gave up", who - 1);
 }
 

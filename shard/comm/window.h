@@ -48,6 +48,7 @@ typedef struct window {
 } window;
 
 enum { WINDOW_SLICE_MS = 50 };
+#define WINDOW_ELSEWHERE (UINT32_MAX - 1)
 
 /* Bytes of shared memory for `locals` ranks on this host of `ranks` in all. slot_bytes is rounded up to WINDOW_ALIGN. */
 size_t window_bytes(uint32_t locals, uint32_t ranks, size_t *slot_bytes);
@@ -75,7 +76,7 @@ static inline bool window_aborted(const window *w) {
     return atomic_load_explicit(&w->head->aborted, memory_order_relaxed) != 0;
 }
 status window_abort_status(const window *w); /* ST_PEER with its sentence */
-/* `rank` is who gives up, numbered in the engine. Only atomics and a system call: fit for a dying process. */
+/* `rank` is who gives up, numbered in the engine, or WINDOW_ELSEWHERE when all that is known is that another host did. Only atomics and a system call: fit for a dying process. */
 void window_abort(window *w, uint32_t rank);
 /* This rank ends in good order; whoever waits for what it never published gets ST_PEER. */
 void window_leave(window *w);
