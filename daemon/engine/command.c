@@ -176,6 +176,8 @@ static status add_mpirun(command *c, const engine_options *o, const command_path
     add_mca(c, "orte_tmpdir_base", p->scratch);
     add_mca(c, "btl_vader_backing_directory", p->scratch);
     add_mca(c, "osc_sm_backing_directory", p->scratch);
+    /* Ranks have nothing to save: when one has died, the second that mpirun gives the others only delays the news. */
+    add_mca(c, "odls_base_sigkill_timeout", "0");
     if (ranks > cpus_usable()) add_mca(c, "mpi_yield_when_idle", "1");
     return o->launcher_args ? command_add_words(c, o->launcher_args) : ST_OK;
 }

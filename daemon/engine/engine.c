@@ -332,6 +332,8 @@ static status handle_hello(supervisor *s, const Gemmad__Engine__Hello *h) {
     }
     leader_set_bounds(s->leader, (engine_bounds){.vocab = facts->vocab, .context_tokens = facts->context_tokens});
     copy_ranks(s, h->ranks, h->n_ranks);
+    s->heart_beats = true; /* from here on it must, whether it did while loading or not */
+    s->ticks_silent = 0;
     set_state(s, ENGINE_READY);
     return ST_OK;
 }

@@ -76,7 +76,8 @@ void link_close(link_connection *l);
  * replace the heartbeat's. Fills the engine grace time. */
 STATUS_CHECKED status link_say_hello(link_connection *l, const link_hello *hello, uint64_t *engine_grace_ms);
 /* A thread that sends a heartbeat every second from `progress` and rank states; start it right after link_open, so that
- * gemmad notices a rank that dies or hangs while loading. ranks are copied (none yet: 0); link_set_ranks changes them.
+ * gemmad notices a rank that dies or hangs while loading (a ready engine without heartbeats is ended after 10 s). ranks
+ * are copied (none yet: 0); link_set_ranks changes them.
  * cpu_ms of ranks of this host is read from the system at each heartbeat. progress must outlive the link. */
 STATUS_CHECKED status link_start_heartbeat(link_connection *l, const link_progress *progress,
                                            const link_rank_info *ranks, uint32_t rank_count);
