@@ -22,6 +22,7 @@ typedef struct generate {
     char *text;       /* freed when tokenised */
     size_t text_bytes;
     bool parse_special, add_bos;
+    uint32_t bos;
     uint32_t *tokens; /* freed when the engine has them */
     size_t token_count;
     uint32_t prompt_tokens;
