@@ -199,6 +199,15 @@ status args_read(int argc, char **argv, int first, const arg_table *tables, size
     return ST_OK;
 }
 
+void args_close(const arg_table *table) {
+    for (size_t i = 0; i < table->count; i++) {
+        void *field = (char *)table->values + table->option[i].offset;
+        if (table->option[i].kind == ARG_TEXTS) free(((arg_texts *)field)->at);
+        if (table->option[i].kind == ARG_IDS) free(((arg_ids *)field)->at);
+        if (table->option[i].kind == ARG_BIAS) free(((arg_bias *)field)->at);
+    }
+}
+
 void args_print_help(FILE *out, const arg_option *option, size_t count) {
     for (size_t i = 0; i < count; i++) {
         char left[64];

@@ -1,6 +1,6 @@
 /* Reading gemmactl's command line from tables: each command has one table of its options, and its help comes from it.
  *
- * Memory:  values point into argv, or are allocated and live until the process ends.
+ * Memory:  texts point into argv; lists are allocated, and args_close releases those of a table.
  * Threads: main thread.
  * Errors:  ST_INVALID with a sentence that names the option, the value and what is allowed. */
 #ifndef CTL_ARGS_H
@@ -56,6 +56,8 @@ typedef struct arg_words { char **at; size_t count; } arg_words;
  * the rest words. */
 STATUS_CHECKED status args_read(int argc, char **argv, int first, const arg_table *tables, size_t table_count,
                                 bool stop_at_word, arg_words *words, int *next);
+
+void args_close(const arg_table *table);
 
 /* "1,2 3": commas, spaces and line ends between numbers. `what` is for the message. */
 STATUS_CHECKED status args_read_ids(const char *what, const char *text, arg_ids *out);

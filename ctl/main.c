@@ -82,6 +82,8 @@ static status run_command(ctl *c, int argc, char **argv, int at, const arg_table
         client_catch_interrupts();
         st = chosen->run(c, values, &rest);
     }
+    args_close(&tables[1]);
+    args_close(&tables[2]);
     free(values);
     return st;
 }

@@ -91,8 +91,8 @@ static status run_detokenize(ctl *c, const void *values, const arg_words *words)
     }
     status st = args_read_ids("token ids", strbuf_text(&all), &ids);
     strbuf_close(&all);
-    if (st != ST_OK) return ctl_usage(c, "%s", status_text());
-    if (ids.count == 0) return ctl_usage(c, "detokenize needs token ids: gemmactl detokenize 1,2,3");
+    if (st != ST_OK) st = ctl_usage(c, "%s", status_text());
+    else if (ids.count == 0) st = ctl_usage(c, "detokenize needs token ids: gemmactl detokenize 1,2,3");
     Gemmad__V1__DetokenizeRequest request = GEMMAD__V1__DETOKENIZE_REQUEST__INIT;
     ProtobufCMessage *message = NULL;
     request.model = ctl_model(o->model);
@@ -100,8 +100,9 @@ static status run_detokenize(ctl *c, const void *values, const arg_words *words)
     request.n_token_ids = ids.count;
     request.has_skip_special = true;
     request.skip_special = o->skip_special;
-    st = call_once(c, "/gemmad.v1.Inference/Detokenize", &request.base, &gemmad__v1__detokenize_response__descriptor,
-                   &message);
+    if (st == ST_OK)
+        st = call_once(c, "/gemmad.v1.Inference/Detokenize", &request.base,
+                       &gemmad__v1__detokenize_response__descriptor, &message);
     if (st == ST_OK) {
         const Gemmad__V1__DetokenizeResponse *reply = (void *)message;
         if (c->json) st = print_reply(c, message, NULL);
