@@ -193,10 +193,12 @@ static uint32_t cpus_here(void) {
 
 static status serve_mpi(arguments *a, serve_options *o, int *argc, char ***argv) {
 #ifdef GEMMAD_WITH_MPI
-    (void)a;
     comm *ranks = NULL;
+    uint8_t secret[LIMIT_SECRET_BYTES];
+    TRY(serve_read_secret(a->secret_file, secret));
     TRY(comm_mpi_start(argc, argv));
-    status st = comm_mpi_open(&ranks, &(comm_mpi_options){.spin_us = o->instance.spin_us});
+    status st = comm_mpi_open(&ranks, &(comm_mpi_options){.spin_us = o->instance.spin_us, .secret = secret,
+                                                          .secret_bytes = sizeof secret});
     if (st == ST_OK) st = serve_body(ranks, o);
     bool failed = st != ST_OK;
     if (failed) log_error("%s", status_text());

@@ -168,7 +168,7 @@ static status lead(leader *l) {
     }
 }
 
-static status read_secret(const char *path, uint8_t secret[LIMIT_SECRET_BYTES]) {
+status serve_read_secret(const char *path, uint8_t secret[LIMIT_SECRET_BYTES]) {
     char *bytes;
     size_t n;
     TRY(file_read_all(path, LIMIT_SECRET_BYTES, &bytes, &n));
@@ -212,7 +212,7 @@ static status serve_leader(comm *ranks, const serve_options *o, instance *in, wa
     leader l = {.ranks = ranks, .o = o, .in = in, .dog = dog, .channel = {.ranks = ranks}};
     link_options dial = {.address = o->link, .connect_timeout_ms = 10000};
     status st;
-    TRY_OR_FAIL(read_secret(o->secret_file, dial.secret));
+    TRY_OR_FAIL(serve_read_secret(o->secret_file, dial.secret));
     TRY_OR_FAIL(link_open(&l.link, &dial));
     TRY_OR_FAIL(open_sched(&l));
     TRY_OR_FAIL(warm_up(&l));
