@@ -3,8 +3,8 @@
 #include <stdint.h>
 #include <string.h>
 
-/* Length of the character that begins at s, 0 when none does. The second byte's range depends on the first: that is
- * what excludes overlong forms, surrogates and what lies above U+10FFFF. */
+/* Length of the character that begins at s, 0 when none does. The second byte's range depends on the first:
+ * that is what excludes overlong forms, surrogates and what lies above U+10FFFF. */
 static size_t character_length(const uint8_t *s, size_t n) {
     uint8_t low = 0x80, high = 0xBF;
     size_t length;

@@ -5,8 +5,8 @@
 
 #include <stddef.h>
 
-/* How many bytes at the front are whole, well-formed characters: n when all are, else the offset of the first byte that
- * does not begin one. */
+/* How many bytes at the front are whole, well-formed characters: n when all are, else the offset of the first
+ * byte that does not begin one. */
 size_t utf8_valid_prefix(const void *bytes, size_t n);
 
 #endif
