@@ -14,7 +14,8 @@
 
 const arg_option answer_option_table[] = {
     {"model", ARG_TEXT, "NAME", AT(model), 0, 0, "served model; default: the daemon's first"},
-    {"max-tokens", ARG_U32, "N", AT(max_tokens), 1, LIMIT_CONTEXT_TOKENS, "longest answer; default: what is left of the context"},
+    {"max-tokens", ARG_U32, "N", AT(max_tokens), 1, LIMIT_CONTEXT_TOKENS,
+     "longest answer; default: what is left of the context"},
     {"temperature", ARG_FLOAT, "T", AT(temperature), 0, 2, "0 is greedy; default: the checkpoint's"},
     {"top-p", ARG_FLOAT, "P", AT(top_p), 0, 1, "nucleus; default: the checkpoint's"},
     {"top-k", ARG_U32, "K", AT(top_k), 0, 0, "best candidates, 0 for all; default: the checkpoint's"},
@@ -27,25 +28,29 @@ const arg_option answer_option_table[] = {
     {"presence-penalty", ARG_FLOAT, "X", AT(presence_penalty), -2, 2, "over the answer; 0 is off"},
     {"frequency-penalty", ARG_FLOAT, "X", AT(frequency_penalty), -2, 2, "over the answer; 0 is off"},
     {"logit-bias", ARG_BIAS, "ID=BIAS", AT(logit_bias), 0, 0, "added to a token's logit; may repeat"},
-    {"logprobs", ARG_U32, "N", AT(logprobs), 0, LIMIT_LOGPROBS, "log-probability of each new token and the N best (with --json)"},
-    {"prompt-logprobs", ARG_U32, "N", AT(prompt_logprobs), 0, LIMIT_LOGPROBS, "the same of each prompt token (with --json)"},
+    {"logprobs", ARG_U32, "N", AT(logprobs), 0, LIMIT_LOGPROBS,
+     "log-probability of each new token and the N best (with --json)"},
+    {"prompt-logprobs", ARG_U32, "N", AT(prompt_logprobs), 0, LIMIT_LOGPROBS,
+     "the same of each prompt token (with --json)"},
     {"priority", ARG_I32, "N", AT(priority), 0, 0, "higher runs first; default 0"},
-    {"request-id", ARG_TEXT, "ID", AT(request_id), 0, 0, "name of this request; default: given by the daemon"},
+    {"request-id", ARG_TEXT, "ID", AT(request_id), 0, 0,
+     "name of this request; default: given by the daemon"},
     {"timeout", ARG_U32, "SECONDS", AT(timeout_s), 1, 86400, "give up after so long; default: never"},
 };
 const size_t answer_option_count = sizeof answer_option_table / sizeof *answer_option_table;
-_Static_assert(sizeof answer_option_table / sizeof *answer_option_table <= ANSWER_OPTIONS_MAX, "room in the tables");
+_Static_assert(sizeof answer_option_table / sizeof *answer_option_table <= ANSWER_OPTIONS_MAX,
+               "room in the tables");
 
 /* What has arrived so far. */
 typedef struct answer {
     ctl *ctl;
     const answer_style *style;
-    strbuf text;                 /* with --json */
-    char last;                   /* last byte printed */
+    strbuf text; /* with --json */
+    char last;   /* last byte printed */
     arg_ids ids;
     json_writer logprobs, prompt_logprobs; /* lists without their brackets */
-    ProtobufCMessage *started;   /* the event */
-    ProtobufCMessage *finished;  /* the event */
+    ProtobufCMessage *started;             /* the event */
+    ProtobufCMessage *finished;            /* the event */
 } answer;
 
 static void fill_sampling(Gemmad__V1__Sampling *s, const answer_options *o) {
@@ -138,7 +143,8 @@ static status take_event(answer *a, ProtobufCMessage **message) {
 
 static status print_json(const answer *a, const answer_options *o) {
     const Gemmad__V1__Finished *end = ((Gemmad__V1__GenerateEvent *)(void *)a->finished)->finished;
-    const Gemmad__V1__Started *start = a->started ? ((Gemmad__V1__GenerateEvent *)(void *)a->started)->started : NULL;
+    const Gemmad__V1__Started *start =
+        a->started ? ((Gemmad__V1__GenerateEvent *)(void *)a->started)->started : NULL;
     json_writer w = {0};
     json_begin(&w, '{');
     json_key(&w, a->style->text_key);
@@ -202,7 +208,8 @@ static status print_end(const answer *a, const answer_options *o) {
     if (a->last != '\n') TRY(terminal_write_line(&(strbuf){0}));
     if (a->ctl->verbose || isatty(STDERR_FILENO)) print_speed(a);
     if (a->style->say_when_cut && end->finish_reason && !strcmp(end->finish_reason, "length"))
-        fprintf(stderr, "gemmactl: the token limit ended the answer (see --max-tokens and the model's context)\n");
+        fprintf(stderr,
+                "gemmactl: the token limit ended the answer (see --max-tokens and the model's context)\n");
     return ST_OK;
 }
 

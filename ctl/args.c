@@ -18,7 +18,7 @@ static status read_whole(const char *what, const char *text, int64_t least, uint
     errno = 0;
     *magnitude = *digits >= '0' && *digits <= '9' ? strtoull(digits, &end, 10) : 0;
     if (!end || *end) return fail(ST_INVALID, "%s: \"%s\" is not a whole number", what, text);
-    uint64_t bound = *negative ? (uint64_t)-(least + 1) + 1 : most;
+    uint64_t bound = *negative ? (uint64_t) - (least + 1) + 1 : most;
     bool below = !*negative && least > 0 && *magnitude < (uint64_t)least;
     if (errno == ERANGE || *magnitude > bound || below)
         return fail(ST_INVALID, "%s is %s, allowed are %lld to %llu", what, text, (long long)least,
@@ -26,7 +26,8 @@ static status read_whole(const char *what, const char *text, int64_t least, uint
     return ST_OK;
 }
 
-static status read_unsigned(const char *what, const char *text, uint64_t least, uint64_t most, uint64_t *out) {
+static status read_unsigned(const char *what, const char *text, uint64_t least, uint64_t most,
+                            uint64_t *out) {
     bool negative;
     return read_whole(what, text, (int64_t)least, most, &negative, out);
 }
@@ -121,8 +122,8 @@ static status store(const arg_option *o, const char *what, const char *text, voi
     case ARG_I32: {
         arg_i32 *out = field;
         TRY(refuse_twice(what, out->set));
-        TRY(read_whole(what, text, bounded ? (int64_t)o->least : INT32_MIN, bounded ? (uint64_t)o->most : INT32_MAX,
-                       &negative, &number));
+        TRY(read_whole(what, text, bounded ? (int64_t)o->least : INT32_MIN,
+                       bounded ? (uint64_t)o->most : INT32_MAX, &negative, &number));
         *out = (arg_i32){true, (int32_t)(negative ? -(int64_t)number : (int64_t)number)};
         return ST_OK;
     }
@@ -133,15 +134,14 @@ static status store(const arg_option *o, const char *what, const char *text, voi
         out->set = true;
         return ST_OK;
     }
-    case ARG_IDS:
-        TRY(refuse_twice(what, ((arg_ids *)field)->set));
-        return args_read_ids(what, text, field);
+    case ARG_IDS: TRY(refuse_twice(what, ((arg_ids *)field)->set)); return args_read_ids(what, text, field);
     case ARG_BIAS: return read_bias(what, text, field);
     }
     return fail(ST_INTERNAL, "%s is of an unknown kind", what);
 }
 
-static const arg_option *find(const arg_table *tables, size_t table_count, const char *name, size_t n, void **field) {
+static const arg_option *find(const arg_table *tables, size_t table_count, const char *name, size_t n,
+                              void **field) {
     for (size_t t = 0; t < table_count; t++)
         for (size_t i = 0; i < tables[t].count; i++) {
             const arg_option *o = &tables[t].option[i];
@@ -173,8 +173,8 @@ static status read_option(int argc, char **argv, int *at, const arg_table *table
     return store(o, what, value, field);
 }
 
-status args_read(int argc, char **argv, int first, const arg_table *tables, size_t table_count, bool stop_at_word,
-                 arg_words *words, int *next) {
+status args_read(int argc, char **argv, int first, const arg_table *tables, size_t table_count,
+                 bool stop_at_word, arg_words *words, int *next) {
     int at = first;
     bool only_words = false;
     for (; at < argc; at++) {

@@ -51,9 +51,9 @@ typedef struct arg_table {
 
 typedef struct arg_words { char **at; size_t count; } arg_words;
 
-/* Reads argv[1 ... argc) with the tables, the first that knows a name wins. What is no option goes to *words (an array of
- * argc entries, the caller's) in order. With stop_at_word, reading ends at the first word, and *next is its index. "--" makes
- * the rest words. */
+/* Reads argv[first … argc) with the tables; the first that knows a name wins. What is no option goes to *words (an
+ * array of argc entries, the caller's) in order. With stop_at_word, reading ends at the first word, and *next is its
+ * index. "--" makes the rest words. */
 STATUS_CHECKED status args_read(int argc, char **argv, int first, const arg_table *tables, size_t table_count,
                                 bool stop_at_word, arg_words *words, int *next);
 

@@ -57,7 +57,8 @@ static status ask_server(ctl *c, const ask_options *o, const strbuf *content) {
 
 static status run(ctl *c, const void *values, const arg_words *words) {
     const ask_options *o = values;
-    if (words->count < 2) return ctl_usage(c, "ask needs a document and a question: gemmactl ask DOCUMENT... QUESTION");
+    if (words->count < 2)
+        return ctl_usage(c, "ask needs a document and a question: gemmactl ask DOCUMENT... QUESTION");
     strbuf content = {0};
     status st = prompt_join_documents(words->at, words->count - 1, words->at[words->count - 1], &content);
     if (st == ST_OK) st = ask_server(c, o, &content);
@@ -66,6 +67,12 @@ static status run(ctl *c, const void *values, const arg_words *words) {
 }
 
 const command command_ask = {
-    "ask", "DOCUMENT... QUESTION", "answer a question about text files (\"-\": standard input)",
-    own_option, sizeof own_option / sizeof *own_option, sizeof(ask_options), true, run,
+    "ask",
+    "DOCUMENT... QUESTION",
+    "answer a question about text files (\"-\": standard input)",
+    own_option,
+    sizeof own_option / sizeof *own_option,
+    sizeof(ask_options),
+    true,
+    run,
 };

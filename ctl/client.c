@@ -18,7 +18,8 @@
 #include "proto/limits.h"
 #include "proto/message.h"
 
-/* An interrupt is noticed between two waits for an event; gRPC's calls may not be made in a signal handler. */
+/* An interrupt is noticed between two waits for an event; gRPC's calls may not be made in a signal handler.
+ */
 enum { POLL_MS = 100 };
 
 struct client {
@@ -89,8 +90,8 @@ static status connect_channel(client *c, uint32_t connect_ms) {
             return fail(ST_UNAVAILABLE, "nothing at %s answers as a gRPC server within %g s", c->address,
                         connect_ms / 1000.0);
         uint64_t left_ms = (end_ns - now_ns) / 1000000 + 1;
-        grpc_channel_watch_connectivity_state(c->channel, state, after_ms(left_ms < POLL_MS ? (uint32_t)left_ms : POLL_MS),
-                                              c->events, NULL);
+        grpc_channel_watch_connectivity_state(
+            c->channel, state, after_ms(left_ms < POLL_MS ? (uint32_t)left_ms : POLL_MS), c->events, NULL);
         (void)grpc_completion_queue_next(c->events, gpr_inf_future(GPR_CLOCK_MONOTONIC), NULL);
     }
 }
@@ -104,12 +105,17 @@ status client_open(client **out, const char *address, uint32_t connect_ms) {
     c->address = memory_copy_string(address);
     c->events = grpc_completion_queue_create_for_next(NULL);
     grpc_arg args[] = {
-        {.type = GRPC_ARG_INTEGER, .key = (char *)GRPC_ARG_MAX_RECEIVE_MESSAGE_LENGTH, .value.integer = LIMIT_MESSAGE_BYTES},
-        {.type = GRPC_ARG_INTEGER, .key = (char *)GRPC_ARG_MAX_SEND_MESSAGE_LENGTH, .value.integer = LIMIT_MESSAGE_BYTES},
+        {.type = GRPC_ARG_INTEGER,
+         .key = (char *)GRPC_ARG_MAX_RECEIVE_MESSAGE_LENGTH,
+         .value.integer = LIMIT_MESSAGE_BYTES},
+        {.type = GRPC_ARG_INTEGER,
+         .key = (char *)GRPC_ARG_MAX_SEND_MESSAGE_LENGTH,
+         .value.integer = LIMIT_MESSAGE_BYTES},
         /* http_proxy is for the web, not for a daemon on this machine or its neighbour. */
         {.type = GRPC_ARG_INTEGER, .key = (char *)GRPC_ARG_ENABLE_HTTP_PROXY, .value.integer = 0},
         {.type = GRPC_ARG_INTEGER, .key = (char *)GRPC_ARG_ENABLE_RETRIES, .value.integer = 0},
-        /* `status --wait` opens a client every 100 ms; a shared pool would keep the back-off of the one before. */
+        /* `status --wait` opens a client every 100 ms; a shared pool would keep the back-off of the one
+           before. */
         {.type = GRPC_ARG_INTEGER, .key = (char *)GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, .value.integer = 1},
     };
     grpc_channel_args channel_args = {sizeof args / sizeof *args, args};
@@ -126,14 +132,17 @@ void client_close(client *c) {
     if (!c) return;
     grpc_channel_destroy(c->channel);
     grpc_completion_queue_shutdown(c->events);
-    while (grpc_completion_queue_next(c->events, gpr_inf_future(GPR_CLOCK_MONOTONIC), NULL).type != GRPC_QUEUE_SHUTDOWN) {}
+    while (grpc_completion_queue_next(c->events, gpr_inf_future(GPR_CLOCK_MONOTONIC), NULL).type !=
+           GRPC_QUEUE_SHUTDOWN) {
+    }
     grpc_completion_queue_destroy(c->events);
     free(c->address);
     free(c);
     grpc_shutdown();
 }
 
-/* ---- One call ------------------------------------------------------------------------------------------------- */
+/* ---- One call
+ * ------------------------------------------------------------------------------------------------- */
 
 static void start_batch(client_stream *s, unsigned batch, const grpc_op *ops, size_t count) {
     grpc_call_error error = grpc_call_start_batch(s->call, ops, count, (void *)(uintptr_t)batch, NULL);
@@ -173,7 +182,8 @@ status client_stream_open(client_stream **out, client *c, const char *method, co
     if (n > LIMIT_MESSAGE_BYTES)
         return fail(ST_INVALID, "a request of %zu bytes, at most %d", n, LIMIT_MESSAGE_BYTES);
     client_stream *s = memory_alloc(sizeof *s);
-    *s = (client_stream){.client = c, .reply = reply, .timeout_ms = timeout_ms, .details = grpc_empty_slice()};
+    *s =
+        (client_stream){.client = c, .reply = reply, .timeout_ms = timeout_ms, .details = grpc_empty_slice()};
     gpr_timespec deadline = timeout_ms ? after_ms(timeout_ms) : gpr_inf_future(GPR_CLOCK_MONOTONIC);
     s->call = grpc_channel_create_call(c->channel, NULL, GRPC_PROPAGATE_DEFAULTS, c->events,
                                        grpc_slice_from_static_string(method), NULL, deadline, NULL);
@@ -184,7 +194,8 @@ status client_stream_open(client_stream **out, client *c, const char *method, co
         {.op = GRPC_OP_SEND_INITIAL_METADATA},
         {.op = GRPC_OP_SEND_MESSAGE, .data.send_message.send_message = s->request},
         {.op = GRPC_OP_SEND_CLOSE_FROM_CLIENT},
-        {.op = GRPC_OP_RECV_INITIAL_METADATA, .data.recv_initial_metadata.recv_initial_metadata = &s->initial},
+        {.op = GRPC_OP_RECV_INITIAL_METADATA,
+         .data.recv_initial_metadata.recv_initial_metadata = &s->initial},
     };
     start_batch(s, BATCH_SEND, send, sizeof send / sizeof *send);
     grpc_op end = {.op = GRPC_OP_RECV_STATUS_ON_CLIENT,
@@ -196,7 +207,11 @@ status client_stream_open(client_stream **out, client *c, const char *method, co
 }
 
 static status from_code(grpc_status_code code, const char **name) {
-    static const struct { grpc_status_code code; const char *name; status st; } codes[] = {
+    static const struct {
+        grpc_status_code code;
+        const char *name;
+        status st;
+    } codes[] = {
         {GRPC_STATUS_CANCELLED, "CANCELLED", ST_CANCELLED},
         {GRPC_STATUS_INVALID_ARGUMENT, "INVALID_ARGUMENT", ST_INVALID},
         {GRPC_STATUS_DEADLINE_EXCEEDED, "DEADLINE_EXCEEDED", ST_TIMEOUT},
@@ -228,7 +243,8 @@ static status verdict(client_stream *s) {
     status st = from_code(s->code, &name);
     size_t n = GRPC_SLICE_LENGTH(s->details);
     if (st == ST_TIMEOUT && s->timeout_ms)
-        return fail(st, "no answer from %s within %g s (%s)", s->client->address, s->timeout_ms / 1000.0, name);
+        return fail(st, "no answer from %s within %g s (%s)", s->client->address, s->timeout_ms / 1000.0,
+                    name);
     if (n == 0) return fail(st, "%s gave no reason (%s)", s->client->address, name);
     return fail(st, "%.*s (%s)", (int)(n < STATUS_TEXT_MAX ? n : STATUS_TEXT_MAX),
                 (const char *)GRPC_SLICE_START_PTR(s->details), name);

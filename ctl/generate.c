@@ -15,7 +15,8 @@ typedef struct generate_options {
 
 static const arg_option own_option[] = {
     {"prompt", ARG_TEXT, "TEXT", AT(prompt), 0, 0, "the prompt"},
-    {"prompt-file", ARG_TEXT, "FILE", AT(prompt_file), 0, 0, "the prompt, from a file (\"-\": standard input)"},
+    {"prompt-file", ARG_TEXT, "FILE", AT(prompt_file), 0, 0,
+     "the prompt, from a file (\"-\": standard input)"},
     {"token-ids", ARG_IDS, "IDS", AT(token_ids), 0, 0, "the prompt, as token ids: 1,2,3"},
     {"no-bos", ARG_FLAG, NULL, AT(no_bos), 0, 0, "put no beginning-of-sequence token before a text"},
     {"no-special", ARG_FLAG, NULL, AT(no_special), 0, 0, "take text like <turn|> as text, not as its token"},
@@ -24,7 +25,8 @@ static const arg_option own_option[] = {
 static status run(ctl *c, const void *values, const arg_words *words) {
     static const answer_style style = {.text_key = "text"};
     const generate_options *o = values;
-    if (words->count) return ctl_usage(c, "generate takes no words, and got \"%s\": see --prompt", words->at[0]);
+    if (words->count)
+        return ctl_usage(c, "generate takes no words, and got \"%s\": see --prompt", words->at[0]);
     if ((o->prompt != NULL) + (o->prompt_file != NULL) + o->token_ids.set != 1)
         return ctl_usage(c, "generate needs exactly one of --prompt, --prompt-file and --token-ids");
     if (o->token_ids.set && (o->no_bos || o->no_special))
@@ -57,6 +59,12 @@ static status run(ctl *c, const void *values, const arg_words *words) {
 }
 
 const command command_generate = {
-    "generate", "", "continue a text or a list of token ids",
-    own_option, sizeof own_option / sizeof *own_option, sizeof(generate_options), true, run,
+    "generate",
+    "",
+    "continue a text or a list of token ids",
+    own_option,
+    sizeof own_option / sizeof *own_option,
+    sizeof(generate_options),
+    true,
+    run,
 };

@@ -40,7 +40,8 @@ static void add_quoted(strbuf *out, const unsigned char *at, size_t n) {
         size_t plain = utf8_valid_prefix(at, n), i = 0;
         while (i < plain) {
             size_t run = 0;
-            while (i + run < plain && at[i + run] >= 0x20 && at[i + run] != '"' && at[i + run] != '\\' && at[i + run] != 0x7F)
+            while (i + run < plain && at[i + run] >= 0x20 && at[i + run] != '"' && at[i + run] != '\\' &&
+                   at[i + run] != 0x7F)
                 run++;
             strbuf_add(out, at + i, run);
             i += run;
@@ -124,7 +125,8 @@ void json_u32_array(json_writer *w, const uint32_t *values, size_t n) {
     json_end(w, ']');
 }
 
-/* ---- Messages ------------------------------------------------------------------------------------------------- */
+/* ---- Messages
+ * ------------------------------------------------------------------------------------------------- */
 
 static size_t value_size(ProtobufCType type) {
     switch (type) {

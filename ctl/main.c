@@ -16,7 +16,8 @@ static const command *const commands[] = {
 enum { COMMANDS = sizeof commands / sizeof *commands };
 
 /* Named in the contract and not built yet. */
-static const char *const planned[] = {"chat", "batch", "eval", "top", "bench", "doctor", "pack", "key", "slurm", "drain"};
+static const char *const planned[] = {"chat",   "batch", "eval", "top",   "bench",
+                                      "doctor", "pack",  "key",  "slurm", "drain"};
 
 static const arg_option common_option[] = {
     {"server", ARG_TEXT, "ADDR", offsetof(ctl, server), 0, 0,
@@ -30,7 +31,8 @@ enum { COMMON_OPTIONS = sizeof common_option / sizeof *common_option };
 
 static void print_help(const command *about) {
     if (about) {
-        printf("usage: gemmactl %s [options] %s\n\n%s\n\noptions:\n", about->name, about->words, about->summary);
+        printf("usage: gemmactl %s [options] %s\n\n%s\n\noptions:\n", about->name, about->words,
+               about->summary);
         args_print_help(stdout, about->option, about->option_count);
         if (about->samples) args_print_help(stdout, answer_option_table, answer_option_count);
     } else {
@@ -69,7 +71,8 @@ static status run_command(ctl *c, int argc, char **argv, int at, const arg_table
     const command *chosen = NULL;
     TRY(find_command(c, argv[at], &chosen));
     void *values = memory_alloc(chosen->values_size ? chosen->values_size : 1);
-    arg_table tables[] = {*common, {chosen->option, chosen->option_count, values},
+    arg_table tables[] = {*common,
+                          {chosen->option, chosen->option_count, values},
                           {answer_option_table, chosen->samples ? answer_option_count : 0, values}};
     arg_words rest = {words, 0};
     int end;
@@ -92,7 +95,8 @@ static status run(ctl *c, int argc, char **argv, char **words) {
     arg_table common = {common_option, COMMON_OPTIONS, c};
     arg_words none = {words, 0};
     int at;
-    if (args_read(argc, argv, 1, &common, 1, true, &none, &at) != ST_OK) return ctl_usage(c, "%s", status_text());
+    if (args_read(argc, argv, 1, &common, 1, true, &none, &at) != ST_OK)
+        return ctl_usage(c, "%s", status_text());
     if (c->version) {
         printf("gemmactl %s\n", GEMMAD_VERSION);
     } else if (at < argc) {

@@ -11,7 +11,8 @@
 
 /* Bytes of the white-space character at the front of at[n], 0: it is none. */
 static size_t space_at(const unsigned char *at, size_t n) {
-    if (n >= 1 && (at[0] == ' ' || (at[0] >= 0x09 && at[0] <= 0x0D) || (at[0] >= 0x1C && at[0] <= 0x1F))) return 1;
+    if (n >= 1 && (at[0] == ' ' || (at[0] >= 0x09 && at[0] <= 0x0D) || (at[0] >= 0x1C && at[0] <= 0x1F)))
+        return 1;
     if (n >= 2 && at[0] == 0xC2 && (at[1] == 0x85 || at[1] == 0xA0)) return 2; /* U+0085, U+00A0 */
     if (n < 3) return 0;
     unsigned code = (at[0] & 0x0Fu) << 12 | (at[1] & 0x3Fu) << 6 | (at[2] & 0x3Fu);
@@ -48,7 +49,8 @@ static status add_trimmed(strbuf *content, const char *what, const char *text, s
     if (content->size > 0) strbuf_add_string(content, "\n\n");
     strbuf_add(content, text, n);
     if (content->full)
-        return fail(ST_INVALID, "documents and question are longer than %d bytes together", LIMIT_PROMPT_BYTES);
+        return fail(ST_INVALID, "documents and question are longer than %d bytes together",
+                    LIMIT_PROMPT_BYTES);
     return ST_OK;
 }
 
@@ -65,7 +67,8 @@ status prompt_join_documents(char *const *paths, size_t count, const char *quest
     return add_trimmed(content, "the question", question, strlen(question));
 }
 
-static status encode(client *c, const char *model, const void *text, size_t n, bool markers, bool first, arg_ids *ids) {
+static status encode(client *c, const char *model, const void *text, size_t n, bool markers, bool first,
+                     arg_ids *ids) {
     Gemmad__V1__TokenizeRequest request = GEMMAD__V1__TOKENIZE_REQUEST__INIT;
     ProtobufCMessage *message;
     request.model = ctl_model(model);
@@ -75,11 +78,12 @@ static status encode(client *c, const char *model, const void *text, size_t n, b
     request.parse_special = markers;
     request.has_add_bos = true;
     request.add_bos = first;
-    TRY(client_call(c, "/gemmad.v1.Inference/Tokenize", &request.base, &gemmad__v1__tokenize_response__descriptor,
-                    CTL_CALL_MS, &message));
+    TRY(client_call(c, "/gemmad.v1.Inference/Tokenize", &request.base,
+                    &gemmad__v1__tokenize_response__descriptor, CTL_CALL_MS, &message));
     const Gemmad__V1__TokenizeResponse *reply = (void *)message;
     ids->at = memory_grow(ids->at, (ids->count + reply->n_token_ids + 1) * sizeof *ids->at);
-    if (reply->n_token_ids) memcpy(ids->at + ids->count, reply->token_ids, reply->n_token_ids * sizeof *ids->at);
+    if (reply->n_token_ids)
+        memcpy(ids->at + ids->count, reply->token_ids, reply->n_token_ids * sizeof *ids->at);
     ids->count += reply->n_token_ids;
     ids->set = true;
     protobuf_c_message_free_unpacked(message, NULL);

@@ -6,8 +6,11 @@
 
 status server_default_address(const char **out) {
     static strbuf address;
-    static const struct { const char *variable, *below; } places[] = {
-        {"XDG_RUNTIME_DIR", "gemmad.sock"}, {"XDG_STATE_HOME", "gemmad/gemmad.sock"},
+    static const struct {
+        const char *variable, *below;
+    } places[] = {
+        {"XDG_RUNTIME_DIR", "gemmad.sock"},
+        {"XDG_STATE_HOME", "gemmad/gemmad.sock"},
         {"HOME", ".local/state/gemmad/gemmad.sock"},
     };
     for (size_t i = 0; i < sizeof places / sizeof *places; i++) {

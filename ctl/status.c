@@ -38,8 +38,9 @@ static void add_engine(strbuf *out, const Gemmad__V1__EngineStatus *e) {
     if (e->failure && *e->failure) strbuf_add_format(out, "    failed: %s\n", e->failure);
     for (size_t i = 0; i < e->n_ranks; i++) {
         const Gemmad__V1__RankStatus *r = e->ranks[i];
-        strbuf_add_format(out, "    rank %u: %s on %s, pid %u, %u threads, %s, cpu %.1f s, weights read ", r->rank,
-                          or_dash(r->state), or_dash(r->host), r->pid, r->threads, or_dash(r->isa), r->cpu_ms / 1000.0);
+        strbuf_add_format(out, "    rank %u: %s on %s, pid %u, %u threads, %s, cpu %.1f s, weights read ",
+                          r->rank, or_dash(r->state), or_dash(r->host), r->pid, r->threads, or_dash(r->isa),
+                          r->cpu_ms / 1000.0);
         add_bytes(out, r->weight_bytes_read);
         strbuf_add_string(out, ", KV ");
         add_bytes(out, r->kv_bytes);
@@ -53,8 +54,8 @@ static status print_status(const ctl *c, const Gemmad__V1__GetStatusResponse *s)
         json_message(&w, &s->base);
     } else {
         strbuf *out = &w.out;
-        strbuf_add_format(out, "gemmad %s at %s: %s, %u requests running, %u waiting\n", or_dash(s->version), c->server,
-                          or_dash(s->state), s->requests_running, s->requests_waiting);
+        strbuf_add_format(out, "gemmad %s at %s: %s, %u requests running, %u waiting\n", or_dash(s->version),
+                          c->server, or_dash(s->state), s->requests_running, s->requests_waiting);
         for (size_t i = 0; i < s->n_models; i++) {
             strbuf_add_format(out, "model %s\n", or_dash(s->models[i]->name));
             for (size_t k = 0; k < s->models[i]->n_engines; k++) add_engine(out, s->models[i]->engines[k]);
@@ -106,7 +107,8 @@ static status wait_until_ready(const ctl *c, uint32_t seconds, Gemmad__V1__GetSt
         if (now && (is_state(now, "ready") || is_state(now, "failed"))) return ST_OK;
         if (left_ms == 0) return st;
         char line[128];
-        snprintf(line, sizeof line, "%s, waiting %u s more", now ? or_dash(now->state) : "no answer yet", left_ms / 1000);
+        snprintf(line, sizeof line, "%s, waiting %u s more", now ? or_dash(now->state) : "no answer yet",
+                 left_ms / 1000);
         terminal_progress(line);
         struct timespec pause = {.tv_nsec = WAIT_STEP_MS * 1000000L};
         nanosleep(&pause, NULL);
@@ -133,8 +135,7 @@ static status run_status(ctl *c, const void *values, const arg_words *words) {
     if (o->wait_s.set) {
         st = wait_until_ready(c, o->wait_s.value, &reply);
         terminal_progress(NULL);
-        if (!reply && worth_waiting(st))
-            st = fail_within(st, "not ready within %u s", o->wait_s.value);
+        if (!reply && worth_waiting(st)) st = fail_within(st, "not ready within %u s", o->wait_s.value);
     } else {
         client *server;
         TRY(ctl_connect(c, &server));
@@ -144,7 +145,8 @@ static status run_status(ctl *c, const void *values, const arg_words *words) {
     if (reply) {
         status printed = print_status(c, reply);
         if (st == ST_OK) st = printed;
-        if (st == ST_OK && o->wait_s.set && !is_state(reply, "ready")) st = not_ready(c, reply, o->wait_s.value);
+        if (st == ST_OK && o->wait_s.set && !is_state(reply, "ready"))
+            st = not_ready(c, reply, o->wait_s.value);
         gemmad__v1__get_status_response__free_unpacked(reply, NULL);
     }
     return st;
@@ -168,7 +170,8 @@ static status run_models(ctl *c, const void *values, const arg_words *words) {
         const Gemmad__V1__Model *m = reply->models[i];
         strbuf_add_format(&w.out, "%s%s: context %u tokens, vocabulary %u, %s, checkpoint %s", i ? "\n" : "",
                           or_dash(m->name), m->context_tokens, m->vocab_size,
-                          m->has_tokenizer ? "text and token ids" : "token ids only", or_dash(m->checkpoint_hash));
+                          m->has_tokenizer ? "text and token ids" : "token ids only",
+                          or_dash(m->checkpoint_hash));
     }
     st = terminal_write_line(&w.out);
     strbuf_close(&w.out);
@@ -177,7 +180,13 @@ static status run_models(ctl *c, const void *values, const arg_words *words) {
 }
 
 const command command_status = {
-    "status", "", "what the daemon runs, and where",
-    status_option, sizeof status_option / sizeof *status_option, sizeof(status_options), false, run_status,
+    "status",
+    "",
+    "what the daemon runs, and where",
+    status_option,
+    sizeof status_option / sizeof *status_option,
+    sizeof(status_options),
+    false,
+    run_status,
 };
 const command command_models = {"models", "", "the models that are served", NULL, 0, 0, false, run_models};

@@ -19,15 +19,20 @@ typedef struct detokenize_options {
 } detokenize_options;
 
 static const arg_option tokenize_option[] = {
-    {"model", ARG_TEXT, "NAME", offsetof(tokenize_options, model), 0, 0, "served model; default: the daemon's first"},
-    {"file", ARG_TEXT, "FILE", offsetof(tokenize_options, file), 0, 0, "the text, from a file (\"-\": standard input)"},
-    {"add-bos", ARG_FLAG, NULL, offsetof(tokenize_options, add_bos), 0, 0, "put the beginning-of-sequence token first"},
+    {"model", ARG_TEXT, "NAME", offsetof(tokenize_options, model), 0, 0,
+     "served model; default: the daemon's first"},
+    {"file", ARG_TEXT, "FILE", offsetof(tokenize_options, file), 0, 0,
+     "the text, from a file (\"-\": standard input)"},
+    {"add-bos", ARG_FLAG, NULL, offsetof(tokenize_options, add_bos), 0, 0,
+     "put the beginning-of-sequence token first"},
     {"parse-special", ARG_FLAG, NULL, offsetof(tokenize_options, parse_special), 0, 0,
      "take text like <turn|> as its token"},
 };
 static const arg_option detokenize_option[] = {
-    {"model", ARG_TEXT, "NAME", offsetof(detokenize_options, model), 0, 0, "served model; default: the daemon's first"},
-    {"skip-special", ARG_FLAG, NULL, offsetof(detokenize_options, skip_special), 0, 0, "leave special tokens out"},
+    {"model", ARG_TEXT, "NAME", offsetof(detokenize_options, model), 0, 0,
+     "served model; default: the daemon's first"},
+    {"skip-special", ARG_FLAG, NULL, offsetof(detokenize_options, skip_special), 0, 0,
+     "leave special tokens out"},
 };
 
 /* One request, one reply: connects, calls, closes. */
@@ -57,7 +62,9 @@ static status run_tokenize(ctl *c, const void *values, const arg_words *words) {
     if (o->file) TRY(ctl_read_file(o->file, &from_file, &n));
     const char *text = from_file ? from_file : words->at[0];
     size_t valid = utf8_valid_prefix(text, n);
-    status st = valid == n ? ST_OK : fail(ST_INVALID, "%s is not UTF-8 at byte %zu", o->file ? o->file : "the text", valid);
+    status st = valid == n
+                    ? ST_OK
+                    : fail(ST_INVALID, "%s is not UTF-8 at byte %zu", o->file ? o->file : "the text", valid);
     Gemmad__V1__TokenizeRequest request = GEMMAD__V1__TOKENIZE_REQUEST__INIT;
     ProtobufCMessage *message = NULL;
     strbuf plain = {0};
@@ -67,8 +74,8 @@ static status run_tokenize(ctl *c, const void *values, const arg_words *words) {
     request.add_bos = o->add_bos;
     request.parse_special = o->parse_special;
     if (st == ST_OK)
-        st = call_once(c, "/gemmad.v1.Inference/Tokenize", &request.base, &gemmad__v1__tokenize_response__descriptor,
-                       &message);
+        st = call_once(c, "/gemmad.v1.Inference/Tokenize", &request.base,
+                       &gemmad__v1__tokenize_response__descriptor, &message);
     if (st == ST_OK) {
         const Gemmad__V1__TokenizeResponse *reply = (void *)message;
         for (size_t i = 0; i < reply->n_token_ids; i++)
@@ -115,11 +122,22 @@ static status run_detokenize(ctl *c, const void *values, const arg_words *words)
 }
 
 const command command_tokenize = {
-    "tokenize", "[TEXT]", "print the token ids of a text",
-    tokenize_option, sizeof tokenize_option / sizeof *tokenize_option, sizeof(tokenize_options), false, run_tokenize,
+    "tokenize",
+    "[TEXT]",
+    "print the token ids of a text",
+    tokenize_option,
+    sizeof tokenize_option / sizeof *tokenize_option,
+    sizeof(tokenize_options),
+    false,
+    run_tokenize,
 };
 const command command_detokenize = {
-    "detokenize", "IDS...", "print the text of token ids",
-    detokenize_option, sizeof detokenize_option / sizeof *detokenize_option, sizeof(detokenize_options), false,
+    "detokenize",
+    "IDS...",
+    "print the text of token ids",
+    detokenize_option,
+    sizeof detokenize_option / sizeof *detokenize_option,
+    sizeof(detokenize_options),
+    false,
     run_detokenize,
 };

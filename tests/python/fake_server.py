@@ -1,5 +1,5 @@
-"""A server with gemmad's API and no model behind it, for tests of clients: it answers from the samples of a bundled model, and
-misbehaves on request.
+"""A server with gemmad's API and no model behind it, for tests of clients: it answers from the samples of a bundled
+model, and misbehaves on request.
 
     with FakeGemmad("tiny-dense") as fake: … fake.address …
 

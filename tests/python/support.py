@@ -1,4 +1,4 @@
-"""What the tests share: where things are, stubs made from proto/gemmad.proto by stock grpcio-tools, and a gemmad to talk to."""
+"""What the tests share: where things are, stubs made from proto/gemmad.proto by stock grpcio-tools, a gemmad to talk to."""
 import atexit
 import collections
 import contextlib

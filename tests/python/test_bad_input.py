@@ -13,7 +13,8 @@ import time
 import grpc
 import pytest
 
-from support import (MODELS, PATIENCE_SECONDS, Daemon, eventually, free_port, pb, processes_with, request, run_gemmad, samples)
+from support import (MODELS, PATIENCE_SECONDS, Daemon, eventually, free_port, pb, processes_with, request, run_gemmad,
+                     samples)
 
 NAN, INF = math.nan, math.inf
 
@@ -76,7 +77,8 @@ int bind(int fd, const struct sockaddr *a, socklen_t n) {
         errno = ENOSPC;
         return -1;
     }
-    int (*real)(int, const struct sockaddr *, socklen_t) = (int (*)(int, const struct sockaddr *, socklen_t))dlsym(RTLD_NEXT, "bind");
+    int (*real)(int, const struct sockaddr *, socklen_t);
+    *(void **)&real = dlsym(RTLD_NEXT, "bind");
     return real(fd, a, n);
 }
 """
@@ -245,7 +247,8 @@ def send_raw(daemon, method, payload):
 def test_invalid_utf8(dense, bad):
     """grpcio refuses to send it, so the messages are made by hand."""
     for number, name in ((1, "model"), (2, "request_id"), (3, "text")):
-        error = send_raw(dense, "/gemmad.v1.Inference/Generate", field(number, 2, bad) + (b"" if number == 3 else field(3, 2, b"x")))
+        prompt = b"" if number == 3 else field(3, 2, b"x")
+        error = send_raw(dense, "/gemmad.v1.Inference/Generate", field(number, 2, bad) + prompt)
         assert error.code() == grpc.StatusCode.INVALID_ARGUMENT, error.details()
         assert name in error.details() and "UTF-8" in error.details() and "byte 2" in error.details(), error.details()
     stop = field(5, 2, field(7, 2, bad))
@@ -295,19 +298,27 @@ def listeners(pids):
     return found
 
 
+def connect(kind, address):
+    if kind == "unix":
+        s = socket.socket(socket.AF_UNIX)
+        address = "\0" + address[1:] if address.startswith("@") else address
+    else:
+        s = socket.socket(socket.AF_INET6 if ":" in address[0] else socket.AF_INET)
+    s.settimeout(2)
+    with contextlib.suppress(OSError):
+        s.connect(address)
+    return s
+
+
 def send_garbage(kind, address, payload):
-    with socket.socket(socket.AF_UNIX if kind == "unix" else socket.AF_INET6 if ":" in address[0] else socket.AF_INET) as s:
-        s.settimeout(2)
-        if kind == "unix" and address.startswith("@"):
-            address = "\0" + address[1:]
-        with contextlib.suppress(OSError):
-            s.connect(address)
-            s.sendall(payload)
-            s.recv(65536)
+    with connect(kind, address) as s, contextlib.suppress(OSError):
+        s.sendall(payload)
+        s.recv(65536)
 
 
-GARBAGE = [random.Random(2).randbytes(1), random.Random(3).randbytes(64), random.Random(4).randbytes(1 << 16), b"\0" * 4096,
-           b"\xff" * 4096, b"GET / HTTP/1.1\r\nHost: x\r\n\r\n", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + random.Random(5).randbytes(4096)]
+NOISE = random.Random(2)
+GARBAGE = [NOISE.randbytes(1), NOISE.randbytes(64), NOISE.randbytes(1 << 16), b"\0" * 4096, b"\xff" * 4096,
+           b"GET / HTTP/1.1\r\nHost: x\r\n\r\n", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + NOISE.randbytes(4096)]
 
 
 @pytest.fixture(scope="module")
@@ -332,11 +343,7 @@ def test_random_bytes_on_every_port(listening):
         for payload in GARBAGE:
             send_garbage(kind, address, payload)
         # Some say nothing and stay.
-        for _ in range(8):
-            s = socket.socket(socket.AF_UNIX if kind == "unix" else socket.AF_INET6 if ":" in address[0] else socket.AF_INET)
-            with contextlib.suppress(OSError):
-                s.connect("\0" + address[1:] if kind == "unix" and address.startswith("@") else address)
-            held.append(s)
+        held += [connect(kind, address) for _ in range(8)]
     still_works(listening)
     for s in held:
         s.close()

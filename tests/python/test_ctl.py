@@ -9,7 +9,8 @@ from support import MODELS, ctl, samples
 
 def bundled(model):
     folder = MODELS / model
-    return folder / "document.txt", (folder / "question.txt").read_text().strip(), (folder / "answer.txt").read_text().strip()
+    question, answer = ((folder / name).read_text().strip() for name in ("question.txt", "answer.txt"))
+    return folder / "document.txt", question, answer
 
 
 def test_ask_the_bundled_question(either):

@@ -49,8 +49,9 @@ def test_samples(daemons, bpes, model, case):
 def test_samples_all_at_once(daemons, bpes, model):
     cases = [c for m, c in CASES if m == model]
     with concurrent.futures.ThreadPoolExecutor(len(cases)) as pool:
-        answers = pool.map(lambda c: daemons[model].generate(c["prompt_token_ids"], max_tokens=limit(c), temperature=0), cases)
-        for case, got in zip(cases, answers):
+        def ask(case):
+            return daemons[model].generate(case["prompt_token_ids"], max_tokens=limit(case), temperature=0)
+        for case, got in zip(cases, pool.map(ask, cases)):
             check(case, got, bpes[model])
 
 

@@ -11,7 +11,8 @@ import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from support import BUILD, PATIENCE_SECONDS, Daemon, collect, eventually, process_exists, processes_with, request, rpc, samples
+from support import (BUILD, PATIENCE_SECONDS, Daemon, collect, eventually, process_exists, processes_with, request, rpc,
+                     samples)
 
 SERVING, NOT_SERVING = health_pb2.HealthCheckResponse.SERVING, health_pb2.HealthCheckResponse.NOT_SERVING
 # Long enough that it cannot end by itself while a test looks; tiny models may have 4,096 tokens of context.
@@ -99,7 +100,8 @@ def test_an_idle_engine_uses_less_than_one_percent_of_a_core_per_rank(either):
     time.sleep(2)
     pids = processes_with(str(daemon.dir))
     names = {p: pathlib.Path(f"/proc/{p}/comm").read_text().strip() for p in pids}
-    reported, own, started = {r.rank: r.cpu_ms for r in daemon.ranks()}, {p: cpu_seconds(p) for p in pids}, time.monotonic()
+    reported = {r.rank: r.cpu_ms for r in daemon.ranks()}
+    own, started = {p: cpu_seconds(p) for p in pids}, time.monotonic()
     time.sleep(10)
     seconds = time.monotonic() - started
     for p in pids:

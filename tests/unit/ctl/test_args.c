@@ -48,13 +48,16 @@ static void release(values *v) {
 }
 
 TEST(options_and_words_mix) {
-    char *argv[] = {"a", "--flag", "--text=x=y", "-", "--texts", "p", "--texts", "--flag", "--", "--text", NULL}, *room[12];
+    char *argv[] = {"a",       "--flag", "--text=x=y", "-",      "--texts", "p",
+                    "--texts", "--flag", "--",         "--text", NULL},
+         *room[12];
     values v = {0};
     arg_words words = {room, 0};
     CHECK_STATUS(read_words(&v, argv, &words), ST_OK);
     CHECK(v.flag && !strcmp(v.text, "x=y"));
     CHECK(v.texts.count == 2 && !strcmp(v.texts.at[1], "--flag"));
-    CHECK(words.count == 3 && !strcmp(words.at[0], "a") && !strcmp(words.at[1], "-") && !strcmp(words.at[2], "--text"));
+    CHECK(words.count == 3 && !strcmp(words.at[0], "a") && !strcmp(words.at[1], "-") &&
+          !strcmp(words.at[2], "--text"));
     release(&v);
 }
 
@@ -67,15 +70,34 @@ TEST(numbers_at_their_bounds) {
     CHECK_STATUS(read_one(&v, "--u32=2", NULL), ST_OK);
     CHECK_STATUS(read_one(&v, "--number", "1e-3"), ST_OK);
     CHECK(v.number.value == 1e-3f);
-    static const struct { const char *name, *value, *sentence; } bad[] = {
-        {"--u64", "18446744073709551616", "18446744073709551616"}, {"--u64", "-1", "\"-1\""}, {"--u64", "", "\"\""},
-        {"--u64", " 1", "\" 1\""}, {"--u64", "+1", "\"+1\""}, {"--u32", "1", "2 to 9"}, {"--u32", "10", "2 to 9"},
-        {"--i32", "-2147483649", "-2147483649"}, {"--i32", "2147483648", "2147483648"}, {"--i32", "--1", "\"--1\""},
-        {"--number", "nan", "\"nan\""}, {"--number", "inf", "\"inf\""}, {"--number", "0x1p-2", "0x1p-2"},
-        {"--number", "1e99", "no finite number"}, {"--number", "1.1", "0 to 1"}, {"--number", "", "\"\""},
-        {"--ids", "1,-2", "\"-2\""}, {"--ids", "4294967296", "4294967296"}, {"--bias", "5", "ID=BIAS"},
-        {"--bias", "=1", "ID=BIAS"}, {"--bias", "5=x", "\"x\""}, {"--flag=1", NULL, "no value"}, {"--nope", NULL, "--nope"},
-        {"--text", NULL, "needs a value"}, {"-f", NULL, "unknown option -f"},
+    static const struct {
+        const char *name, *value, *sentence;
+    } bad[] = {
+        {"--u64", "18446744073709551616", "18446744073709551616"},
+        {"--u64", "-1", "\"-1\""},
+        {"--u64", "", "\"\""},
+        {"--u64", " 1", "\" 1\""},
+        {"--u64", "+1", "\"+1\""},
+        {"--u32", "1", "2 to 9"},
+        {"--u32", "10", "2 to 9"},
+        {"--i32", "-2147483649", "-2147483649"},
+        {"--i32", "2147483648", "2147483648"},
+        {"--i32", "--1", "\"--1\""},
+        {"--number", "nan", "\"nan\""},
+        {"--number", "inf", "\"inf\""},
+        {"--number", "0x1p-2", "0x1p-2"},
+        {"--number", "1e99", "no finite number"},
+        {"--number", "1.1", "0 to 1"},
+        {"--number", "", "\"\""},
+        {"--ids", "1,-2", "\"-2\""},
+        {"--ids", "4294967296", "4294967296"},
+        {"--bias", "5", "ID=BIAS"},
+        {"--bias", "=1", "ID=BIAS"},
+        {"--bias", "5=x", "\"x\""},
+        {"--flag=1", NULL, "no value"},
+        {"--nope", NULL, "--nope"},
+        {"--text", NULL, "needs a value"},
+        {"-f", NULL, "unknown option -f"},
     };
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
         values w = {0};
@@ -100,22 +122,35 @@ TEST(lists) {
     CHECK(v.ids.set && v.ids.count == 3 && v.ids.at[0] == 7 && v.ids.at[2] == 9);
     CHECK_STATUS(read_one(&v, "--bias", "3=-1.5"), ST_OK);
     CHECK_STATUS(read_one(&v, "--bias", "4=2"), ST_OK);
-    CHECK(v.bias.count == 2 && v.bias.at[0].token_id == 3 && v.bias.at[0].bias == -1.5f && v.bias.at[1].token_id == 4);
+    CHECK(v.bias.count == 2 && v.bias.at[0].token_id == 3 && v.bias.at[0].bias == -1.5f &&
+          v.bias.at[1].token_id == 4);
     release(&v);
 }
 
 TEST(trim_ends_between_characters) {
-    static const struct { const char *text, *want; } v[] = {
-        {"", ""}, {" \t\n", ""}, {"a", "a"}, {"\u3000a b\u2028\xC2\x85", "a b"}, {"\u00A0\u00E0\u00A0", "\u00E0"},
-        {"\u200Ba\u200B", "\u200Ba\u200B"}, {"\u1680x\u1681", "x\u1681"}, {"\x1C" "a\x1F", "a"},
+    static const struct {
+        const char *text, *want;
+    } v[] = {
+        {"", ""},
+        {" \t\n", ""},
+        {"a", "a"},
+        {"\u3000a b\u2028\xC2\x85", "a b"},
+        {"\u00A0\u00E0\u00A0", "\u00E0"},
+        {"\u200Ba\u200B", "\u200Ba\u200B"},
+        {"\u1680x\u1681", "x\u1681"},
+        {"\x1C"
+         "a\x1F",
+         "a"},
         /* U+0160 ends in the byte A0, and U+2020 in A0 too: no part of a character is white space. */
-        {"\u0160", "\u0160"}, {"\u2020 ", "\u2020"},
+        {"\u0160", "\u0160"},
+        {"\u2020 ", "\u2020"},
     };
     for (size_t i = 0; i < sizeof v / sizeof *v; i++) {
         const char *text = v[i].text;
         size_t n = strlen(text);
         prompt_trim(&text, &n);
-        CHECK_THAT(n == strlen(v[i].want) && !memcmp(text, v[i].want, n), "case %zu: \"%.*s\"", i, (int)n, text);
+        CHECK_THAT(n == strlen(v[i].want) && !memcmp(text, v[i].want, n), "case %zu: \"%.*s\"", i, (int)n,
+                   text);
     }
 }
 

@@ -53,12 +53,15 @@ TEST(a_message_keeps_its_field_names) {
     engine.ranks = ranks;
     json_writer w = {0};
     json_message(&w, &engine.base);
-    CHECK_THAT(!strcmp(strbuf_text(&w.out),
-                       "{\"id\": null, \"state\": null, \"restarts\": null, \"ranks\": [{\"rank\": 3, \"host\": \"h\", "
-                       "\"pid\": null, \"state\": null, \"cpu_ms\": 5, \"kv_bytes\": null, \"weight_bytes_read\": null, "
-                       "\"isa\": null, \"threads\": null}], \"layout\": null, \"failure\": null, \"kv_pages_used\": null, "
-                       "\"kv_pages_total\": null, \"steps\": null}"),
-               "%s", strbuf_text(&w.out));
+    CHECK_THAT(
+        !strcmp(
+            strbuf_text(&w.out),
+            "{\"id\": null, \"state\": null, \"restarts\": null, \"ranks\": [{\"rank\": 3, \"host\": \"h\", "
+            "\"pid\": null, \"state\": null, \"cpu_ms\": 5, \"kv_bytes\": null, \"weight_bytes_read\": null, "
+            "\"isa\": null, \"threads\": null}], \"layout\": null, \"failure\": null, \"kv_pages_used\": "
+            "null, "
+            "\"kv_pages_total\": null, \"steps\": null}"),
+        "%s", strbuf_text(&w.out));
     strbuf_close(&w.out);
 }
 
@@ -83,7 +86,8 @@ TEST(of_a_oneof_only_what_is_set) {
 TEST(control_characters_become_harmless) {
     strbuf out = {0};
     terminal_make_safe(&out, "a\x1B]0;x\x07\n\t\r\xC2\x9B\xC3\x9B\xC2\xA0\x7F", 17);
-    CHECK(!strcmp(strbuf_text(&out), "a\xEF\xBF\xBD]0;x\xEF\xBF\xBD\n\t\xEF\xBF\xBD\xEF\xBF\xBD\xC3\x9B\xC2\xA0\xEF\xBF\xBD"));
+    CHECK(!strcmp(strbuf_text(&out),
+                  "a\xEF\xBF\xBD]0;x\xEF\xBF\xBD\n\t\xEF\xBF\xBD\xEF\xBF\xBD\xC3\x9B\xC2\xA0\xEF\xBF\xBD"));
     strbuf_close(&out);
 }
 
