@@ -94,7 +94,8 @@ TEST(refusals_name_the_part) {
     refused(&p, ST_FORMAT, "index 16 of slot 2");
     p.open[0].prompt_count = 4;
     refused(&p, ST_FORMAT, "opening slot 2");
-    for (int i = 0; i < 20; i++) *plan_add_span(&p) = p.span[0];
+    plan_span again = p.span[0];
+    for (int i = 0; i < 20; i++) *plan_add_span(&p) = again;
     refused(&p, ST_FORMAT, "84 rows, at most 64");
     plan_close(&p);
 }
