@@ -24,8 +24,8 @@ static inline float dot(const float *x, const void *row, weight_type type, uint3
     return ref_tree(lane);
 }
 
-static inline void matmul(float *y, size_t y_stride, const float *x, size_t x_stride, const void *w, size_t w_stride,
-                          weight_type type, uint32_t rows, uint32_t tokens, uint32_t cols) {
+static inline void matmul(float *y, size_t y_stride, const float *x, size_t x_stride, const void *w,
+                          size_t w_stride, weight_type type, uint32_t rows, uint32_t tokens, uint32_t cols) {
     size_t row_bytes = w_stride * weight_element_bytes(type);
     for (uint32_t r = 0; r < rows; r++) {
         const void *row = (const char *)w + r * row_bytes;
@@ -33,17 +33,17 @@ static inline void matmul(float *y, size_t y_stride, const float *x, size_t x_st
     }
 }
 
-void ref_matmul_f32(float *y, size_t y_stride, const float *x, size_t x_stride, const void *w, size_t w_stride,
-                    uint32_t rows, uint32_t tokens, uint32_t cols) {
+void ref_matmul_f32(float *y, size_t y_stride, const float *x, size_t x_stride, const void *w,
+                    size_t w_stride, uint32_t rows, uint32_t tokens, uint32_t cols) {
     matmul(y, y_stride, x, x_stride, w, w_stride, WEIGHT_F32, rows, tokens, cols);
 }
 
-void ref_matmul_bf16(float *y, size_t y_stride, const float *x, size_t x_stride, const void *w, size_t w_stride,
-                     uint32_t rows, uint32_t tokens, uint32_t cols) {
+void ref_matmul_bf16(float *y, size_t y_stride, const float *x, size_t x_stride, const void *w,
+                     size_t w_stride, uint32_t rows, uint32_t tokens, uint32_t cols) {
     matmul(y, y_stride, x, x_stride, w, w_stride, WEIGHT_BF16, rows, tokens, cols);
 }
 
-void ref_matmul_f16(float *y, size_t y_stride, const float *x, size_t x_stride, const void *w, size_t w_stride,
-                    uint32_t rows, uint32_t tokens, uint32_t cols) {
+void ref_matmul_f16(float *y, size_t y_stride, const float *x, size_t x_stride, const void *w,
+                    size_t w_stride, uint32_t rows, uint32_t tokens, uint32_t cols) {
     matmul(y, y_stride, x, x_stride, w, w_stride, WEIGHT_F16, rows, tokens, cols);
 }
