@@ -70,6 +70,8 @@ static status prepare(instance *i, const instance_options *o, kv_type kv, rank_c
                                                             .width_degree = o->width_degree}));
     layout_describe(i->config, i->split, i->layout_text, sizeof i->layout_text);
     TRY(checkpoint_open(&i->files, o->model_path));
+    if (o->needs_bf16 && stored_type(i->files) != WEIGHT_BF16)
+        return fail(ST_UNSUPPORTED, "--weights bf16: the checkpoint's matrices are not stored as bf16");
     TRY(budget_make(&i->plan, i->config, i->split,
                     &(budget_options){.as_f32 = o->as_f32, .stored = stored_type(i->files), .kv = kv,
                                       .context = o->context, .memory_bytes = o->memory_bytes,
