@@ -9,6 +9,7 @@
 #include "base/log.h"
 #include "base/memory.h"
 #include "daemon/api/server_internal.h"
+#include "proto/message.h"
 
 static rpc *rpc_of(call *c) { return (rpc *)c; }
 
@@ -43,7 +44,8 @@ static void release_if_done(rpc *r) {
     if (r->previous) r->previous->next = r->next;
     else r->server->calls = r->next;
     if (r->next) r->next->previous = r->previous;
-    for (size_t i = 0; i < r->queue_count; i++) grpc_byte_buffer_destroy(r->queue[i]);
+    for (size_t i = 0; i < r->queue_count; i++)
+        grpc_byte_buffer_destroy(r->queue[(r->queue_first + i) % r->queue_capacity]);
     free(r->queue);
     if (r->request) protobuf_c_message_free_unpacked(r->request, NULL);
     if (r->received) grpc_byte_buffer_destroy(r->received);
@@ -64,8 +66,9 @@ static void release_if_done(rpc *r) {
 static void send_next(rpc *r) {
     if (r->writing || r->status_sent) return;
     if (r->queue_count > 0 && !r->has_closed) {
-        r->sending = r->queue[0];
-        memmove(r->queue, r->queue + 1, --r->queue_count * sizeof *r->queue);
+        r->sending = r->queue[r->queue_first];
+        r->queue_first = (r->queue_first + 1) % r->queue_capacity;
+        r->queue_count--;
         r->writing = true;
         start(r, &(grpc_op){.op = GRPC_OP_SEND_MESSAGE, .data.send_message.send_message = r->sending}, 1, &r->sent);
         return;
@@ -108,11 +111,13 @@ static void rpc_send(call *c, const ProtobufCMessage *message) {
     protobuf_c_message_pack(message, GRPC_SLICE_START_PTR(slice));
     grpc_byte_buffer *buffer = grpc_raw_byte_buffer_create(&slice, 1);
     grpc_slice_unref(slice);
-    if (r->queue_count == r->queue_capacity) {
-        r->queue_capacity = r->queue_capacity ? r->queue_capacity * 2 : 8;
+    if (r->queue_count == r->queue_capacity) { /* a ring: a slow reader may leave very many small events */
+        size_t old = r->queue_capacity;
+        r->queue_capacity = old ? old * 2 : 8;
         r->queue = memory_grow(r->queue, r->queue_capacity * sizeof *r->queue);
+        memcpy(r->queue + old, r->queue, r->queue_first * sizeof *r->queue);
     }
-    r->queue[r->queue_count++] = buffer;
+    r->queue[(r->queue_first + r->queue_count++) % r->queue_capacity] = buffer;
     r->queued_bytes += grpc_byte_buffer_length(buffer);
     send_next(r);
 }
@@ -148,14 +153,15 @@ static const ProtobufCMessageDescriptor *request_type(const rpc *r) {
     return r->method ? r->method->request : r->own->request;
 }
 
-static ProtobufCMessage *unpack(const ProtobufCMessageDescriptor *type, grpc_byte_buffer *buffer) {
+static status unpack(const ProtobufCMessageDescriptor *type, grpc_byte_buffer *buffer, ProtobufCMessage **out) {
     grpc_byte_buffer_reader reader;
-    if (!grpc_byte_buffer_reader_init(&reader, buffer)) return NULL;
+    if (!grpc_byte_buffer_reader_init(&reader, buffer))
+        return fail(ST_INVALID, "the request's compression cannot be undone");
     grpc_slice slice = grpc_byte_buffer_reader_readall(&reader);
     grpc_byte_buffer_reader_destroy(&reader);
-    ProtobufCMessage *m = protobuf_c_message_unpack(type, NULL, GRPC_SLICE_LENGTH(slice), GRPC_SLICE_START_PTR(slice));
+    status st = message_unpack(type, GRPC_SLICE_START_PTR(slice), GRPC_SLICE_LENGTH(slice), out);
     grpc_slice_unref(slice);
-    return m;
+    return st;
 }
 
 static void on_message(tag *t, bool ok) {
@@ -173,13 +179,12 @@ static void on_message(tag *t, bool ok) {
         return;
     }
     if (r->request) protobuf_c_message_free_unpacked(r->request, NULL);
-    r->request = unpack(request_type(r), r->received);
+    r->request = NULL;
+    status st = unpack(request_type(r), r->received, &r->request);
     grpc_byte_buffer_destroy(r->received);
     r->received = NULL;
-    if (!r->request) {
-        char text[160];
-        snprintf(text, sizeof text, "the request is not a valid %s message", request_type(r)->name);
-        rpc_finish(&r->base, ST_INVALID, text, 0);
+    if (st != ST_OK) {
+        rpc_finish(&r->base, st, status_text(), 0);
     } else if (r->method) {
         r->method->handle(r->server->o.core, &r->base, r->request);
     } else {

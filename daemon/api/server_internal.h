@@ -71,7 +71,7 @@ typedef struct rpc {
     uint32_t batches;        /* under way */
     bool has_closed, has_status, wants_status, writing, status_sent, told_cancelled;
     grpc_byte_buffer **queue; /* waiting for the write under way */
-    size_t queue_count, queue_capacity;
+    size_t queue_first, queue_count, queue_capacity; /* a ring */
     uint64_t queued_bytes;
     grpc_status_code code;
     grpc_slice text;

@@ -4,7 +4,7 @@
 #include "base/clock.h"
 #include "shard/comm/mpi_internal.h"
 
-enum { TAG = 1, YIELDS = 100, NAP_NS_LEAST = 20000, NAP_NS_MOST = 200000 };
+enum { TAG = 1, YIELD_AFTER_NS = 10000, YIELDS = 100, NAP_NS_LEAST = 20000, NAP_NS_MOST = 200000 };
 
 /* Non-blocking calls and a loop of our own: a blocking one can neither be left when a rank is lost, nor give its core to
  * the rank it waits for when there are more ranks than cores. */
@@ -17,6 +17,7 @@ static status complete(mpi_state *s, int n) {
         if (window_aborted(&s->w)) return window_abort_status(&s->w);
         now = clock_now_ns();
         if (now - start < s->spin_ns) {
+            if (now - start > YIELD_AFTER_NS) sched_yield();
             turns = 0;
             continue;
         }

@@ -330,12 +330,9 @@ status sched_step_done(sched *s) {
     for (uint32_t i = 0; i < s->running_count;) {
         sequence *q = s->running[i];
         q->done += q->planned;
-        bool prefilling = q->planned && q->done < q->r.token_count && !q->prefilled_ns;
+        bool prefilling = q->planned && q->done < q->r.prompt_count;
         q->planned = 0;
-        if (prefilling) {
-            uint32_t prefilled = q->done < q->r.prompt_count ? q->done : q->r.prompt_count;
-            TRY(s->o.sink.progress(s->o.sink.context, q->r.id, prefilled));
-        }
+        if (prefilling) TRY(s->o.sink.progress(s->o.sink.context, q->r.id, q->done));
         if (q->finished) release(s, q);
         else i++;
     }
