@@ -104,7 +104,7 @@ static status load(instance *i, const instance_options *o, kv_type kv) {
     TRY(cpu_backend_open(&i->device, &cpu));
     runner_options r = {.config = c, .split = i->split, .weights = i->weights, .ranks = o->ranks, .device = i->device,
                         .kv = kv, .slots = i->plan.slots, .rows_max = i->plan.rows_max, .context = i->plan.context,
-                        .slabs = i->plan.slabs, .tap = o->tap, .tap_context = o->tap_context};
+                        .slabs = i->plan.slabs, .exchange = o->exchange, .tap = o->tap, .tap_context = o->tap_context};
     memcpy(r.pages_per_slab, i->plan.geometry.pages_per_slab, sizeof r.pages_per_slab);
     return runner_open(&i->run, &r);
 }

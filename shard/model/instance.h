@@ -22,6 +22,7 @@ typedef struct instance_options {
     uint32_t expert_degree, width_degree;
     uint32_t context, slots, rows_max, chunk_max;
     uint64_t memory_bytes;
+    expert_exchange exchange;     /* EXCHANGE_AUTO but in tests */
     runner_tap *tap;
     void *tap_context;
 } instance_options;

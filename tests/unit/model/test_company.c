@@ -12,6 +12,7 @@ typedef struct setting {
     const char *what, *isa;
     uint32_t chunk, rows, threads;
     bool together, resumed;
+    expert_exchange exchange;
 } setting;
 
 typedef struct company {
@@ -102,7 +103,7 @@ static status body(comm *ranks, void *context) {
     snprintf(path, sizeof path, "%s/%s", TEST_DATA, c->model);
     TRY(instance_open(&in, &(instance_options){.model_path = path, .ranks = ranks, .as_f32 = c->as_f32,
                                                .threads = c->now->threads, .context = 512, .slots = 8,
-                                               .rows_max = c->now->rows, .chunk_max = c->now->chunk}));
+                                               .rows_max = c->now->rows, .chunk_max = c->now->chunk, .exchange = c->now->exchange}));
     c->vocab = in.config->vocab;
     status st = run_setting(c, ranks, &in);
     instance_close(&in);
@@ -118,6 +119,8 @@ static const setting settings[] = {
     {"chunks of 64, avx2", "avx2", 64, 64, 3, true, false},  {"resumed, avx2", "avx2", 512, 512, 1, false, true},
     {"resumed together in chunks of 7, avx2", "avx2", 7, 24, 1, true, true},
     {"together, best", "amx", 512, 512, 2, true, false},     {"chunks of 7, best", "amx", 7, 16, 1, true, false},
+    {"expert sums by all-to-all", "amx", 64, 96, 1, true, false, EXCHANGE_ALL_TO_ALL},
+    {"expert sums by all-reduce", "amx", 64, 96, 1, true, false, EXCHANGE_REPLICATED},
 };
 
 static void check(const char *model, const char *expected, bool as_f32, uint32_t heads) {
