@@ -248,7 +248,8 @@ status options_read_section(options *o, const config_file *file, const char *sec
         size_t i = index_of(o, e->key, strlen(e->key));
         if (i == o->count) return fail_unknown(o, where, "", e->key, strlen(e->key));
         snprintf(what, sizeof what, "%s%s", where, e->key);
-        if (o->row[i].flags & OPTION_ARGUMENT_ONLY) return fail(ST_INVALID, "%s is no option of a file", what);
+        if (o->row[i].flags & (OPTION_ARGUMENT_ONLY | OPTION_NOT_IN_FILE))
+            return fail(ST_INVALID, "%s is no option of a file", what);
         if (*section && !(o->row[i].flags & OPTION_OF_SECTION))
             return fail(ST_INVALID, "%s is an option of the whole daemon and stands in [%.64s]", what, section);
         TRY(set(o, i, OPTION_FROM_FILE, what, e->value));

@@ -38,9 +38,10 @@ enum {
 typedef struct option_texts { const char **at; size_t count; } option_texts;
 
 typedef enum option_flags {
-    OPTION_ARGUMENT_ONLY = 1, /* neither variable nor file: --help, --config's own place */
+    OPTION_ARGUMENT_ONLY = 1, /* neither variable nor file: --help */
     OPTION_NOT_BUILT = 2,     /* in the contract, refused in this version */
     OPTION_OF_SECTION = 4,    /* may stand in a section of the config file */
+    OPTION_NOT_IN_FILE = 8,   /* the file's own name */
 } option_flags;
 
 typedef struct option {

@@ -55,7 +55,7 @@ const option gemmad_option_table[] = {
      .most = 86400, .help = "how long an engine waits for a coordinator that is gone"},
     {"state", OPTION_TEXT, 0, FIELD(state), .value = "DIR",
      .help = "engine records, logs and sockets; default $XDG_STATE_HOME/gemmad, else ~/.local/state/gemmad"},
-    {"config", OPTION_TEXT, 0, FIELD(config), .value = "FILE",
+    {"config", OPTION_TEXT, OPTION_NOT_IN_FILE, FIELD(config), .value = "FILE",
      .help = "lines of \"option = value\" by the names here; options of one model under [model NAME]"},
     {"dry-run", OPTION_FLAG, 0, FIELD(dry_run), .help = "print the plan of layout and memory and end; loads nothing"},
     {"shape", OPTION_WORD, 0, FIELD(shape), .words = "31b 26b-a4b e4b e2b",

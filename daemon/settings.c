@@ -133,6 +133,16 @@ static status add_models_of_sections(settings *s) {
     return ST_OK;
 }
 
+/* The line that opens a model's section, among the first `before` entries. */
+static const config_entry *find_section(const settings *s, const char *model, size_t before) {
+    for (size_t i = 0; i < before; i++) {
+        const config_entry *e = &s->file.entry[i];
+        const char *name = section_model(e->section);
+        if (!*e->key && name && !strcmp(name, model)) return e;
+    }
+    return NULL;
+}
+
 static status check_sections(const settings *s) {
     /* Models named on the command line take the place of the file's, whose sections are then without one. */
     bool replaced = options_source(&s->reader, "model") > OPTION_FROM_FILE || s->options.shape;
@@ -144,6 +154,9 @@ static status check_sections(const settings *s) {
         for (uint32_t k = 0; name && k < s->model_count; k++) known = known || !strcmp(s->model[k].name, name);
         if (!name || !*name)
             return fail(ST_INVALID, "%s:%u: unknown section [%.64s]; there is [model NAME]", s->file.name, e->line, e->section);
+        const config_entry *first = find_section(s, name, i);
+        if (first)
+            return fail(ST_INVALID, "%s:%u: [%.64s] is already in line %u", s->file.name, e->line, e->section, first->line);
         if (!known && !replaced)
             return fail(ST_INVALID, "%s:%u: [%.64s]: no model has this name", s->file.name, e->line, e->section);
     }
@@ -158,12 +171,8 @@ static status read_model_options(settings *s, model_settings *m) {
     reader.values = &m->options;
     for (size_t i = 0; i < reader.count; i++)
         if (reader.source[i] <= OPTION_FROM_FILE) reader.source[i] = OPTION_FROM_PRESET;
-    status st = ST_OK;
-    for (size_t i = 0; st == ST_OK && i < s->file.count; i++) {
-        const config_entry *e = &s->file.entry[i];
-        const char *name = section_model(e->section);
-        if (!*e->key && name && !strcmp(name, m->name)) st = options_read_section(&reader, &s->file, e->section);
-    }
+    const config_entry *section = find_section(s, m->name, s->file.count);
+    status st = section ? options_read_section(&reader, &s->file, section->section) : ST_OK;
     free(m->options.model.at);
     m->options.model = (option_texts){0};
     return st;
@@ -226,10 +235,8 @@ status settings_read(settings *s, int argc, char **argv) {
     if (s->options.help || s->options.version) return ST_OK;
     TRY(options_read_environment(&s->reader));
     if (s->options.config) {
-        const char *path = s->options.config;
-        if (config_file_open(&s->file, path) != ST_OK) return fail_within(ST_INVALID, "--config");
+        if (config_file_open(&s->file, s->options.config) != ST_OK) return fail_within(ST_INVALID, "--config");
         TRY(options_read_section(&s->reader, &s->file, ""));
-        if (strcmp(s->options.config, path) != 0) return fail(ST_INVALID, "%s: config is no option of a file", path);
     }
     if (s->options.shape && options_source(&s->reader, "model") <= OPTION_FROM_FILE) s->options.model.count = 0;
     if (!s->options.shape) TRY(read_models(s));

@@ -407,6 +407,8 @@ static void supervisor_get_status(const engine *e, engine_status *out) {
     const supervisor *s = (const supervisor *)(const void *)e;
     *out = s->counts;
     out->state = s->state;
+    bool ended = s->keeper_known && !s->keeper_running;
+    out->exit_code = !ended ? -1 : s->exit_signal ? 128 + s->exit_signal : (int)s->exit_code;
     out->rank = s->rank;
     out->rank_count = s->rank_count;
     memcpy(out->layout, e->facts.layout, sizeof out->layout);
