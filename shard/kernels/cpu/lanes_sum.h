@@ -13,7 +13,8 @@ LANES_INLINE float lanes_sum8(__m256 a) {
     return _mm_cvtss_f32(_mm_add_ss(s, _mm_movehdup_ps(s)));
 }
 
-/* Four trees side by side, each in the order of the one above. In the comment a letter is a sum on its way. */
+/* Four trees side by side, each in the order of the one above. In the comment a letter is a sum on its way.
+ */
 LANES_INLINE __m128 lanes_sum8_of_four(__m256 a, __m256 b, __m256 c, __m256 d) {
     /* aaaa|bbbb, cccc|dddd, then aacc|bbdd, then acac|bdbd */
     __m256 ab = _mm256_add_ps(_mm256_permute2f128_ps(a, b, 0x20), _mm256_permute2f128_ps(a, b, 0x31));
