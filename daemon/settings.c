@@ -97,7 +97,7 @@ static status split_model(const char *text, model_settings *m) {
     }
     if (!*m->path) return fail(ST_INVALID, "--model %.128s: the path is missing", text);
     TRY(check_name(name));
-    snprintf(m->name, sizeof m->name, "%s", name);
+    memcpy(m->name, name, strlen(name) + 1); /* check_name has seen that it fits */
     return ST_OK;
 }
 
@@ -127,7 +127,7 @@ static status add_models_of_sections(settings *s) {
         if (!name || strcmp(e->key, "model") != 0) continue;
         model_settings m = {.path = e->value};
         TRY(check_name(name));
-        snprintf(m.name, sizeof m.name, "%s", name);
+        memcpy(m.name, name, strlen(name) + 1);
         TRY(add_model(s, &m));
     }
     return ST_OK;
