@@ -5,9 +5,9 @@
 #include <string.h>
 
 #include "base/memory.h"
+#include "base/paths.h"
 #include "ctl/answer.h"
 #include "ctl/ctl.h"
-#include "ctl/server.h"
 #include "ctl/terminal.h"
 
 static const command *const commands[] = {
@@ -58,11 +58,15 @@ static status find_command(ctl *c, const char *name, const command **out) {
     return ctl_usage(c, "unknown command \"%s\"; gemmactl --help lists them", name);
 }
 
-static status choose_server(ctl *c) {
+/* *made is the caller's to free() after the command has run. */
+static status choose_server(ctl *c, char **made) {
     const char *from_environment = getenv("GEMMACTL_SERVER");
     if (!c->server && from_environment && *from_environment) c->server = from_environment;
     c->default_server = !c->server;
-    if (c->default_server) TRY(server_default_address(&c->server));
+    if (c->default_server) {
+        if (path_default_address(made, NULL) != ST_OK) return ctl_usage(c, "%s; say --server ADDR", status_text());
+        c->server = *made;
+    }
     if (client_check_address(c->server) != ST_OK) return ctl_usage(c, "%s", status_text());
     return ST_OK;
 }
@@ -75,16 +79,18 @@ static status run_command(ctl *c, int argc, char **argv, int at, const arg_table
                           {chosen->option, chosen->option_count, values},
                           {answer_option_table, chosen->samples ? answer_option_count : 0, values}};
     arg_words rest = {words, 0};
+    char *address = NULL;
     int end;
     status st = args_read(argc, argv, at + 1, tables, 3, false, &rest, &end);
     if (st != ST_OK) {
         c->usage = true;
     } else if (c->help) {
         print_help(chosen);
-    } else if ((st = choose_server(c)) == ST_OK) {
+    } else if ((st = choose_server(c, &address)) == ST_OK) {
         client_catch_interrupts();
         st = chosen->run(c, values, &rest);
     }
+    free(address);
     args_close(&tables[1]);
     args_close(&tables[2]);
     free(values);

@@ -106,15 +106,18 @@ step_tsan() { check build-tsan build_preset tsan; }
 step_core() { check build-core build_preset core; }
 step_fuzz-build() { check build-fuzz build_preset fuzz; }
 
+# run_ctest NAME FOLDER [PREFIX…]: $select chooses tests by label.
 run_ctest() {
     local name=$1 folder=$2 status
     shift 2
     rm -f "$logs/$name.xml"
-    "$@" ctest --test-dir "$folder" -j "$jobs" --output-on-failure --no-tests=error --output-junit "$logs/$name.xml" \
-        >"$logs/$name.log" 2>&1
+    # Tests of label mpi start ranks of their own and have the machine to themselves, in the step cluster.
+    "$@" ctest --test-dir "$folder" "${select[@]}" --output-on-failure --no-tests=error \
+        --output-junit "$logs/$name.xml" >"$logs/$name.log" 2>&1
     status=$?
     count_junit "$name" "$status" "$logs/$name.xml"
 }
+select=(-LE mpi -j "$jobs")
 step_unit() { run_ctest unit build; }
 step_unit-asan() {
     ASAN_OPTIONS=detect_stack_use_after_return=1:strict_string_checks=1 UBSAN_OPTIONS=print_stacktrace=1 \
@@ -187,7 +190,10 @@ run_pytest() {
     count_junit "$name" "$status" "$logs/$name.xml"
 }
 step_python() { run_pytest python tests/python; }
-step_cluster() { run_pytest cluster tests/cluster; }
+step_cluster() {
+    local select=(-L mpi)
+    run_ctest cluster build
+}
 
 step_soak() {
     check soak "$python" tests/python/soak.py "$soak_seconds"
