@@ -330,6 +330,7 @@ static status handle_hello(supervisor *s, const Gemmad__Engine__Hello *h) {
                  h->context_tokens, facts->context_tokens);
         facts->context_tokens = h->context_tokens;
     }
+    snprintf(facts->checkpoint_hash, sizeof facts->checkpoint_hash, "%s", h->checkpoint_hash);
     leader_set_bounds(s->leader, (engine_bounds){.vocab = facts->vocab, .context_tokens = facts->context_tokens});
     copy_ranks(s, h->ranks, h->n_ranks);
     s->heart_beats = true; /* from here on it must, whether it did while loading or not */
