@@ -53,7 +53,7 @@ static status find_fields(json_cursor *c, const char *what, const char *const *n
         int i = 0;
         while (names[i] && (strlen(names[i]) != n || memcmp(names[i], key, n) != 0)) i++;
         if (!names[i])
-            return fail(ST_UNSUPPORTED, "%sfield \"%.*s\" is not known", what, n > 64 ? 64 : (int)n, key);
+            return fail(ST_UNSUPPORTED, "field \"%s%.*s\" is not known", what, n > 64 ? 64 : (int)n, key);
         if (spans[i].begin > 0) return fail(ST_FORMAT, "%s%s is there twice", what, names[i]);
         TRY(json_cursor_expect(c, ':'));
         (void)json_cursor_peek(c);
