@@ -259,12 +259,23 @@ status options_read_section(options *o, const config_file *file, const char *sec
 
 /* ---- help ---- */
 
+/* Bytes in the largest unit that leaves them whole. */
+static void add_number(strbuf *b, const option *row, uint64_t n) {
+    static const char *const units[] = {"", " KiB", " MiB", " GiB", " TiB"};
+    unsigned u = 0;
+    for (; row->kind == OPTION_BYTES && n && n % 1024 == 0 && u < 4; u++) n /= 1024;
+    strbuf_add_format(b, "%llu%s", (unsigned long long)n, units[u]);
+}
+
 static void add_facts(strbuf *b, const option *row) {
     const char *between = " (";
     if (row->flags & OPTION_NOT_BUILT) strbuf_add_format(b, "%snot available in this version", between), between = "; ";
     if (row->unit) strbuf_add_format(b, "%s%s", between, row->unit), between = "; ";
     if (row->least || row->most) {
-        strbuf_add_format(b, "%s%llu to %llu", between, (unsigned long long)row->least, (unsigned long long)row->most);
+        strbuf_add_string(b, between);
+        add_number(b, row, row->least);
+        strbuf_add_string(b, " to ");
+        add_number(b, row, row->most);
         between = "; ";
     }
     if (row->words_later) strbuf_add_format(b, "%snot available in this version: %s", between, row->words_later), between = "; ";

@@ -156,7 +156,8 @@ static void start_failed(service *s, served *m) {
 static void engine_changed(void *context, engine *e, engine_state now) {
     served *m = context;
     service *s = m->service;
-    core_engine_changed(s->core, e, now);
+    /* An engine that has ended as asked is no news to clients, who heard of the draining. */
+    if (now != ENGINE_STOPPED) core_engine_changed(s->core, e, now);
     server_state_changed(s->server);
     if (now == ENGINE_READY) {
         m->was_ready = true;

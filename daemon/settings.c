@@ -97,7 +97,7 @@ static status split_model(const char *text, model_settings *m) {
     }
     if (!*m->path) return fail(ST_INVALID, "--model %.128s: the path is missing", text);
     TRY(check_name(name));
-    snprintf(m->name, sizeof m->name, "%s", name);
+    memcpy(m->name, name, strlen(name) + 1); /* check_name has seen that it fits */
     return ST_OK;
 }
 
@@ -127,7 +127,7 @@ static status add_models_of_sections(settings *s) {
         if (!name || strcmp(e->key, "model") != 0) continue;
         model_settings m = {.path = e->value};
         TRY(check_name(name));
-        snprintf(m.name, sizeof m.name, "%s", name);
+        memcpy(m.name, name, strlen(name) + 1);
         TRY(add_model(s, &m));
     }
     return ST_OK;
@@ -216,8 +216,8 @@ static status check_modes(settings *s) {
     const gemmad_options *o = &s->options;
     if (o->shape && !o->dry_run) return fail(ST_INVALID, "--shape %s goes with --dry-run only", o->shape);
     if (o->json && !o->dry_run) return fail(ST_INVALID, "--json goes with --dry-run only");
-    if (o->shape && s->model_count)
-        return fail(ST_INVALID, "--shape %s and --model %s: one of them", o->shape, s->model[0].name);
+    if (o->shape && o->model.count)
+        return fail(ST_INVALID, "--shape %s and --model %s: one of them", o->shape, o->model.at[0]);
     if (!o->shape && s->model_count == 0)
         return fail(ST_INVALID, "no model to serve; --model PATH names one, --help lists the options");
     TRY(check_layout(o->expert_layout));

@@ -27,7 +27,7 @@ static const char usage[] =
     "  --comm self|fork|mpi  how ranks exchange (serve); default self\n"
     "  --link ADDRESS        where gemmad listens: unix:/path or host:port (serve)\n"
     "  --secret-file FILE    32 bytes that prove this engine to gemmad, and its ranks to each other (serve)\n"
-    "  --weights auto|f32    f32 computes everything in float32; auto keeps matrices as stored; default auto\n"
+    "  --weights auto|bf16|f32  f32 computes everything in float32; auto keeps matrices as stored; bf16 insists on it\n"
     "  --kv auto|bf16|f32    KV cache type; auto: f32 with --weights f32, else bf16\n"
     "  --threads N           threads of this rank; default: CPUs this process may use\n"
     "  --context N           tokens a request may have; default: the model's limit, cut to what fits\n"
@@ -125,8 +125,8 @@ static int take_option(arguments *a, const char *name, const char *value) {
         a->comm = value;
     } else if (!strcmp(name, "weights")) {
         code = read_word(name, value, weight_words, &word);
-        if (code == 0 && word == 2) code = usage_error(name, value, "bf16 is what auto keeps; allowed are auto f32");
         p->as_f32 = code == 0 && word == 1;
+        p->needs_bf16 = code == 0 && word == 2;
     } else if (!strcmp(name, "kv")) {
         code = read_word(name, value, kv_words, &word);
         p->kv_given = code == 0 && word > 0;
@@ -219,7 +219,7 @@ static int serve_command(arguments *a, int argc, char **argv) {
     }
     serve_options o = {.link = a->link, .secret_file = a->secret_file, .grace_seconds = a->grace};
     instance_options *i = &o.instance;
-    *i = (instance_options){.model_path = a->plan.model_path, .as_f32 = a->plan.as_f32, .kv_given = a->plan.kv_given,
+    *i = (instance_options){.model_path = a->plan.model_path, .as_f32 = a->plan.as_f32, .needs_bf16 = a->plan.needs_bf16, .kv_given = a->plan.kv_given,
                             .kv = a->plan.kv, .threads = a->threads, .expert_degree = a->plan.expert_degree,
                             .width_degree = a->plan.width_degree, .context = a->plan.context,
                             .memory_bytes = a->plan.memory_bytes, .chunk_max = a->chunk};

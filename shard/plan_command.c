@@ -84,6 +84,8 @@ status plan_command(const plan_command_options *o) {
     budget *all = calloc(o->ranks, sizeof *all);
     status st = all ? ST_OK : fail(ST_NO_MEMORY, "budgets of %u ranks", o->ranks);
     if (st == ST_OK) st = model_config_open(&c, o->model_path, NULL);
+    if (st == ST_OK && o->needs_bf16 && !c->stored_bf16)
+        st = fail(ST_UNSUPPORTED, "--weights bf16: the checkpoint's matrices are not stored as bf16");
     if (st == ST_OK) st = rank_budgets(o, c, o->kv_given ? o->kv : o->as_f32 ? KV_F32 : KV_BF16, all, &l);
     if (st == ST_OK) {
         json_t *root = describe(o, c, all, l);

@@ -1,12 +1,14 @@
-/* The collectives of comm.h, written once over rounds of slots. A message longer than a slot goes in pieces. */
+/* The collectives of comm.h, written once over rounds of slots. A message longer than a slot goes in
+ * pieces. */
 #include <string.h>
 
 #include "base/invariant.h"
 #include "shard/comm/comm_internal.h"
 
-/* With three ranks or more each rank can add its share of a piece and all gather the sums: a rank then reads 2 pieces
- * instead of `size`, for one round more. That is worth it once what it saves reading is this much, about 6 us between
- * cores that share a cache, 5 to 60 us between hosts. With two ranks nothing is saved. */
+/* With three ranks or more each rank can add its share of a piece and all gather the sums: a rank then
+ * reads 2 pieces instead of `size`, for one round more. That is worth it once what it saves reading is
+ * this much, about 6 us between cores that share a cache, 5 to 60 us between hosts. With two ranks nothing
+ * is saved. */
 enum { SHARED_SUM_SAVES_BYTES = 64 << 10, FLOATS_PER_LINE = 16 };
 
 static size_t least(size_t a, size_t b) { return a < b ? a : b; }
@@ -61,7 +63,8 @@ static status reduce_by_all(comm *c, float *x, size_t count) {
     TRY(begin(c));
     memcpy(window_slot(c->window, c->rank), x, bytes);
     TRY(finish(c, &(comm_round){.gather = true, .span = span_of_all, .context = &bytes}));
-    for (uint32_t r = 0; r < c->size; r++) c->parts[r] = (const float *)(const void *)window_slot(c->window, r);
+    for (uint32_t r = 0; r < c->size; r++)
+        c->parts[r] = (const float *)(const void *)window_slot(c->window, r);
     comm_sum_in_order(x, c->parts, c->size, count);
     return ST_OK;
 }
@@ -105,7 +108,9 @@ typedef struct gather_piece {
     size_t same, done, slot_bytes;
 } gather_piece;
 
-static size_t gather_total(const gather_piece *g, uint32_t rank) { return g->bytes ? g->bytes[rank] : g->same; }
+static size_t gather_total(const gather_piece *g, uint32_t rank) {
+    return g->bytes ? g->bytes[rank] : g->same;
+}
 static comm_span span_of_piece(const void *context, uint32_t from, uint32_t to) {
     (void)to;
     const gather_piece *g = context;
@@ -186,8 +191,9 @@ status comm_barrier(comm *c) {
 
 /* ---- all-to-all ---- */
 
-/* A slot is cut into one cell a reader. Counts are known to pairs only, so each cell tells its reader the longest block
- * that its writer has for anyone: the greatest of these is the same everywhere and is how many pieces there are. */
+/* A slot is cut into one cell a reader. Counts are known to pairs only, so each cell tells its reader the
+ * longest block that its writer has for anyone: the greatest of these is the same everywhere and is how
+ * many pieces there are. */
 typedef struct cell_head {
     uint64_t block_bytes, longest_bytes;
 } cell_head;
@@ -224,7 +230,8 @@ static status read_cells(comm *c, const cells *a, char *out, size_t *longest) {
     return ST_OK;
 }
 
-status comm_all_to_all_v(comm *c, const void *in, const size_t *send_bytes, void *out, const size_t *recv_bytes) {
+status comm_all_to_all_v(comm *c, const void *in, const size_t *send_bytes, void *out,
+                         const size_t *recv_bytes) {
     size_t sum = 0, longest = 0;
     for (uint32_t r = 0; r < c->size; r++) {
         sum += send_bytes[r];
@@ -233,7 +240,8 @@ status comm_all_to_all_v(comm *c, const void *in, const size_t *send_bytes, void
     TRY(enter(c, sum));
     if (!c->window) {
         if (send_bytes[0] != recv_bytes[0])
-            return fail(ST_MISMATCH, "rank 0 sends itself %zu bytes, it expects %zu", send_bytes[0], recv_bytes[0]);
+            return fail(ST_MISMATCH, "rank 0 sends itself %zu bytes, it expects %zu", send_bytes[0],
+                        recv_bytes[0]);
         if (sum) memmove(out, in, sum);
         return ST_OK;
     }

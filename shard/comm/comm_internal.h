@@ -1,6 +1,6 @@
-/* What the back ends share: one comm is a window (the ranks of this host) and, with several hosts, a `remote` that fills
- * the slots of ranks elsewhere. Every collective is written once, over rounds (collective.c), so that back ends differ in
- * how bytes travel and in nothing else.
+/* What the back ends share: one comm is a window (the ranks of this host) and, with several hosts, a
+ * `remote` that fills the slots of ranks elsewhere. Every collective is written once, over rounds
+ * (collective.c), so that back ends differ in how bytes travel and in nothing else.
  * Threads: as comm.h. */
 #ifndef SHARD_COMM_COMM_INTERNAL_H
 #define SHARD_COMM_COMM_INTERNAL_H
@@ -39,18 +39,20 @@ struct comm {
     uint32_t rank, size;
     comm_node where;
     comm_stats stats;
-    window *window;              /* NULL: self */
+    window *window; /* NULL: self */
     const comm_back_end *back;
-    void *state;                 /* the back end's */
-    /* [size]: the local rank that publishes a rank's slot in a gather round: the rank itself, or who receives it. */
+    void *state; /* the back end's */
+    /* [size]: the local rank that publishes a rank's slot in a gather round: the rank itself, or who
+     * receives it. */
     const uint32_t *carrier;
-    const bool *is_local;        /* [size] */
-    const float **parts;         /* [size] scratch for sums */
+    const bool *is_local; /* [size] */
+    const float **parts;  /* [size] scratch for sums */
     uint32_t wakes_taken;
     _Atomic bool self_aborted;
 };
 
-/* out[i] = parts[0][i] + parts[1][i] + … + parts[n - 1][i], added in that order. out overlaps no part. n >= 1 */
+/* out[i] = parts[0][i] + parts[1][i] + … + parts[n - 1][i], added in that order. out overlaps no part. n
+ * >= 1 */
 void comm_sum_in_order(float *restrict out, const float *const *parts, uint32_t n, size_t count);
 
 #endif

@@ -21,9 +21,9 @@ typedef struct fork_run {
     comm_body *body;
     void *context;
     void *window_memory;
-    rank_end *ends;        /* [ranks], shared with the children */
-    uint32_t *carrier;     /* [ranks]: everybody carries himself */
-    bool *is_local;        /* [ranks]: all */
+    rank_end *ends;    /* [ranks], shared with the children */
+    uint32_t *carrier; /* [ranks]: everybody carries himself */
+    bool *is_local;    /* [ranks]: all */
 } fork_run;
 
 typedef struct thread_rank {
@@ -56,8 +56,8 @@ static void run_rank(fork_run *run, uint32_t rank) {
     else window_leave(&w);
 }
 
-/* Most ranks fail with ST_PEER only because another one failed. The cause is the first failure in rank order that is not
- * of that kind; without one, what the first rank met that gave up. */
+/* Most ranks fail with ST_PEER only because another one failed. The cause is the first failure in rank
+ * order that is not of that kind; without one, what the first rank met that gave up. */
 static status first_failure(const fork_run *run) {
     const window_head *head = run->window_memory;
     uint32_t aborted = atomic_load(&head->aborted);
@@ -100,7 +100,8 @@ static status run_threads(fork_run *run) {
 }
 
 static _Noreturn void child_main(fork_run *run, uint32_t rank, pid_t parent) {
-    /* A child must not outlive the run; the parent may be gone before the call, and is then seen by its number. */
+    /* A child must not outlive the run; the parent may be gone before the call, and is then seen by its
+     * number. */
     if (prctl(PR_SET_PDEATHSIG, SIGKILL) != 0 || getppid() != parent) _exit(1);
     run_rank(run, rank);
     fflush(NULL);
@@ -139,13 +140,19 @@ static status run_processes(fork_run *run) {
 status comm_fork_run(const comm_fork_options *options, comm_body *body, void *context) {
     uint32_t n = options->ranks;
     if (n < 1 || n > LIMIT_RANKS) return fail(ST_INVALID, "%u ranks, allowed are 1 to %d", n, LIMIT_RANKS);
-    fork_run run = {.ranks = n, .spin_us = options->spin_us, .slot_bytes = options->slot_bytes, .body = body,
+    fork_run run = {.ranks = n,
+                    .spin_us = options->spin_us,
+                    .slot_bytes = options->slot_bytes,
+                    .body = body,
                     .context = context};
     size_t window_size = window_bytes(n, n, &run.slot_bytes), bytes = window_size + n * sizeof *run.ends;
     if (run.slot_bytes / n < COMM_CELL_BYTES_MIN)
-        return fail(ST_INVALID, "slot of %zu bytes, %u ranks need %u", run.slot_bytes, n, n * COMM_CELL_BYTES_MIN);
-    run.window_memory = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    if (run.window_memory == MAP_FAILED) return fail_errno(ST_NO_MEMORY, "%zu bytes shared by %u ranks", bytes, n);
+        return fail(ST_INVALID, "slot of %zu bytes, %u ranks need %u", run.slot_bytes, n,
+                    n * COMM_CELL_BYTES_MIN);
+    run.window_memory =
+        mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (run.window_memory == MAP_FAILED)
+        return fail_errno(ST_NO_MEMORY, "%zu bytes shared by %u ranks", bytes, n);
     window_format(run.window_memory, n);
     run.ends = (rank_end *)(void *)((char *)run.window_memory + window_size);
     run.carrier = memory_alloc_array(n, sizeof *run.carrier);

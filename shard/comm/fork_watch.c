@@ -16,7 +16,7 @@
 #include "base/memory.h"
 
 struct fork_watch {
-    window w;             /* a copy: the engine thread changes its own */
+    window w; /* a copy: the engine thread changes its own */
     rank_end *ends;
     const pid_t *pids;
     uint32_t ranks;
@@ -30,9 +30,11 @@ static void note_death(fork_watch *watch, uint32_t rank, int code) {
     end->st = ST_PEER;
     if (WIFSIGNALED(code)) {
         const char *name = sigdescr_np(WTERMSIG(code));
-        snprintf(end->text, sizeof end->text, "ended by signal %d (%s)", WTERMSIG(code), name ? name : "unknown");
+        snprintf(end->text, sizeof end->text, "ended by signal %d (%s)", WTERMSIG(code),
+                 name ? name : "unknown");
     } else {
-        snprintf(end->text, sizeof end->text, "exited with code %d before its work was done", WEXITSTATUS(code));
+        snprintf(end->text, sizeof end->text, "exited with code %d before its work was done",
+                 WEXITSTATUS(code));
     }
     window_abort(&watch->w, rank);
 }
@@ -82,7 +84,8 @@ status fork_watch_open(fork_watch **out, const window *w, rank_end *ends, const 
     for (uint32_t r = 0; r < ranks; r++) watch->polled[r] = (struct pollfd){.fd = -1, .events = POLLIN};
     for (uint32_t r = 1; r < ranks && st == ST_OK; r++) {
         watch->polled[r].fd = (int)syscall(SYS_pidfd_open, pids[r], 0);
-        if (watch->polled[r].fd < 0) st = fail_errno(ST_IO, "rank %u: process %d is not watched", r, (int)pids[r]);
+        if (watch->polled[r].fd < 0)
+            st = fail_errno(ST_IO, "rank %u: process %d is not watched", r, (int)pids[r]);
     }
     if (st == ST_OK) {
         /* Signals are the business of the program's own threads. */

@@ -1,5 +1,7 @@
-/* Watches the child processes of comm_fork_run from a thread of the parent: a rank that dies cannot tell the others.
- * Memory:  pids and ends are the caller's until fork_watch_close. Ends lie in memory shared with the children.
+/* Watches the child processes of comm_fork_run from a thread of the parent: a rank that dies cannot tell
+ * the others.
+ * Memory:  pids and ends are the caller's until fork_watch_close. Ends lie in memory shared with the
+ *          children.
  * Threads: opened and closed by the thread that runs rank 0, after the last fork.
  * Errors:  a child that ended without an end of its own gets one here, and the window's abort word is set. */
 #ifndef SHARD_COMM_FORK_WATCH_H

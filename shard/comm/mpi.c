@@ -1,5 +1,5 @@
-/* The back end `mpi`. Ranks of a host meet in a shared window as with `fork`; what travels between hosts is whole slots,
- * point to point. MPI_Allgather and MPI_Bcast of plain bytes are used at open only. */
+/* The back end `mpi`. Ranks of a host meet in a shared window as with `fork`; what travels between hosts
+ * is whole slots, point to point. MPI_Allgather and MPI_Bcast of plain bytes are used at open only. */
 #include "shard/comm/mpi_internal.h"
 
 #include <limits.h>
@@ -14,7 +14,8 @@
 
 enum { CONNECT_MS = 30000, SECRET_BYTES_MIN = 16 };
 
-/* MPI is a library of one instance a process, hence the one static of this folder. Guarded by the engine thread. */
+/* MPI is a library of one instance a process, hence the one static of this folder. Guarded by the engine
+ * thread. */
 static struct {
     bool started, broken; /* broken: a rank gave up, so that collective calls of MPI may never return */
     mpi_state *states;
@@ -33,7 +34,8 @@ status comm_mpi_start(int *argc, char ***argv) {
     int code = MPI_Init_thread(argc, argv, MPI_THREAD_FUNNELED, &provided);
     if (code != MPI_SUCCESS) return fail(ST_UNAVAILABLE, "MPI_Init_thread: code %d", code);
     mpi.started = true;
-    if (provided < MPI_THREAD_FUNNELED) return fail(ST_UNSUPPORTED, "this MPI library does not allow threads");
+    if (provided < MPI_THREAD_FUNNELED)
+        return fail(ST_UNSUPPORTED, "this MPI library does not allow threads");
     return ST_OK;
 }
 
@@ -109,7 +111,8 @@ static status survey(mpi_state *s) {
     s->is_local = memory_alloc_array(n, sizeof *s->is_local);
     TRY(gather_words(s, first, s->node_of));
     TRY(gather_words(s, c->where.local_rank, s->local_of));
-    /* From first ranks to numbers: a node's first rank is the least of its ranks, so its number is already there. */
+    /* From first ranks to numbers: a node's first rank is the least of its ranks, so its number is already
+     * there. */
     for (uint32_t r = 0; r < n; r++) s->node_of[r] = s->node_of[r] == r ? nodes++ : s->node_of[s->node_of[r]];
     c->where.node = s->node_of[c->rank];
     c->where.nodes = nodes;
@@ -117,7 +120,8 @@ static status survey(mpi_state *s) {
     for (uint32_t r = 0; r < n; r++) {
         s->is_local[r] = s->node_of[r] == c->where.node;
         s->carrier[r] = s->is_local[r] ? s->local_of[r] : s->local_of[r] % c->where.local_ranks;
-        if (s->local_of[r] == c->where.local_rank % s->node_size[s->node_of[r]]) s->node_rank[s->node_of[r]] = r;
+        if (s->local_of[r] == c->where.local_rank % s->node_size[s->node_of[r]])
+            s->node_rank[s->node_of[r]] = r;
     }
     c->carrier = s->carrier;
     c->is_local = s->is_local;
@@ -136,8 +140,8 @@ static status share_window(mpi_state *s, const comm_mpi_options *o) {
         MPI_Aint size = 0;
         int unit = 1;
         uint32_t pad = 0;
-        MPI_TRY(MPI_Win_allocate_shared(me == 0 ? (MPI_Aint)(bytes + WINDOW_ALIGN) : 0, 1, MPI_INFO_NULL, s->node,
-                                        &memory, &s->win));
+        MPI_TRY(MPI_Win_allocate_shared(me == 0 ? (MPI_Aint)(bytes + WINDOW_ALIGN) : 0, 1, MPI_INFO_NULL,
+                                        s->node, &memory, &s->win));
         MPI_TRY(MPI_Win_shared_query(s->win, 0, &size, &unit, &memory));
         if (me == 0) pad = (uint32_t)(-(uintptr_t)memory % WINDOW_ALIGN);
         MPI_TRY(MPI_Bcast(&pad, 1, MPI_UINT32_T, 0, s->node));
@@ -174,7 +178,8 @@ static status wake_others(comm *c) {
 /* A rank elsewhere than rank 0. */
 static status wait_for_wake(comm *c, int timeout_ms) {
     mpi_state *s = c->state;
-    uint64_t start = clock_now_ns(), until = timeout_ms < 0 ? UINT64_MAX : start + (uint64_t)timeout_ms * 1000000;
+    uint64_t start = clock_now_ns(),
+             until = timeout_ms < 0 ? UINT64_MAX : start + (uint64_t)timeout_ms * 1000000;
     status st = wake_link_wait(s->link, 0);
     while (st == ST_TIMEOUT) {
         if (window_aborted(&s->w)) return window_abort_status(&s->w);
@@ -216,7 +221,8 @@ static status agree(mpi_state *s, status mine) {
     uint32_t *all = memory_alloc_array(s->c.size, sizeof *all);
     status st = gather_words(s, mine, all);
     for (uint32_t r = 0; r < s->c.size && st == ST_OK && mine == ST_OK; r++)
-        if (all[r] != ST_OK) st = fail(ST_PEER, "rank %u did not open its exchanges: %s", r, status_name(all[r]));
+        if (all[r] != ST_OK)
+            st = fail(ST_PEER, "rank %u did not open its exchanges: %s", r, status_name(all[r]));
     free(all);
     return mine != ST_OK ? mine : st;
 }
@@ -229,7 +235,8 @@ static status check_options(const comm_mpi_options *o, uint32_t ranks) {
     (void)window_bytes(1, ranks, &slot_bytes);
     if (slot_bytes > INT_MAX) return fail(ST_INVALID, "slot of %zu bytes, at most %d", slot_bytes, INT_MAX);
     if (slot_bytes / ranks < COMM_CELL_BYTES_MIN)
-        return fail(ST_INVALID, "slot of %zu bytes, %u ranks need %u", slot_bytes, ranks, ranks * COMM_CELL_BYTES_MIN);
+        return fail(ST_INVALID, "slot of %zu bytes, %u ranks need %u", slot_bytes, ranks,
+                    ranks * COMM_CELL_BYTES_MIN);
     return ST_OK;
 }
 

@@ -13,18 +13,19 @@ struct mpi_state {
     comm c;
     window w;
     MPI_Comm world, node;
-    MPI_Win win;             /* MPI_WIN_NULL when this rank is alone on its host */
-    void *own_memory;        /* the window then */
+    MPI_Win win;      /* MPI_WIN_NULL when this rank is alone on its host */
+    void *own_memory; /* the window then */
     size_t own_bytes;
-    uint32_t *node_of, *local_of;      /* [size] */
-    uint32_t *node_size, *node_rank;   /* [nodes]; node_rank: the rank there that this rank sends gather slots to */
-    uint32_t *carrier;       /* [size] */
-    bool *is_local;          /* [size] */
-    MPI_Request *requests;   /* [2 · size] */
+    uint32_t *node_of, *local_of; /* [size] */
+    uint32_t *node_size,
+        *node_rank;        /* [nodes]; node_rank: the rank there that this rank sends gather slots to */
+    uint32_t *carrier;     /* [size] */
+    bool *is_local;        /* [size] */
+    MPI_Request *requests; /* [2 · size] */
     uint64_t spin_ns, looked_ns;
-    wake_hub *hub;           /* rank 0 */
-    wake_link *link;         /* the others */
-    mpi_state *next;         /* all that were opened: their MPI objects are released together in comm_mpi_stop */
+    wake_hub *hub;   /* rank 0 */
+    wake_link *link; /* the others */
+    mpi_state *next; /* all that were opened: their MPI objects are released together in comm_mpi_stop */
 };
 
 /* A sentence for MPI's code. */

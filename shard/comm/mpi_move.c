@@ -6,8 +6,8 @@
 
 enum { TAG = 1, YIELD_AFTER_NS = 10000, YIELDS = 100, NAP_NS_LEAST = 20000, NAP_NS_MOST = 200000 };
 
-/* Non-blocking calls and a loop of our own: a blocking one can neither be left when a rank is lost, nor give its core to
- * the rank it waits for when there are more ranks than cores. */
+/* Non-blocking calls and a loop of our own: a blocking one can neither be left when a rank is lost, nor
+ * give its core to the rank it waits for when there are more ranks than cores. */
 static status complete(mpi_state *s, int n) {
     uint64_t start = clock_now_ns(), now = start, nap = NAP_NS_LEAST;
     for (uint32_t turns = 0;; turns++) {
@@ -36,7 +36,9 @@ static status complete(mpi_state *s, int n) {
     return ST_OK;
 }
 
-static char *slot_at(mpi_state *s, uint32_t rank, comm_span span) { return window_slot(&s->w, rank) + span.at; }
+static char *slot_at(mpi_state *s, uint32_t rank, comm_span span) {
+    return window_slot(&s->w, rank) + span.at;
+}
 
 static status post_receives(mpi_state *s, const comm_round *round, int *n) {
     for (uint32_t r = 0; r < s->c.size; r++) {
@@ -45,7 +47,8 @@ static status post_receives(mpi_state *s, const comm_round *round, int *n) {
         if (round->gather && s->carrier[r] != s->c.where.local_rank) continue;
         comm_span span = round->span(round->context, r, s->c.rank);
         if (span.bytes == 0) continue;
-        MPI_TRY(MPI_Irecv(slot_at(s, r, span), (int)span.bytes, MPI_BYTE, (int)r, TAG, s->world, &s->requests[(*n)++]));
+        MPI_TRY(MPI_Irecv(slot_at(s, r, span), (int)span.bytes, MPI_BYTE, (int)r, TAG, s->world,
+                          &s->requests[(*n)++]));
     }
     return ST_OK;
 }

@@ -3,7 +3,8 @@
 #include "base/invariant.h"
 #include "shard/comm/comm_internal.h"
 
-/* Fixed inner loops are what gcc turns into vector code at -O2; each element still has its one chain of additions. */
+/* Fixed inner loops are what gcc turns into vector code at -O2; each element still has its one chain of
+ * additions. */
 enum { LANES = 16, BLOCK = 2048 };
 
 static void add_two(float *restrict out, const float *restrict a, const float *restrict b, size_t n) {

@@ -26,10 +26,10 @@ typedef struct stranger {
 
 struct wake_hub {
     uint32_t ranks;
-    int listener;   /* -1 once everybody is there */
+    int listener; /* -1 once everybody is there */
     _Atomic bool shut;
-    int *fds;       /* [ranks]; -1 at rank 0 and before a rank came */
-    bool *left;     /* [ranks]: said goodbye */
+    int *fds;   /* [ranks]; -1 at rank 0 and before a rank came */
+    bool *left; /* [ranks]: said goodbye */
     uint32_t stranger_count;
     stranger strangers[WAKE_STRANGERS_MAX];
 };
@@ -81,7 +81,8 @@ static status add_addresses(char *text) {
     return ST_OK;
 }
 
-status wake_hub_open(wake_hub **out, uint32_t ranks, bool loopback_only, char addresses[WAKE_ADDRESSES_BYTES]) {
+status wake_hub_open(wake_hub **out, uint32_t ranks, bool loopback_only,
+                     char addresses[WAKE_ADDRESSES_BYTES]) {
     wake_hub *h = memory_alloc(sizeof *h);
     status st = ST_OK;
     h->ranks = ranks;
@@ -92,7 +93,8 @@ status wake_hub_open(wake_hub **out, uint32_t ranks, bool loopback_only, char ad
     if (h->listener < 0) TRY_OR_FAIL(fail_errno(ST_IO, "listening for wake connections"));
     struct sockaddr_storage bound = {0};
     socklen_t size = sizeof bound;
-    if (getsockname(h->listener, (struct sockaddr *)&bound, &size) != 0) TRY_OR_FAIL(fail_errno(ST_IO, "getsockname"));
+    if (getsockname(h->listener, (struct sockaddr *)&bound, &size) != 0)
+        TRY_OR_FAIL(fail_errno(ST_IO, "getsockname"));
     in_port_t port = bound.ss_family == AF_INET6 ? ((struct sockaddr_in6 *)(void *)&bound)->sin6_port
                                                  : ((struct sockaddr_in *)(void *)&bound)->sin_port;
     snprintf(addresses, WAKE_ADDRESSES_BYTES, "%u%s", ntohs(port), loopback_only ? " 127.0.0.1" : "");
@@ -129,7 +131,8 @@ static void let_in(wake_hub *h) {
     h->stranger_count++;
 }
 
-/* Reads what stranger i sent; true when it is one of ours and now in h->fds. Otherwise it is kept or dropped. */
+/* Reads what stranger i sent; true when it is one of ours and now in h->fds. Otherwise it is kept or
+ * dropped. */
 static bool hear(wake_hub *h, uint32_t i, wake_secret secret) {
     stranger *s = &h->strangers[i];
     ssize_t n = recv(s->fd, (char *)&s->answer + s->got, sizeof s->answer - s->got, MSG_DONTWAIT);
@@ -177,8 +180,8 @@ status wake_hub_accept(wake_hub *h, wake_secret secret, uint32_t timeout_ms) {
         if (missing == 0 || now < until) continue;
         uint32_t first = 1;
         while (h->fds[first] >= 0) first++;
-        return fail(ST_TIMEOUT, "%u of %u ranks made no wake connection in %u ms, the first is rank %u", missing,
-                    h->ranks - 1, timeout_ms, first);
+        return fail(ST_TIMEOUT, "%u of %u ranks made no wake connection in %u ms, the first is rank %u",
+                    missing, h->ranks - 1, timeout_ms, first);
     }
     while (h->stranger_count > 0) drop_stranger(h, 0, true);
     close(h->listener);

@@ -28,7 +28,8 @@ void wake_prove(uint8_t proof[WAKE_PROOF_BYTES], wake_secret secret, const char 
 /* Takes as long for any difference. */
 bool wake_proof_equal(const uint8_t a[WAKE_PROOF_BYTES], const uint8_t b[WAKE_PROOF_BYTES]);
 
-/* No delay for single bytes; probes, so that a host that lost power is noticed while both sides are silent. */
+/* No delay for single bytes; probes, so that a host that lost power is noticed while both sides are
+ * silent. */
 void wake_set_options(int fd);
 /* Polls fd for events until clock_now_ns() reaches until_ns: > 0 ready, 0 time is up. */
 int wake_poll(int fd, short events, uint64_t until_ns);

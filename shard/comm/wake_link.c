@@ -37,14 +37,16 @@ static status prove_both(int fd, uint32_t rank, wake_secret secret, uint64_t unt
     TRY(wake_nonce(answer.nonce));
     wake_prove(answer.proof, secret, "rank", hub_nonce, &answer);
     /* Fresh sockets take these few bytes whole. */
-    if (send(fd, &answer, sizeof answer, MSG_NOSIGNAL) != (ssize_t)sizeof answer) return fail_errno(ST_PEER, "write");
+    if (send(fd, &answer, sizeof answer, MSG_NOSIGNAL) != (ssize_t)sizeof answer)
+        return fail_errno(ST_PEER, "write");
     TRY(read_all(fd, got, sizeof got, until_ns));
     wake_prove(want, secret, "hub", hub_nonce, &answer);
     return wake_proof_equal(got, want) ? ST_OK : fail(ST_AUTH, "not rank 0 of this engine");
 }
 
 static status dial(const char *host, const char *port, uint32_t rank, wake_secret secret, int *out) {
-    struct addrinfo hints = {.ai_flags = AI_NUMERICHOST | AI_NUMERICSERV, .ai_socktype = SOCK_STREAM}, *a = NULL;
+    struct addrinfo hints = {.ai_flags = AI_NUMERICHOST | AI_NUMERICSERV, .ai_socktype = SOCK_STREAM},
+                    *a = NULL;
     uint64_t until = clock_now_ns() + (uint64_t)WAKE_PROOF_MS * 1000000;
     status st = ST_OK;
     int fd = -1, code = getaddrinfo(host, port, &hints, &a), error = 0;
@@ -54,7 +56,8 @@ static status dial(const char *host, const char *port, uint32_t rank, wake_secre
     if (fd < 0) TRY_OR_FAIL(fail_errno(ST_IO, "socket"));
     if (connect(fd, a->ai_addr, a->ai_addrlen) < 0) {
         if (errno != EINPROGRESS) TRY_OR_FAIL(fail_errno(ST_UNAVAILABLE, "connect"));
-        if (wake_poll(fd, POLLOUT, until) == 0) TRY_OR_FAIL(fail(ST_TIMEOUT, "no answer in %d ms", WAKE_PROOF_MS));
+        if (wake_poll(fd, POLLOUT, until) == 0)
+            TRY_OR_FAIL(fail(ST_TIMEOUT, "no answer in %d ms", WAKE_PROOF_MS));
         if (getsockopt(fd, SOL_SOCKET, SO_ERROR, &error, &size) == 0) errno = error;
         if (errno != 0) TRY_OR_FAIL(fail_errno(ST_UNAVAILABLE, "connect"));
     }
@@ -70,7 +73,8 @@ fail:
 }
 
 /* Tries every address once. */
-static status dial_any(const char *addresses, uint32_t rank, wake_secret secret, uint64_t until_ns, int *out) {
+static status dial_any(const char *addresses, uint32_t rank, wake_secret secret, uint64_t until_ns,
+                       int *out) {
     char text[WAKE_ADDRESSES_BYTES], *rest = NULL;
     snprintf(text, sizeof text, "%s", addresses);
     const char *port = strtok_r(text, " ", &rest);
@@ -85,7 +89,8 @@ static status dial_any(const char *addresses, uint32_t rank, wake_secret secret,
     return st;
 }
 
-status wake_link_open(wake_link **out, uint32_t rank, const char *addresses, wake_secret secret, uint32_t timeout_ms) {
+status wake_link_open(wake_link **out, uint32_t rank, const char *addresses, wake_secret secret,
+                      uint32_t timeout_ms) {
     uint64_t until = clock_now_ns() + (uint64_t)timeout_ms * 1000000;
     int fd = -1;
     for (;;) {

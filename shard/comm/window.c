@@ -16,7 +16,9 @@ static void futex_wait(_Atomic uint32_t *word, uint32_t seen, uint64_t ns) {
     syscall(SYS_futex, word, FUTEX_WAIT, seen, &t, NULL, 0);
 }
 
-static void futex_wake_all(_Atomic uint32_t *word) { syscall(SYS_futex, word, FUTEX_WAKE, INT_MAX, NULL, NULL, 0); }
+static void futex_wake_all(_Atomic uint32_t *word) {
+    syscall(SYS_futex, word, FUTEX_WAKE, INT_MAX, NULL, NULL, 0);
+}
 
 static void cpu_relax(void) {
 #if defined(__x86_64__)
@@ -48,8 +50,8 @@ void window_format(void *memory, uint32_t locals) {
     }
 }
 
-void window_attach(window *w, void *memory, uint32_t local_rank, uint32_t locals, uint32_t ranks, size_t slot_bytes,
-                   uint32_t spin_us) {
+void window_attach(window *w, void *memory, uint32_t local_rank, uint32_t locals, uint32_t ranks,
+                   size_t slot_bytes, uint32_t spin_us) {
     INVARIANT((uintptr_t)memory % WINDOW_ALIGN == 0 && slot_bytes % WINDOW_ALIGN == 0 && local_rank < locals);
     *w = (window){.head = memory,
                   .slots = (char *)memory + head_bytes(locals),
@@ -90,8 +92,9 @@ static status wait_asleep(window *w, window_counter *c, uint32_t target, uint64_
         uint64_t now = clock_now_ns(), slice = (uint64_t)WINDOW_SLICE_MS * 1000000;
         if (now >= until_ns) return ST_TIMEOUT;
         if (until_ns - now < slice) slice = until_ns - now;
-        /* Sequentially consistent with the publisher, which stores value and then looks at sleepers: either it sees
-         * us here, or we see its value below. An abort that slips between is seen after one slice. */
+        /* Sequentially consistent with the publisher, which stores value and then looks at sleepers:
+         * either it sees us here, or we see its value below. An abort that slips between is seen after one
+         * slice. */
         atomic_fetch_add(&c->sleepers, 1);
         uint32_t seen = atomic_load(&c->value);
         if (!reached(seen, target) && !window_aborted(w)) futex_wait(&c->value, seen, slice);
@@ -106,8 +109,9 @@ static status wait_until(window *w, window_counter *c, uint32_t target, uint64_t
     if (spin_end > until_ns) spin_end = until_ns;
     status st = ST_OK;
     bool over = false;
-    /* Soon with a yield between looks: the rank waited for may be runnable on this very core, and would otherwise not
-     * run before the spin ends (measured with two ranks that the kernel had put together: 1000 us instead of 3). */
+    /* Soon with a yield between looks: the rank waited for may be runnable on this very core, and would
+     * otherwise not run before the spin ends (measured with two ranks that the kernel had put together:
+     * 1000 us instead of 3). */
     for (int turns = 0; !over && clock_now_ns() < spin_end; turns++) {
         for (int i = 0; i < 32 && !over; i++) {
             over = wait_over(w, c, target, &st);

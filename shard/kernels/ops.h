@@ -84,6 +84,8 @@ typedef struct backend_ops {
                   float factor);
     /* y[n, dim] = x[index[i]]; index host. */
     void (*gather)(backend *b, float *y, const float *x, const uint32_t *index, uint32_t n, uint32_t dim);
+    /* y[count] = x[0][count] + x[1][count] + … over `blocks`, in that order: partial sums of ranks. */
+    void (*sum_blocks)(backend *b, float *y, const float *x, uint32_t blocks, size_t count);
     /* y = rms(x) · w, w NULL: without. */
     void (*norm)(backend *b, float *y, const float *x, const float *w, float eps, uint32_t n, uint32_t dim);
     /* h = (h + rms(x) · w) · scale */

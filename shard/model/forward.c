@@ -12,7 +12,7 @@ void runner_look(const runner *r, const char *name, uint32_t layer, const float 
 }
 
 /* Partial sums of all ranks, added in rank order. */
-static status sum_over_ranks(runner *r, float *x, size_t count) {
+status sum_over_ranks(runner *r, float *x, size_t count) {
     r->ops->finish(r->b);
     return comm_all_reduce(r->o.ranks, x, count);
 }
@@ -96,11 +96,7 @@ static status feed_forward(runner *r, uint32_t layer) {
     runner_look(r, "router_weights", layer, r->expert_weights, r->expert_ids, n, c->experts_active);
     r->ops->norm(r->b, r->x, r->h, w->pre_mlp_norm_2, c->norm_eps, n, c->hidden);
     r->ops->experts(r->b, m, r->x, n, r->expert_ids, r->expert_weights, experts);
-    TRY(sum_over_ranks(r, r->partial, 2 * sum));
-    /* f = rms(dense) + rms(experts); normed apart, so neither can be folded into the other's sum. */
-    r->ops->norm(r->b, r->partial, r->partial, w->post_mlp_norm_1, c->norm_eps, n, c->hidden);
-    r->ops->add_norm(r->b, r->partial, experts, w->post_mlp_norm_2, c->norm_eps, 1.0f, n, c->hidden);
-    return ST_OK;
+    return expert_sums(r, layer, n);
 }
 
 static void add_per_layer_embedding(runner *r, uint32_t layer) {

@@ -70,6 +70,8 @@ static status prepare(instance *i, const instance_options *o, kv_type kv, rank_c
                                                             .width_degree = o->width_degree}));
     layout_describe(i->config, i->split, i->layout_text, sizeof i->layout_text);
     TRY(checkpoint_open(&i->files, o->model_path));
+    if (o->needs_bf16 && stored_type(i->files) != WEIGHT_BF16)
+        return fail(ST_UNSUPPORTED, "--weights bf16: the checkpoint's matrices are not stored as bf16");
     TRY(budget_make(&i->plan, i->config, i->split,
                     &(budget_options){.as_f32 = o->as_f32, .stored = stored_type(i->files), .kv = kv,
                                       .context = o->context, .memory_bytes = o->memory_bytes,
@@ -102,7 +104,7 @@ static status load(instance *i, const instance_options *o, kv_type kv) {
     TRY(cpu_backend_open(&i->device, &cpu));
     runner_options r = {.config = c, .split = i->split, .weights = i->weights, .ranks = o->ranks, .device = i->device,
                         .kv = kv, .slots = i->plan.slots, .rows_max = i->plan.rows_max, .context = i->plan.context,
-                        .slabs = i->plan.slabs, .tap = o->tap, .tap_context = o->tap_context};
+                        .slabs = i->plan.slabs, .exchange = o->exchange, .tap = o->tap, .tap_context = o->tap_context};
     memcpy(r.pages_per_slab, i->plan.geometry.pages_per_slab, sizeof r.pages_per_slab);
     return runner_open(&i->run, &r);
 }

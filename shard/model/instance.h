@@ -13,7 +13,8 @@ typedef struct instance_options {
     const char *model_path;
     const char *config_name;      /* NULL: config.json */
     comm *ranks;
-    bool as_f32;
+    bool as_f32;                  /* --weights f32 */
+    bool needs_bf16;              /* --weights bf16: refused when the checkpoint stores something else */
     bool kv_given;                /* else f32 with as_f32, bf16 otherwise */
     kv_type kv;
     uint32_t threads, spin_us;
@@ -21,6 +22,7 @@ typedef struct instance_options {
     uint32_t expert_degree, width_degree;
     uint32_t context, slots, rows_max, chunk_max;
     uint64_t memory_bytes;
+    expert_exchange exchange;     /* EXCHANGE_AUTO but in tests */
     runner_tap *tap;
     void *tap_context;
 } instance_options;

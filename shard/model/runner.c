@@ -68,6 +68,11 @@ static uint32_t buffers(const model_config *c, const layout *l, uint32_t rows, r
     out[i++] = (buffer){&r->ple_spare, "per-layer embeddings of wanted rows", n * ple};
     out[i++] = (buffer){&r->ple_gate, "per-layer gates", n * c->ple_width};
     out[i++] = (buffer){&r->packed, "exchanged embeddings", l->ranks > 1 ? n * hidden : 0};
+    if (c->experts && l->ranks > 1) {
+        /* Shares of rows are cut down, so a rank may get up to a row more than n / ranks from each. */
+        out[i++] = (buffer){&r->moe_out, "expert sums going out", 2 * (n + l->ranks) * hidden};
+        out[i++] = (buffer){&r->moe_in, "expert sums coming in", (2 * (n + l->ranks) + 1) * hidden};
+    }
     out[i++] = (buffer){&r->logits, "logits", (uint64_t)RUNNER_LOGIT_ROWS * range_count(l->vocab)};
     return i;
 }
@@ -120,6 +125,8 @@ static void open_tables(runner *r) {
     r->result_span = memory_alloc_array(n, sizeof *r->result_span);
     r->result_row = memory_alloc_array(n, sizeof *r->result_row);
     r->exchange_bytes = memory_alloc_array(r->o.split->ranks, sizeof *r->exchange_bytes);
+    r->exchange_bytes_in = memory_alloc_array(r->o.split->ranks, sizeof *r->exchange_bytes_in);
+    r->moe_index = memory_alloc_array(2 * ((size_t)n + r->o.split->ranks), sizeof *r->moe_index);
     r->expert_ids = memory_alloc_array((size_t)n * (r->config->experts_active + 1), sizeof *r->expert_ids);
     r->expert_weights = memory_alloc_array((size_t)n * (r->config->experts_active + 1), sizeof *r->expert_weights);
     r->pages_per_slot = r->o.context / KV_TOKENS_PER_PAGE + 1;
@@ -253,6 +260,8 @@ void runner_close(runner *r) {
     free(r->result_span);
     free(r->result_row);
     free(r->exchange_bytes);
+    free(r->exchange_bytes_in);
+    free(r->moe_index);
     free(r->expert_ids);
     free(r->expert_weights);
     free(r->attention);

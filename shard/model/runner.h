@@ -22,6 +22,9 @@ typedef struct runner runner;
 typedef void runner_tap(void *context, const char *name, uint32_t layer, const float *data, const uint32_t *ids,
                         uint32_t rows, uint32_t cols);
 
+/* How the experts' partial sums travel; the bits are the same. See expert_exchange.c. */
+typedef enum expert_exchange { EXCHANGE_AUTO, EXCHANGE_REPLICATED, EXCHANGE_ALL_TO_ALL } expert_exchange;
+
 typedef struct runner_options {
     const model_config *config;
     const layout *split;
@@ -34,6 +37,7 @@ typedef struct runner_options {
     uint32_t context;       /* positions a sequence may have */
     uint32_t pages_per_slab[KV_KINDS]; /* rank 0's choice */
     uint32_t slabs;         /* the same on every rank */
+    expert_exchange exchange;
     runner_tap *tap;        /* NULL: none */
     void *tap_context;
 } runner_options;

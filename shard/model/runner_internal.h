@@ -31,6 +31,7 @@ struct runner {
     uint32_t tail_begin;        /* first of the trailing layers that own no KV; = layers without any */
     /* activations; rows × … */
     float *h, *h_spare, *x, *q, *k, *v, *heads, *partial, *gate, *up, *ple, *ple_spare, *ple_gate, *logits, *packed;
+    float *moe_out, *moe_in;        /* rows on their way between ranks, moe_in with a row of zeros behind them */
     uint32_t *expert_ids;
     float *expert_weights;
     live_rows live;
@@ -39,7 +40,8 @@ struct runner {
     sample_row *sample_rows;        /* [rows_max] */
     sample_result *sample_results;
     uint32_t *result_span, *result_row;
-    size_t *exchange_bytes;         /* [ranks] */
+    size_t *exchange_bytes, *exchange_bytes_in; /* [ranks] */
+    uint32_t *moe_index;            /* [2 · rows_max + 2 · ranks] */
     struct block { void *p; size_t bytes; } blocks[24];
     uint32_t block_count;
 };
@@ -50,6 +52,9 @@ status rows_begin(runner *r, const plan *p);
 void rows_keep_wanted(runner *r);
 /* The decoder up to the last layer's output in r->h, rows r->live. */
 status forward(runner *r);
+/* From r->partial = this rank's sums [dense | experts] of n rows to r->partial = rms(dense) + rms(experts). */
+status expert_sums(runner *r, uint32_t layer, uint32_t n);
+status sum_over_ranks(runner *r, float *x, size_t count);
 void runner_look(const runner *r, const char *name, uint32_t layer, const float *data, const uint32_t *ids,
                  uint32_t rows, uint32_t cols);
 

@@ -1,8 +1,9 @@
-/* Speed of the CPU kernels on this machine: bytes of weights a second of a matrix times a few tokens, beside the
- * bandwidth that plain reads reach in the same run; multiply-adds a second of a matrix times many tokens, beside the
- * rate of multiply-adds on registers alone; and what starting the pool costs.
+/* Speed of the CPU kernels on this machine: bytes of weights a second of a matrix times a few tokens, beside
+ * the bandwidth that plain reads reach in the same run; multiply-adds a second of a matrix times many tokens,
+ * beside the rate of multiply-adds on registers alone; and what starting the pool costs.
  *
  *     build/bench/bench_kernels [threads]        GEMMAD_ISA picks the variant */
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -22,9 +23,9 @@ typedef struct job {
     const cpu_kernels *kernels;
     weight_type type;
     uint32_t rows, tokens;
-    const void *w; /* [rows, COLS] */
+    const void *w;  /* [rows, COLS] */
     const float *x; /* [tokens, COLS] */
-    float *y;      /* [tokens, rows] */
+    float *y;       /* [tokens, rows] */
 } job;
 
 static void run_rows(void *context, uint32_t item, uint32_t thread) {
@@ -36,18 +37,20 @@ static void run_rows(void *context, uint32_t item, uint32_t thread) {
 }
 
 static double seconds_of(pool *p, uint32_t items, pool_work *work, void *context) {
-    double best = 1e9;
-    for (int i = 0; i < REPEATS; i++) {
+    double best = 1e9, spent = 0;
+    for (int i = 0; i < REPEATS && spent < 1; i++) {
         uint64_t start = clock_now_ns();
         pool_run(p, items, work, context);
         double seconds = (double)(clock_now_ns() - start) * 1e-9;
         if (seconds < best) best = seconds;
+        spent += seconds;
     }
     return best;
 }
 
-/* Four places `apart` bytes from each other are read 64 bytes at a time, `rounds` times, all moving by `step`: 64 apart
- * and 256 a step is one stream, a quarter apart and 64 a step is four, as rows of weights are read. */
+/* Four places `apart` bytes from each other are read 64 bytes at a time, `rounds` times, all moving by
+ * `step`: 64 apart and 256 a step is one stream, a quarter apart and 64 a step is four, as rows of weights
+ * are read. */
 typedef struct read_job {
     const char *memory;
     size_t bytes_each;
@@ -73,7 +76,8 @@ __attribute__((target("avx2"))) static __m256i load_line(const char *p) {
     return _mm256_xor_si256(_mm256_loadu_si256((const void *)p), _mm256_loadu_si256((const void *)(p + 32)));
 }
 
-__attribute__((target("avx2"))) static uint64_t read_avx2(const char *p, size_t apart, size_t step, size_t rounds) {
+__attribute__((target("avx2"))) static uint64_t read_avx2(const char *p, size_t apart, size_t step,
+                                                          size_t rounds) {
     __m256i a = _mm256_setzero_si256(), b = a, c = a, d = a;
     for (size_t i = 0; i < rounds; i++, p += step) {
         a = _mm256_xor_si256(a, load_line(p)), b = _mm256_xor_si256(b, load_line(p + apart));
@@ -99,7 +103,10 @@ static double read_gb_per_s(pool *p, const void *memory, size_t bytes) {
     double best = 0;
     for (int way = 0; way < (cpu_kernels_avx2() ? 4 : 2); way++) {
         enum { ITEMS = 256 };
-        read_job r = {.memory = memory, .bytes_each = bytes / ITEMS / 256 * 256, .four_streams = way & 1, .avx2 = way & 2};
+        read_job r = {.memory = memory,
+                      .bytes_each = bytes / ITEMS / 256 * 256,
+                      .four_streams = way & 1,
+                      .avx2 = way & 2};
         double rate = (double)(r.bytes_each * ITEMS) / seconds_of(p, ITEMS, read_part, &r) * 1e-9;
         if (rate > best) best = rate;
     }
@@ -122,8 +129,9 @@ __attribute__((target("avx2,fma"))) static void fma_avx2(void *context, uint32_t
         a6 = _mm256_fmadd_ps(a6, m, m), a7 = _mm256_fmadd_ps(a7, m, m), a8 = _mm256_fmadd_ps(a8, m, m);
         a9 = _mm256_fmadd_ps(a9, m, m);
     }
-    __m256 s = _mm256_add_ps(_mm256_add_ps(_mm256_add_ps(a0, a1), _mm256_add_ps(a2, a3)),
-                             _mm256_add_ps(_mm256_add_ps(a4, a5), _mm256_add_ps(a6, _mm256_add_ps(a7, _mm256_add_ps(a8, a9)))));
+    __m256 s = _mm256_add_ps(
+        _mm256_add_ps(_mm256_add_ps(a0, a1), _mm256_add_ps(a2, a3)),
+        _mm256_add_ps(_mm256_add_ps(a4, a5), _mm256_add_ps(a6, _mm256_add_ps(a7, _mm256_add_ps(a8, a9)))));
     ((float *)context)[16 + thread] = _mm256_cvtss_f32(s);
 }
 
@@ -140,8 +148,9 @@ __attribute__((target("avx512f"))) static void fma_avx512(void *context, uint32_
         a6 = _mm512_fmadd_ps(a6, m, m), a7 = _mm512_fmadd_ps(a7, m, m), a8 = _mm512_fmadd_ps(a8, m, m);
         a9 = _mm512_fmadd_ps(a9, m, m);
     }
-    __m512 s = _mm512_add_ps(_mm512_add_ps(_mm512_add_ps(a0, a1), _mm512_add_ps(a2, a3)),
-                             _mm512_add_ps(_mm512_add_ps(a4, a5), _mm512_add_ps(a6, _mm512_add_ps(a7, _mm512_add_ps(a8, a9)))));
+    __m512 s = _mm512_add_ps(
+        _mm512_add_ps(_mm512_add_ps(a0, a1), _mm512_add_ps(a2, a3)),
+        _mm512_add_ps(_mm512_add_ps(a4, a5), _mm512_add_ps(a6, _mm512_add_ps(a7, _mm512_add_ps(a8, a9)))));
     ((float *)context)[16 + thread] = _mm512_cvtss_f32(s);
 }
 #endif
@@ -152,26 +161,49 @@ static double peak_gflops(pool *p, const cpu_kernels *k) {
 #if defined(__x86_64__)
     float sink[16 + 512] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9};
     uint32_t n = pool_threads(p);
-    if (!strcmp(k->name, "avx512")) return n * 320.0 * PEAK_ROUNDS / seconds_of(p, n, fma_avx512, sink) * 1e-9;
+    if (!strcmp(k->name, "avx512"))
+        return n * 320.0 * PEAK_ROUNDS / seconds_of(p, n, fma_avx512, sink) * 1e-9;
     if (!strcmp(k->name, "avx2")) return n * 160.0 * PEAK_ROUNDS / seconds_of(p, n, fma_avx2, sink) * 1e-9;
 #endif
     return 0;
 }
 
-static void no_work(void *context, uint32_t item, uint32_t thread) { (void)context, (void)item, (void)thread; }
+typedef struct meeting {
+    uint32_t threads;
+    _Atomic uint32_t arrived;
+} meeting;
+
+/* Ends when every thread of the pool has taken an item: the price of really using them all. */
+static void meet(void *context, uint32_t item, uint32_t thread) {
+    meeting *m = context;
+    (void)item, (void)thread;
+    atomic_fetch_add(&m->arrived, 1);
+    while (atomic_load(&m->arrived) < m->threads) {
+    }
+}
+
+static int compare_ns(const void *a, const void *b) {
+    uint64_t x = *(const uint64_t *)a, y = *(const uint64_t *)b;
+    return x < y ? -1 : x > y;
+}
 
 static void bench_pool(uint32_t threads, uint32_t spin_us) {
+    enum { RUNS = 1000 };
+    static uint64_t ns[RUNS];
     pool *p;
     if (pool_open(&p, &(pool_options){.threads = threads, .spin_us = spin_us, .pin = true}) != ST_OK) {
         printf("pool: %s\n", status_text());
         return;
     }
-    enum { RUNS = 20000 };
-    pool_run(p, threads, no_work, NULL);
-    uint64_t start = clock_now_ns();
-    for (int i = 0; i < RUNS; i++) pool_run(p, threads, no_work, NULL);
-    printf("pool_run, %u threads, spin %3u us      %8.2f us\n", threads, spin_us,
-           (double)(clock_now_ns() - start) * 1e-3 / RUNS);
+    for (int i = 0; i < RUNS; i++) {
+        meeting m = {.threads = threads};
+        uint64_t start = clock_now_ns();
+        pool_run(p, threads, meet, &m);
+        ns[i] = clock_now_ns() - start;
+    }
+    qsort(ns, RUNS, sizeof *ns, compare_ns);
+    printf("pool_run to all %u threads, spin %3u us   %5.2f us median, %5.2f us best tenth\n", threads,
+           spin_us, (double)ns[RUNS / 2] * 1e-3, (double)ns[RUNS / 10] * 1e-3);
     pool_close(p);
 }
 
@@ -220,7 +252,8 @@ int main(int argc, char **argv) {
     for (size_t i = 0; i < w_bytes / 2; i++) ((uint16_t *)w)[i] = (uint16_t)(0x3C00 + i % 512);
     for (size_t i = 0; i < (size_t)TOKENS_MAX * COLS; i++) ((float *)x)[i] = (float)(i % 7) - 3;
     j.w = w, j.x = x, j.y = y;
-    printf("%s, %u threads, %u columns, %zu MB of weights\n", j.kernels->name, threads, COLS, w_bytes / 1000000);
+    printf("%s, %u threads, %u columns, %zu MB of weights\n", j.kernels->name, threads, COLS,
+           w_bytes / 1000000);
     double read_rate = read_gb_per_s(p, w, w_bytes), peak = peak_gflops(p, j.kernels);
     printf("reads alone                            %8.2f GB/s\n", read_rate);
     if (peak > 0) printf("multiply-adds on registers             %8.1f GFLOP/s\n", peak);

@@ -27,7 +27,9 @@ static status open_comm(comm **c, uint32_t ranks_per_node, size_t slot, uint32_t
                                                 .secret_bytes = sizeof secret});
 }
 
-static void sleep_ms(long ms) { nanosleep(&(struct timespec){.tv_sec = ms / 1000, .tv_nsec = ms % 1000 * 1000000}, NULL); }
+static void sleep_ms(long ms) {
+    nanosleep(&(struct timespec){.tv_sec = ms / 1000, .tv_nsec = ms % 1000 * 1000000}, NULL);
+}
 
 static status check_where(const comm *c, uint32_t ranks_per_node) {
     comm_node w = comm_where(c);
@@ -46,10 +48,12 @@ static status check_all(bool split) {
             comm *c = NULL;
             TRY(open_comm(&c, per_node, slots[i], i == 1 ? 20 : 0));
             status st = split ? check_where(c, per_node) : comm_where(c).nodes > 1 ? ST_OK : ST_MISMATCH;
-            if (st == ST_OK) st = check_exchanges(c, slots[i] ? slots[i] : 256 << 10, slots[i] == 256 ? 3 : 8);
+            if (st == ST_OK)
+                st = check_exchanges(c, slots[i] ? slots[i] : 256 << 10, slots[i] == 256 ? 3 : 8);
             if (st != ST_OK) comm_abort(c);
             comm_close(c);
-            if (st != ST_OK) return fail_within(st, "%u ranks a node, slots of %zu bytes", per_node, slots[i]);
+            if (st != ST_OK)
+                return fail_within(st, "%u ranks a node, slots of %zu bytes", per_node, slots[i]);
         }
     return ST_OK;
 }
@@ -83,7 +87,8 @@ static status check_abort(const char *place, uint32_t per_node) {
 static uint64_t cpu_us(void) {
     struct rusage u;
     getrusage(RUSAGE_SELF, &u);
-    return (uint64_t)(u.ru_utime.tv_sec + u.ru_stime.tv_sec) * 1000000 + (uint64_t)(u.ru_utime.tv_usec + u.ru_stime.tv_usec);
+    return (uint64_t)(u.ru_utime.tv_sec + u.ru_stime.tv_sec) * 1000000 +
+           (uint64_t)(u.ru_utime.tv_usec + u.ru_stime.tv_usec);
 }
 
 static status check_idle(uint32_t per_node) {
@@ -101,7 +106,8 @@ static status check_idle(uint32_t per_node) {
     TRY(comm_barrier(c));
     comm_close(c);
     /* 1 % of two seconds */
-    return used < 20000 ? ST_OK : fail(ST_INTERNAL, "%llu us of processor time in 2 s", (unsigned long long)used);
+    return used < 20000 ? ST_OK
+                        : fail(ST_INTERNAL, "%llu us of processor time in 2 s", (unsigned long long)used);
 }
 
 static int by_value(const void *a, const void *b) {
@@ -125,8 +131,8 @@ static status bench(uint32_t per_node, size_t count) {
         qsort(us, TIMES, sizeof *us, by_value);
         if (comm_rank(c) == 0)
             printf("%s: %zu floats, %u ranks on %u nodes: median %.1f us, best %.1f us\n",
-                   own ? "comm_all_reduce" : "MPI_Allreduce  ", count, comm_size(c), comm_where(c).nodes, us[TIMES / 2],
-                   us[0]);
+                   own ? "comm_all_reduce" : "MPI_Allreduce  ", count, comm_size(c), comm_where(c).nodes,
+                   us[TIMES / 2], us[0]);
     }
     TRY(comm_barrier(c));
     free(x);
@@ -167,7 +173,8 @@ int main(int argc, char **argv) {
     if (st == ST_OK) printf("rank %d ok\n", rank);
     else printf("rank %d FAILED: %s: %s\n", rank, status_name(st), text);
     fflush(stdout);
-    /* Whoever ends first without MPI_Finalize makes mpirun end the others: their lines shall be out by then. */
+    /* Whoever ends first without MPI_Finalize makes mpirun end the others: their lines shall be out by
+     * then. */
     if (aborted) sleep_ms(1500);
     if (st != ST_OK && !aborted) MPI_Abort(MPI_COMM_WORLD, 1);
     comm_mpi_stop();

@@ -1,6 +1,7 @@
 #!/bin/bash
-# Runs comm_mpi_test over two "hosts": network namespaces joined by a veth pair, each with its own host name, so that Open
-# MPI and our wake connections go over TCP between them. netns.sh PROGRAM. Ends 77 where namespaces are not permitted.
+# Runs comm_mpi_test over two "hosts": network namespaces joined by a veth pair, each with its own host name,
+# so that Open MPI and our wake connections go over TCP between them. netns.sh PROGRAM. Ends 77 where namespaces
+# are not permitted. COMM_BENCH=1 measures too.
 set -u
 program=$(readlink -f "$1")
 id=$$ a=gmda$$ b=gmdb$$ work=$(mktemp -d) failed=0
@@ -19,20 +20,22 @@ command -v ip >/dev/null || skip "no ip command (package iproute2)"
 command -v mpirun >/dev/null || skip "no mpirun"
 why=$(ip netns add "$a" 2>&1) || skip "network namespaces are not permitted here: $why"
 why=$(ip netns add "$b" 2>&1) || skip "network namespaces are not permitted here: $why"
-why=$(ip link add "v$id" netns "$a" type veth peer name "v$id" netns "$b" 2>&1) || skip "veth is not permitted here: $why"
+why=$(ip link add "v$id" netns "$a" type veth peer name "v$id" netns "$b" 2>&1) ||
+    skip "veth is not permitted here: $why"
 why=$(unshare -u true 2>&1) || skip "host name namespaces are not permitted here: $why"
 net=10.$((64 + id / 256 % 128)).$((id % 256))
-ip -n "$a" addr add "$net.1/24" dev "v$id" && ip -n "$a" link set "v$id" up && ip -n "$a" link set lo up || exit 1
-ip -n "$b" addr add "$net.2/24" dev "v$id" && ip -n "$b" link set "v$id" up && ip -n "$b" link set lo up || exit 1
+set_up() { ip -n "$1" addr add "$2/24" dev "v$id" && ip -n "$1" link set "v$id" up && ip -n "$1" link set lo up; }
+set_up "$a" "$net.1" && set_up "$b" "$net.2" || exit 1
 
-# mpirun's "rsh": HOST COMMAND…, where HOST is a namespace. Without a host name of its own, Open MPI would take the two
-# for one host and use shared memory.
+# mpirun's "rsh": HOST COMMAND…, where HOST is a namespace. Without a host name of its own, Open MPI would take
+# the two for one host and use shared memory.
 cat >"$work/rsh" <<'RSH'
 #!/bin/bash
 host=$1; shift
 exec ip netns exec "$host" unshare -u bash -c 'hostname "$0"; exec bash -c "$*"' "$host" "$@"
 RSH
 chmod +x "$work/rsh"
+export ASAN_OPTIONS="${ASAN_OPTIONS:-}:detect_leaks=0"
 export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 OMPI_MCA_mpi_yield_when_idle=1
 
 # $1: hosts with slots, $2: ranks, $3: "zero" or "any" end of mpirun; the rest: arguments of the program

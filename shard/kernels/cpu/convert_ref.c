@@ -9,8 +9,8 @@ void ref_f32_from_f16(float *y, const uint16_t *x, size_t n) {
     for (size_t i = 0; i < n; i++) y[i] = ref_from_f16(x[i]);
 }
 
-/* Adding 0x7FFF plus the lowest kept bit carries into the kept half exactly when rounding to nearest even goes up. A NaN
- * would carry into infinity; it keeps its upper payload and becomes quiet instead. */
+/* Adding 0x7FFF plus the lowest kept bit carries into the kept half exactly when rounding to nearest even
+ * goes up. A NaN would carry into infinity; it keeps its upper payload and becomes quiet instead. */
 void ref_bf16_from_f32(uint16_t *y, const float *x, size_t n) {
     for (size_t i = 0; i < n; i++) {
         uint32_t u = ref_bits(x[i]);

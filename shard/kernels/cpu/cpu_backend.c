@@ -61,6 +61,29 @@ static void cpu_gather(backend *b, float *y, const float *x, const uint32_t *ind
     run_rows(cpu_of(b), &w, n, gather_row);
 }
 
+typedef struct sum_work {
+    const cpu_kernels *k;
+    float *y;
+    const float *x;
+    size_t count;
+    uint32_t blocks;
+} sum_work;
+
+enum { SUM_PIECE = 4096 };
+
+static void sum_piece(void *context, uint32_t item, uint32_t thread) {
+    (void)thread;
+    sum_work *w = context;
+    size_t at = (size_t)item * SUM_PIECE, n = w->count - at < SUM_PIECE ? w->count - at : SUM_PIECE;
+    memcpy(w->y + at, w->x + at, n * sizeof *w->y);
+    for (uint32_t b = 1; b < w->blocks; b++) w->k->add(w->y + at, w->x + b * w->count + at, (uint32_t)n);
+}
+
+static void cpu_sum_blocks(backend *b, float *y, const float *x, uint32_t blocks, size_t count) {
+    sum_work w = {cpu_of(b)->k, y, x, count, blocks};
+    pool_run(cpu_of(b)->threads, (uint32_t)((count + SUM_PIECE - 1) / SUM_PIECE), sum_piece, &w);
+}
+
 static void norm_row(void *context, uint32_t i, uint32_t thread) {
     (void)thread;
     row_work *w = context;
@@ -212,6 +235,7 @@ static const backend_ops cpu_ops = {
     .rope_begin = cpu_rope_begin,
     .embed = cpu_embed,
     .gather = cpu_gather,
+    .sum_blocks = cpu_sum_blocks,
     .norm = cpu_norm,
     .add_norm = cpu_add_norm,
     .linear = cpu_linear,

@@ -38,7 +38,7 @@ typedef struct cpu_kernels {
     /* x *= y */
     void (*multiply)(float *x, const float *y, uint32_t n);
     /* y = gelu_tanh(gate) · up; y may be gate.
-     * gelu_tanh(x) = 0.5 x (1 + tanh(sqrt(2/pi) (x + 0.044715 x³))), computed as the equal x / (1 + exp(-2 sqrt(2/pi) (…))) */
+     * gelu_tanh(x) = 0.5 x (1 + tanh(u)), u = sqrt(2/pi) (x + 0.044715 x³), computed as x / (1 + exp(-2u)) */
     void (*gelu_multiply)(float *y, const float *gate, const float *up, uint32_t n);
     /* x = cap · tanh(x / cap) */
     void (*softcap)(float *x, float cap, uint32_t n);

@@ -1,6 +1,6 @@
-/* What the processor and the operating system allow, asked before any function of a *_avx2.c or *_avx512.c file runs: a
- * table is handed out only here. __builtin_cpu_supports reads CPUID and XGETBV, so a system that does not save the wide
- * registers counts as one that lacks them. */
+/* What the processor and the operating system allow, asked before any function of a *_avx2.c or *_avx512.c
+ * file runs: a table is handed out only here. __builtin_cpu_supports reads CPUID and XGETBV, so a system that
+ * does not save the wide registers counts as one that lacks them. */
 #include <stdbool.h>
 
 #include "shard/kernels/cpu/cpu_kernels.h"

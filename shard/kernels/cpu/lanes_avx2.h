@@ -34,8 +34,8 @@ LANES_INLINE void lanes_store(float *p, lanes a) {
     _mm256_storeu_ps(p + 8, a.hi);
 }
 
-/* The other lanes are +0. A masked load does not fault on what it leaves out, but p + 8 of a short row may not even be
- * formed: hence the branch. */
+/* The other lanes are +0. A masked load does not fault on what it leaves out, but p + 8 of a short row may
+ * not even be formed: hence the branch. */
 LANES_INLINE lanes lanes_load_part(const float *p, uint32_t n) {
     __m256 hi = n > 8 ? _mm256_maskload_ps(p + 8, lanes_mask_hi(n)) : _mm256_setzero_ps();
     return (lanes){_mm256_maskload_ps(p, lanes_mask_lo(n)), hi};
@@ -98,7 +98,8 @@ LANES_INLINE lanes lanes_abs(lanes a) {
 /* a with the sign bit of s; a's own is clear. */
 LANES_INLINE lanes lanes_with_sign(lanes a, lanes s) {
     __m256 sign = _mm256_set1_ps(-0.0f);
-    return (lanes){_mm256_or_ps(a.lo, _mm256_and_ps(sign, s.lo)), _mm256_or_ps(a.hi, _mm256_and_ps(sign, s.hi))};
+    return (lanes){_mm256_or_ps(a.lo, _mm256_and_ps(sign, s.lo)),
+                   _mm256_or_ps(a.hi, _mm256_and_ps(sign, s.hi))};
 }
 /* a < b ? x : y in each lane */
 LANES_INLINE lanes lanes_where_less(lanes a, lanes b, lanes x, lanes y) {
@@ -121,7 +122,8 @@ LANES_INLINE __m256 lanes_times_power8(__m256 p, __m256 shifted, __m256 shift) {
     return _mm256_mul_ps(_mm256_mul_ps(p, _mm256_castsi256_ps(first)), _mm256_castsi256_ps(second));
 }
 LANES_INLINE lanes lanes_times_power(lanes p, lanes shifted, lanes shift) {
-    return (lanes){lanes_times_power8(p.lo, shifted.lo, shift.lo), lanes_times_power8(p.hi, shifted.hi, shift.hi)};
+    return (lanes){lanes_times_power8(p.lo, shifted.lo, shift.lo),
+                   lanes_times_power8(p.hi, shifted.hi, shift.hi)};
 }
 
 LANES_INLINE float lanes_sum(lanes a) { return lanes_sum8(_mm256_add_ps(a.lo, a.hi)); }
@@ -147,7 +149,8 @@ LANES_INLINE __m256i lanes_round_bf16(__m256 x) {
     return _mm256_blendv_epi8(_mm256_srli_epi32(up, 16), quiet, is_nan);
 }
 LANES_INLINE void lanes_store_bf16(uint16_t *p, lanes a) {
-    __m256i packed = _mm256_packus_epi32(lanes_round_bf16(a.lo), lanes_round_bf16(a.hi)); /* 0-3 8-11 | 4-7 12-15 */
+    __m256i packed =
+        _mm256_packus_epi32(lanes_round_bf16(a.lo), lanes_round_bf16(a.hi)); /* 0-3 8-11 | 4-7 12-15 */
     _mm256_storeu_si256((__m256i *)(void *)p, _mm256_permute4x64_epi64(packed, 0xD8));
 }
 

@@ -1,5 +1,5 @@
-/* Sixteen floats as one AVX-512 register: the functions of lanes_avx2.h, in its order and with its comments' contracts.
- * Included by kernels_avx512.c alone, which has the flags.
+/* Sixteen floats as one AVX-512 register: the functions of lanes_avx2.h, in its order and with its comments'
+ * contracts. Included by kernels_avx512.c alone, which has the flags.
  *
  * Memory:  none.
  * Threads: any. */
@@ -19,8 +19,12 @@ LANES_INLINE lanes lanes_set(float x) { return _mm512_set1_ps(x); }
 LANES_INLINE lanes lanes_load(const float *p) { return _mm512_loadu_ps(p); }
 LANES_INLINE void lanes_store(float *p, lanes a) { _mm512_storeu_ps(p, a); }
 
-LANES_INLINE lanes lanes_load_part(const float *p, uint32_t n) { return _mm512_maskz_loadu_ps(lanes_mask(n), p); }
-LANES_INLINE void lanes_store_part(float *p, lanes a, uint32_t n) { _mm512_mask_storeu_ps(p, lanes_mask(n), a); }
+LANES_INLINE lanes lanes_load_part(const float *p, uint32_t n) {
+    return _mm512_maskz_loadu_ps(lanes_mask(n), p);
+}
+LANES_INLINE void lanes_store_part(float *p, lanes a, uint32_t n) {
+    _mm512_mask_storeu_ps(p, lanes_mask(n), a);
+}
 
 LANES_INLINE lanes lanes_widen_bf16(__m256i x) {
     return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(x), 16));
@@ -57,7 +61,9 @@ LANES_INLINE lanes lanes_with_sign(lanes a, lanes s) {
 LANES_INLINE lanes lanes_where_less(lanes a, lanes b, lanes x, lanes y) {
     return _mm512_mask_blend_ps(_mm512_cmp_ps_mask(a, b, _CMP_LT_OQ), y, x);
 }
-LANES_INLINE lanes lanes_first(uint32_t n, lanes a, lanes b) { return _mm512_mask_blend_ps(lanes_mask(n), b, a); }
+LANES_INLINE lanes lanes_first(uint32_t n, lanes a, lanes b) {
+    return _mm512_mask_blend_ps(lanes_mask(n), b, a);
+}
 
 LANES_INLINE lanes lanes_times_power(lanes p, lanes shifted, lanes shift) {
     __m512i bias = _mm512_set1_epi32(127);

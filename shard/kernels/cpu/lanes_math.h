@@ -1,5 +1,5 @@
-/* ref_math.h on sixteen lanes: the same operations in the same order, hence the same bits. Included after one of
- * lanes_avx2.h and lanes_avx512.h. */
+/* ref_math.h on sixteen lanes: the same operations in the same order, hence the same bits. Included after one
+ * of lanes_avx2.h and lanes_avx512.h. */
 #ifndef SHARD_KERNELS_CPU_LANES_MATH_H
 #define SHARD_KERNELS_CPU_LANES_MATH_H
 

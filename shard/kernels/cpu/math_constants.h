@@ -1,5 +1,5 @@
-/* Constants of the float functions, shared by the reference and the vector files. The polynomials are minimax fits of
- * our own (Remez, in 40 digits), their coefficients rounded to float afterwards. */
+/* Constants of the float functions, shared by the reference and the vector files. The polynomials are minimax
+ * fits of our own (Remez, in 40 digits), their coefficients rounded to float afterwards. */
 #ifndef SHARD_KERNELS_CPU_MATH_CONSTANTS_H
 #define SHARD_KERNELS_CPU_MATH_CONSTANTS_H
 

@@ -1,5 +1,6 @@
-/* Double functions of our own: glibc picks other code on a processor with FMA, and rotary angles must have the same bits
- * on every rank. Only + - · / and bit moves, in a fixed order; nothing here may be contracted (-ffp-contract=off). */
+/* Double functions of our own: glibc picks other code on a processor with FMA, and rotary angles must have
+ * the same bits on every rank. Only + - · / and bit moves, in a fixed order; nothing here may be contracted
+ * (-ffp-contract=off). */
 #include <math.h>
 #include <string.h>
 
@@ -39,8 +40,8 @@ static double scale_power(int exponent) { /* 2^exponent, -1022 … 1023 */
     return d;
 }
 
-/* ln b = k ln 2 + 2 atanh(s), s = (m - 1) / (m + 1), b = 2^k m, m within sqrt(1/2) … sqrt(2). The result feeds an
- * exponential, where its absolute error becomes a relative one: hence a pair, good to about 1e-18. */
+/* ln b = k ln 2 + 2 atanh(s), s = (m - 1) / (m + 1), b = 2^k m, m within sqrt(1/2) … sqrt(2). The result
+ * feeds an exponential, where its absolute error becomes a relative one: hence a pair, good to 1e-18. */
 static pair log_pair(double b) {
     static const double atanh_terms[] = {1.0 / 3,  1.0 / 5,  1.0 / 7,  1.0 / 9,  1.0 / 11, 1.0 / 13,
                                          1.0 / 15, 1.0 / 17, 1.0 / 19, 1.0 / 21, 1.0 / 23};
@@ -66,14 +67,16 @@ static pair log_pair(double b) {
 
 static double exp_of_pair(pair y) {
     /* 1/2!, 1/3!, … 1/14!: what is left out is below 1e-18 at |r| = ln 2 / 2. */
-    static const double terms[] = {1.0 / 2,       1.0 / 6,        1.0 / 24,        1.0 / 120,        1.0 / 720,
-                                   1.0 / 5040,    1.0 / 40320,    1.0 / 362880,    1.0 / 3628800,    1.0 / 39916800,
-                                   1.0 / 479001600, 1.0 / 6227020800, 1.0 / 87178291200};
+    static const double terms[] = {1.0 / 2,          1.0 / 6,        1.0 / 24,        1.0 / 120,
+                                   1.0 / 720,        1.0 / 5040,     1.0 / 40320,     1.0 / 362880,
+                                   1.0 / 3628800,    1.0 / 39916800, 1.0 / 479001600, 1.0 / 6227020800,
+                                   1.0 / 87178291200};
     if (y.high > 710.0) return INFINITY;
     if (y.high < -746.0) return 0.0;
     double n = (y.high * 0x1.71547652b82fep0 + round_shift) - round_shift;
     pair r = pair_sum(y.high - n * ln2_high, -n * ln2_low);
-    /* Summed again, since y.low can be a hundred times an ulp of r: what is left in r.low then counts to first order. */
+    /* Summed again, since y.low can be a hundred times an ulp of r: what is left in r.low then counts to
+     * first order. */
     r = pair_sum(r.high, r.low + y.low);
     double q = r.high + (r.low + (r.high * r.high * polynomial(terms, 13, r.high) + r.high * r.low));
     int k = (int)n, half = k / 2;
@@ -89,11 +92,12 @@ double math_pow_double(double base, double exponent) {
 void math_sincos_double(double angle, double *sine, double *cosine) {
     /* pi/2 in three parts of 33, 33 and 53 bits: n < 2^20 times either of the first two is exact. */
     static const double part1 = 0x1.921fb544p0, part2 = 0x1.0b4611a6p-34, part3 = 0x1.3198a2e037073p-69;
-    static const double sin_terms[] = {-1.0 / 6,        1.0 / 120,         -1.0 / 5040,         1.0 / 362880,
-                                       -1.0 / 39916800, 1.0 / 6227020800, -1.0 / 1307674368000, 1.0 / 355687428096000};
-    static const double cos_terms[] = {1.0 / 24,        -1.0 / 720,         1.0 / 40320,         -1.0 / 3628800,
-                                       1.0 / 479001600, -1.0 / 87178291200, 1.0 / 20922789888000,
-                                       -1.0 / 6402373705728000};
+    static const double sin_terms[] = {
+        -1.0 / 6,        1.0 / 120,        -1.0 / 5040,          1.0 / 362880,
+        -1.0 / 39916800, 1.0 / 6227020800, -1.0 / 1307674368000, 1.0 / 355687428096000};
+    static const double cos_terms[] = {
+        1.0 / 24,        -1.0 / 720,         1.0 / 40320,          -1.0 / 3628800,
+        1.0 / 479001600, -1.0 / 87178291200, 1.0 / 20922789888000, -1.0 / 6402373705728000};
     double n = (angle * 0x1.45f306dc9c883p-1 + round_shift) - round_shift;
     pair r = pair_sum(angle - n * part1, -n * part2);
     r = pair_sum(r.high, r.low - n * part3);

@@ -1,5 +1,5 @@
-/* The register tile of matmul_lanes.h with 16 registers: 3 rows × 2 tokens, two registers an output, 12 in all; 10 loads
- * for 12 multiply-adds. */
+/* The register tile of matmul_lanes.h with 16 registers: 3 rows × 2 tokens, two registers an output, 12 in
+ * all; 10 loads for 12 multiply-adds. */
 #ifndef SHARD_KERNELS_CPU_MATMUL_TILE_AVX2_H
 #define SHARD_KERNELS_CPU_MATMUL_TILE_AVX2_H
 
@@ -7,12 +7,13 @@
 
 enum { TILE_ROWS = 3, TILE_TOKENS = 2 };
 
-/* Eight weights. A plain load of floats would be folded by gcc into both multiply-adds that use it, 16 loads in place of
- * 10 and a quarter of the speed; the lddqu intrinsic is the same load and is not folded. */
+/* Eight weights. A plain load of floats would be folded by gcc into both multiply-adds that use it, 16 loads
+ * in place of 10 and a quarter of the speed; the lddqu intrinsic is the same load and is not folded. */
 LANES_INLINE __m256 tile_load(const void *row, size_t at, weight_type type) {
     const uint16_t *half = (const uint16_t *)row + at;
     if (type == WEIGHT_F32)
-        return _mm256_castsi256_ps(_mm256_lddqu_si256((const __m256i *)(const void *)((const float *)row + at)));
+        return _mm256_castsi256_ps(
+            _mm256_lddqu_si256((const __m256i *)(const void *)((const float *)row + at)));
     __m128i raw = _mm_loadu_si128((const __m128i *)(const void *)half);
     return type == WEIGHT_BF16 ? lanes_widen_bf16(raw) : _mm256_cvtph_ps(raw);
 }

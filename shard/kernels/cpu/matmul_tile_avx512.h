@@ -1,5 +1,5 @@
-/* The register tile of matmul_lanes.h with 32 registers: 4 rows × 4 tokens, one register an output; 8 loads for 16
- * multiply-adds. Contract as in matmul_tile_avx2.h. */
+/* The register tile of matmul_lanes.h with 32 registers: 4 rows × 4 tokens, one register an output; 8 loads
+ * for 16 multiply-adds. Contract as in matmul_tile_avx2.h. */
 #ifndef SHARD_KERNELS_CPU_MATMUL_TILE_AVX512_H
 #define SHARD_KERNELS_CPU_MATMUL_TILE_AVX512_H
 
@@ -19,12 +19,17 @@ LANES_INLINE void matmul_tile(float *acc, size_t acc_stride, const float *const 
     float *a0 = acc, *a1 = a0 + acc_stride, *a2 = a1 + acc_stride, *a3 = a2 + acc_stride;
     const float *x0 = x[0], *x1 = x[1], *x2 = x[2], *x3 = x[3];
     const void *w0 = w[0], *w1 = w[1], *w2 = w[2], *w3 = w[3];
-    lanes s00 = lanes_load(a0), s10 = lanes_load(a0 + 16), s20 = lanes_load(a0 + 32), s30 = lanes_load(a0 + 48);
-    lanes s01 = lanes_load(a1), s11 = lanes_load(a1 + 16), s21 = lanes_load(a1 + 32), s31 = lanes_load(a1 + 48);
-    lanes s02 = lanes_load(a2), s12 = lanes_load(a2 + 16), s22 = lanes_load(a2 + 32), s32 = lanes_load(a2 + 48);
-    lanes s03 = lanes_load(a3), s13 = lanes_load(a3 + 16), s23 = lanes_load(a3 + 32), s33 = lanes_load(a3 + 48);
+    lanes s00 = lanes_load(a0), s10 = lanes_load(a0 + 16);
+    lanes s20 = lanes_load(a0 + 32), s30 = lanes_load(a0 + 48);
+    lanes s01 = lanes_load(a1), s11 = lanes_load(a1 + 16);
+    lanes s21 = lanes_load(a1 + 32), s31 = lanes_load(a1 + 48);
+    lanes s02 = lanes_load(a2), s12 = lanes_load(a2 + 16);
+    lanes s22 = lanes_load(a2 + 32), s32 = lanes_load(a2 + 48);
+    lanes s03 = lanes_load(a3), s13 = lanes_load(a3 + 16);
+    lanes s23 = lanes_load(a3 + 32), s33 = lanes_load(a3 + 48);
     for (size_t c = 0, end = (size_t)blocks * 16; c < end; c += 16) {
-        lanes t0 = lanes_load(x0 + c), t1 = lanes_load(x1 + c), t2 = lanes_load(x2 + c), t3 = lanes_load(x3 + c);
+        lanes t0 = lanes_load(x0 + c), t1 = lanes_load(x1 + c);
+        lanes t2 = lanes_load(x2 + c), t3 = lanes_load(x3 + c);
         lanes r = tile_load(w0, c, type);
         s00 = lanes_fma(t0, r, s00), s01 = lanes_fma(t1, r, s01);
         s02 = lanes_fma(t2, r, s02), s03 = lanes_fma(t3, r, s03);

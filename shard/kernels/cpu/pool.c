@@ -1,7 +1,7 @@
-/* How a run meets its threads. `ticket` packs (run, items left): a thread takes an item by lowering the count with a
- * compare-and-swap, which fails for a thread that still believes in an older run. Whoever took an item may read the
- * run's work and context, because the run cannot end before that item is counted in `done`. So a thread that slept
- * through a run never has to be waited for. */
+/* How a run meets its threads. `ticket` packs (run, items left): a thread takes an item by lowering the count
+ * with a compare-and-swap, which fails for a thread that still believes in an older run. Whoever took an item
+ * may read the run's work and context, because the run cannot end before that item is counted in `done`. So a
+ * thread that slept through a run never has to be waited for. */
 #include "shard/kernels/cpu/pool.h"
 
 #include <errno.h>
@@ -98,8 +98,8 @@ static void take_items(pool *p, uint32_t thread) {
     }
     if (!taken) return;
     uint32_t before = atomic_fetch_add(&p->done, taken);
-    /* The caller announces its sleep before it looks at `done` for the last time, so either it sees this count or this
-     * thread sees the announcement. From here on the run may be over: nothing of it is read. */
+    /* The caller announces its sleep before it looks at `done` for the last time, so either it sees this
+     * count or this thread sees the announcement. From here on the run may be over: nothing of it is read. */
     if (before + taken == items && atomic_load(&p->caller_sleeps)) futex_wake(&p->done, 1);
 }
 
@@ -122,8 +122,7 @@ static void *worker_main(void *argument) {
 
 static uint32_t count_cpus(const cpu_set *set) {
     uint32_t n = 0;
-    for (uint32_t cpu = 0; cpu < CPUS_MAX; cpu++)
-        n += CPU_ISSET_S(cpu, sizeof *set, set->parts) ? 1 : 0;
+    for (uint32_t cpu = 0; cpu < CPUS_MAX; cpu++) n += CPU_ISSET_S(cpu, sizeof *set, set->parts) ? 1 : 0;
     return n;
 }
 
@@ -185,8 +184,8 @@ void pool_close(pool *p) {
     atomic_fetch_add(&p->run, 1);
     futex_wake(&p->run, POOL_THREADS_MAX);
     for (uint32_t i = 0; i < p->started; i++) pthread_join(p->workers[i].thread, NULL);
-    /* The thread that opened the pool may go on to other work: it gets its CPUs back. A failure leaves it bound, which
-     * is slower and nothing else. */
+    /* The thread that opened the pool may go on to other work: it gets its CPUs back. A failure leaves it
+     * bound, which is slower and nothing else. */
     if (p->pinned) (void)sched_setaffinity(0, sizeof p->caller_cpus, p->caller_cpus.parts);
     free(p->workers);
     free(p);

@@ -1,5 +1,5 @@
-/* The scalar reference of every entry of cpu_kernels, declared for the table in kernels_scalar.c. Contracts are those of
- * cpu_kernels.h; each definition defines the answer of its operation.
+/* The scalar reference of every entry of cpu_kernels, declared for the table in kernels_scalar.c. Contracts
+ * are those of cpu_kernels.h; each definition defines the answer of its operation.
  *
  * Memory:  callers'.
  * Threads: any. */
@@ -9,12 +9,12 @@
 #include <stddef.h>
 #include <stdint.h>
 
-void ref_matmul_f32(float *y, size_t y_stride, const float *x, size_t x_stride, const void *w, size_t w_stride,
-                    uint32_t rows, uint32_t tokens, uint32_t cols);
-void ref_matmul_bf16(float *y, size_t y_stride, const float *x, size_t x_stride, const void *w, size_t w_stride,
-                     uint32_t rows, uint32_t tokens, uint32_t cols);
-void ref_matmul_f16(float *y, size_t y_stride, const float *x, size_t x_stride, const void *w, size_t w_stride,
-                    uint32_t rows, uint32_t tokens, uint32_t cols);
+void ref_matmul_f32(float *y, size_t y_stride, const float *x, size_t x_stride, const void *w,
+                    size_t w_stride, uint32_t rows, uint32_t tokens, uint32_t cols);
+void ref_matmul_bf16(float *y, size_t y_stride, const float *x, size_t x_stride, const void *w,
+                     size_t w_stride, uint32_t rows, uint32_t tokens, uint32_t cols);
+void ref_matmul_f16(float *y, size_t y_stride, const float *x, size_t x_stride, const void *w,
+                    size_t w_stride, uint32_t rows, uint32_t tokens, uint32_t cols);
 void ref_rmsnorm(float *y, const float *x, const float *weight, float eps, uint32_t n);
 void ref_add(float *x, const float *y, uint32_t n);
 void ref_scale(float *x, float factor, uint32_t n);

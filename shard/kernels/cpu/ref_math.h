@@ -1,8 +1,8 @@
-/* The arithmetic of the CPU kernels, one element at a time: what the *_ref.c files are written with, and what the vector
- * files (lanes_math.h) repeat operation by operation. A change here is a change there.
+/* The arithmetic of the CPU kernels, one element at a time: what the *_ref.c files are written with, and what
+ * the vector files (lanes_math.h) repeat operation by operation. A change here is a change there.
  *
- * Every function is a fixed sequence of IEEE operations in float (plus bit moves), so it gives the same bits wherever
- * it is compiled.
+ * Every function is a fixed sequence of IEEE operations in float (plus bit moves), so it gives the same bits
+ * wherever it is compiled.
  *
  * Memory:  none.
  * Threads: any. */
@@ -35,7 +35,7 @@ static inline float ref_min(float a, float b) { return a < b ? a : b; }
 
 static inline float ref_from_bf16(uint16_t x) { return ref_float((uint32_t)x << 16); }
 
-/* The widening is exact; a signalling NaN becomes the quiet one with its payload, as in the F16C instruction. */
+/* Exact. A signalling NaN becomes the quiet one with its payload, as in the F16C instruction. */
 static inline float ref_from_f16(uint16_t x) {
     uint32_t sign = (uint32_t)(x & 0x8000) << 16, exponent = (x >> 10) & 31, fraction = x & 1023;
     if (exponent == 31) return ref_float(sign | 0x7F800000u | (fraction ? 0x400000u | fraction << 13 : 0));
@@ -52,9 +52,10 @@ static inline float ref_tree(float l[LANES]) {
     return l[0] + l[1];
 }
 
-/* exp(x) = 2^k · exp(r), k = round(x / ln 2), |r| ≤ ln 2 / 2. The error of the polynomial is 2^-28.3, of all below 1
- * ulp. Clamping puts x where k stays in -150 … 128; below -103.97 the true value rounds to 0 and so does this one. 2^k
- * is applied as two factors, because one float does not reach down to the subnormals; the first is exact. */
+/* exp(x) = 2^k · exp(r), k = round(x / ln 2), |r| ≤ ln 2 / 2. The error of the polynomial is 2^-28.3, of all
+ * below 1 ulp. Clamping puts x where k stays in -150 … 128; below -103.97 the true value rounds to 0 and so
+ * does this one. 2^k is applied as two factors, because one float does not reach down to the subnormals; the
+ * first is exact. */
 static inline float ref_exp(float x) {
     x = ref_max(EXP_LOWEST, x);
     x = ref_min(EXP_HIGHEST, x);
@@ -69,12 +70,13 @@ static inline float ref_exp(float x) {
     q = fmaf(q, r, EXP_Q0);
     float p = fmaf(q, r * r, r) + 1.0f;
     int32_t half = k >> 1;
-    float first = ref_float((uint32_t)(half + 127) << 23), second = ref_float((uint32_t)(k - half + 127) << 23);
+    float first = ref_float((uint32_t)(half + 127) << 23);
+    float second = ref_float((uint32_t)(k - half + 127) << 23);
     return p * first * second;
 }
 
-/* Near 0 an odd polynomial (1 - 2/(e+1) would cancel), elsewhere from exp. Both work on |x|; the sign is put back as a
- * bit, which keeps -0. */
+/* Near 0 an odd polynomial (1 - 2/(e+1) would cancel), elsewhere from exp. Both work on |x|; the sign is put
+ * back as a bit, which keeps -0. */
 static inline float ref_tanh(float x) {
     uint32_t sign = ref_bits(x) & 0x80000000u;
     float a = ref_float(ref_bits(x) & 0x7FFFFFFFu);

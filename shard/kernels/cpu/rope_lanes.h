@@ -5,7 +5,8 @@
 static void vec_rope(float *x, const float *cosine, const float *sine, uint32_t half, uint32_t pairs) {
     uint32_t i = 0;
     for (; pairs - i >= 16; i += 16) {
-        lanes a = lanes_load(x + i), b = lanes_load(x + i + half), c = lanes_load(cosine + i), s = lanes_load(sine + i);
+        lanes a = lanes_load(x + i), b = lanes_load(x + i + half), c = lanes_load(cosine + i),
+              s = lanes_load(sine + i);
         lanes_store(x + i, lanes_sub(lanes_mul(a, c), lanes_mul(b, s)));
         lanes_store(x + i + half, lanes_add(lanes_mul(b, c), lanes_mul(a, s)));
     }

@@ -30,7 +30,9 @@ static float vec_exp_sum(float *y, const float *x, float shift, float factor, ui
 }
 
 /* How many of the 16 keys from `at` lie before `end`. */
-static inline uint32_t keys_before(uint32_t end, uint32_t at) { return end <= at ? 0 : end - at < 16 ? end - at : 16; }
+static inline uint32_t keys_before(uint32_t end, uint32_t at) {
+    return end <= at ? 0 : end - at < 16 ? end - at : 16;
+}
 
 static float vec_softmax_page(float *scores, uint32_t first, uint32_t last, float *m, float *l) {
     float largest = ref_max(vec_max(scores + first, last - first), *m);

@@ -2,7 +2,8 @@
 #include "shard/kernels/cpu/ref.h"
 #include "shard/kernels/cpu/ref_math.h"
 
-/* The + 0.0f makes a largest -0 a +0: which of two equal zeros a search meets first is no part of the answer. */
+/* The + 0.0f makes a largest -0 a +0: which of two equal zeros a search meets first is no part of the answer.
+ */
 float ref_max_of(const float *x, uint32_t n) {
     float m = x[0];
     for (uint32_t i = 1; i < n; i++) m = ref_max(x[i], m);

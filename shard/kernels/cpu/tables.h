@@ -1,5 +1,5 @@
-/* The tables of the vector variants, for kernels_detect.c alone: only the function that asked the processor may hand one
- * out. */
+/* The tables of the vector variants, for kernels_detect.c alone: only the function that asked the processor
+ * may hand one out. */
 #ifndef SHARD_KERNELS_CPU_TABLES_H
 #define SHARD_KERNELS_CPU_TABLES_H
 

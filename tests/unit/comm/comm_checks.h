@@ -1,5 +1,6 @@
-/* What every back end must do, as a body for comm_fork_run and for the MPI test program: each rank works out alone what
- * all ranks hand in and compares bit for bit. A difference is ST_INTERNAL with a sentence that names it. */
+/* What every back end must do, as a body for comm_fork_run and for the MPI test program: each rank works
+ * out alone what all ranks hand in and compares bit for bit. A difference is ST_INTERNAL with a sentence
+ * that names it. */
 #ifndef TESTS_COMM_CHECKS_H
 #define TESTS_COMM_CHECKS_H
 
@@ -11,14 +12,15 @@
 #include "shard/comm/comm.h"
 
 static inline uint64_t checks_random(uint64_t a, uint64_t b, uint64_t c) {
-    uint64_t z = a * 0x9E3779B97F4A7C15u + b * 0xD1B54A32D192ED03u + c * 0x8CB92BA72F3D8DD7u + 0x2545F4914F6CDD1Du;
+    uint64_t z =
+        a * 0x9E3779B97F4A7C15u + b * 0xD1B54A32D192ED03u + c * 0x8CB92BA72F3D8DD7u + 0x2545F4914F6CDD1Du;
     z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9u;
     z = (z ^ (z >> 27)) * 0x94D049BB133111EBu;
     return z ^ (z >> 31);
 }
 
-/* Magnitudes spread over 2^±12, so that another order of additions shows; some elements are -0 on every rank, whose sum
- * is -0 only if it starts from rank 0's value and not from +0; some are denormal. */
+/* Magnitudes spread over 2^±12, so that another order of additions shows; some elements are -0 on every
+ * rank, whose sum is -0 only if it starts from rank 0's value and not from +0; some are denormal. */
 static inline float checks_float(uint64_t seed, uint32_t rank, size_t i) {
     uint64_t z = checks_random(seed, rank, i);
     if (i % 97 == 5) return -0.0f;
@@ -43,7 +45,8 @@ static inline status check_all_reduce(comm *c, uint64_t seed, size_t count) {
         float want = checks_float(seed, 0, i);
         for (uint32_t r = 1; r < comm_size(c); r++) want += checks_float(seed, r, i);
         if (checks_bits(want) == checks_bits(x[i])) continue;
-        st = fail(ST_INTERNAL, "all-reduce of %zu: element %zu is %a, not %a", count, i, (double)x[i], (double)want);
+        st = fail(ST_INTERNAL, "all-reduce of %zu: element %zu is %a, not %a", count, i, (double)x[i],
+                  (double)want);
         goto fail;
     }
     if (x[count] != 7) st = fail(ST_INTERNAL, "all-reduce of %zu wrote past the end", count);
@@ -56,8 +59,8 @@ static inline uint8_t checks_byte(uint64_t seed, uint32_t from, uint32_t to, siz
     return (uint8_t)checks_random(seed, from * 1000 + to, i / 8) + (uint8_t)i;
 }
 
-static inline status checks_compare(const char *what, const uint8_t *got, uint64_t seed, uint32_t from, uint32_t to,
-                                    size_t n) {
+static inline status checks_compare(const char *what, const uint8_t *got, uint64_t seed, uint32_t from,
+                                    uint32_t to, size_t n) {
     for (size_t i = 0; i < n; i++)
         if (got[i] != checks_byte(seed, from, to, i))
             return fail(ST_INTERNAL, "%s: byte %zu of %zu from rank %u is wrong", what, i, n, from);
@@ -79,7 +82,8 @@ static inline status check_all_gather(comm *c, uint64_t seed, size_t most, bool 
         if (r == me) mine_at = sum;
         sum += bytes[r];
     }
-    uint8_t *out = memory_alloc(sum + 1), *own = memory_alloc(bytes[me] + 1), *in = in_place ? out + mine_at : own;
+    uint8_t *out = memory_alloc(sum + 1), *own = memory_alloc(bytes[me] + 1),
+            *in = in_place ? out + mine_at : own;
     for (size_t i = 0; i < bytes[me]; i++) in[i] = checks_byte(seed, me, 0, i);
     out[sum] = 7;
     status st = ST_OK;
@@ -152,8 +156,22 @@ static inline status check_wakes(comm *c, uint32_t times) {
 
 /* `slot` is the back end's slot size: borders of pieces are tried from both sides. */
 static inline status check_exchanges(comm *c, size_t slot, size_t rounds) {
-    const size_t counts[] = {0,    1,    2,    15,   16,           17,       31,           100,
-                             5376, 8191, 8192, 8193, slot / 4 - 1, slot / 4, slot / 4 + 1, slot / 2 + 5,
+    const size_t counts[] = {0,
+                             1,
+                             2,
+                             15,
+                             16,
+                             17,
+                             31,
+                             100,
+                             5376,
+                             8191,
+                             8192,
+                             8193,
+                             slot / 4 - 1,
+                             slot / 4,
+                             slot / 4 + 1,
+                             slot / 2 + 5,
                              5 * (slot / 4) - 16};
     size_t most = slot * 3 < 300000 ? slot * 3 : 300000;
     for (size_t i = 0; i < sizeof counts / sizeof *counts; i++)

@@ -17,7 +17,8 @@ static void run_everywhere(bool threads) {
     for (uint32_t n = 1; n <= 5; n++)
         for (size_t i = 0; i < sizeof slots / sizeof *slots; i++) {
             size_t slot = slots[i] ? slots[i] : 256 << 10;
-            comm_fork_options o = {.ranks = n, .threads = threads, .spin_us = i == 1 ? 20 : 0, .slot_bytes = slots[i]};
+            comm_fork_options o = {
+                .ranks = n, .threads = threads, .spin_us = i == 1 ? 20 : 0, .slot_bytes = slots[i]};
             CHECK_STATUS(comm_fork_run(&o, exchanges, &slot), ST_OK);
         }
 }
@@ -27,7 +28,8 @@ TEST(exchanges_between_threads) { run_everywhere(true); }
 TEST(exchanges_with_oneself) {
     comm *c;
     CHECK_STATUS(comm_self_open(&c), ST_OK);
-    CHECK(comm_size(c) == 1 && comm_rank(c) == 0 && comm_where(c).nodes == 1 && comm_where(c).local_ranks == 1);
+    CHECK(comm_size(c) == 1 && comm_rank(c) == 0 && comm_where(c).nodes == 1 &&
+          comm_where(c).local_ranks == 1);
     CHECK_STATUS(check_exchanges(c, 4096, 12), ST_OK);
     CHECK(comm_statistics(c).calls > 60 && comm_statistics(c).bytes > 400000);
     float x = 1;
@@ -52,7 +54,8 @@ static status infinities(comm *c, void *context) {
     (void)context;
     float x[4] = {INFINITY, comm_rank(c) ? -INFINITY : INFINITY, NAN, 3e38f};
     TRY(comm_all_reduce(c, x, 4));
-    if (!isinf(x[0]) || !isnan(x[1]) || !isnan(x[2]) || !isinf(x[3])) return fail(ST_INTERNAL, "special values lost");
+    if (!isinf(x[0]) || !isnan(x[1]) || !isnan(x[2]) || !isinf(x[3]))
+        return fail(ST_INTERNAL, "special values lost");
     return ST_OK;
 }
 TEST(infinities_and_nans_pass) {
@@ -69,7 +72,8 @@ static status statistics(comm *c, void *context) {
     TRY(comm_all_reduce(c, x, 10));
     comm_stats s = comm_statistics(c);
     if (s.calls - before.calls != 1 || s.bytes - before.bytes != 40)
-        return fail(ST_INTERNAL, "%llu calls, %llu bytes", (unsigned long long)s.calls, (unsigned long long)s.bytes);
+        return fail(ST_INTERNAL, "%llu calls, %llu bytes", (unsigned long long)s.calls,
+                    (unsigned long long)s.bytes);
     if (comm_rank(c) == 0 && s.wait_ns - before.wait_ns < 40000000)
         return fail(ST_INTERNAL, "waited %llu ns", (unsigned long long)(s.wait_ns - before.wait_ns));
     return ST_OK;
@@ -86,7 +90,8 @@ static status mismatch(comm *c, void *context) {
     return comm_all_to_all_v(c, in, send, out, recv);
 }
 TEST(counts_that_do_not_fit_are_named) {
-    CHECK_STATUS(comm_fork_run(&(comm_fork_options){.ranks = 2, .threads = true}, mismatch, NULL), ST_MISMATCH);
+    CHECK_STATUS(comm_fork_run(&(comm_fork_options){.ranks = 2, .threads = true}, mismatch, NULL),
+                 ST_MISMATCH);
     CHECK_SENTENCE("rank 1: rank 0 sends rank 1 8 bytes, it expects 9");
 }
 
@@ -94,7 +99,8 @@ TEST(options_are_checked) {
     CHECK_STATUS(comm_fork_run(&(comm_fork_options){.ranks = 0}, statistics, NULL), ST_INVALID);
     CHECK_SENTENCE("0 ranks");
     CHECK_STATUS(comm_fork_run(&(comm_fork_options){.ranks = 1025}, statistics, NULL), ST_INVALID);
-    CHECK_STATUS(comm_fork_run(&(comm_fork_options){.ranks = 64, .slot_bytes = 1}, statistics, NULL), ST_INVALID);
+    CHECK_STATUS(comm_fork_run(&(comm_fork_options){.ranks = 64, .slot_bytes = 1}, statistics, NULL),
+                 ST_INVALID);
     CHECK_SENTENCE("64 ranks need 2048");
 }
 

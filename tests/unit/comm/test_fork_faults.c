@@ -1,5 +1,6 @@
-/* Ranks that die, leave or give up in every place: the others get ST_PEER within a second, and the run's sentence names
- * the rank and how it ended. Injected from a table, in processes; threads only where a thread can do it. */
+/* Ranks that die, leave or give up in every place: the others get ST_PEER within a second, and the run's
+ * sentence names the rank and how it ended. Injected from a table, in processes; threads only where a
+ * thread can do it. */
 #include <pthread.h>
 #include <signal.h>
 #include <sys/mman.h>
@@ -82,7 +83,8 @@ static status body(comm *c, void *context) {
 static void play(fault f, place p, bool threads, uint32_t rank, status want, const char *sentence) {
     scene s = {.fault = f, .place = p, .rank = rank, .after = 20};
     uint64_t start = clock_now_ns();
-    status st = comm_fork_run(&(comm_fork_options){.ranks = 4, .threads = threads, .slot_bytes = 4096}, body, &s);
+    status st =
+        comm_fork_run(&(comm_fork_options){.ranks = 4, .threads = threads, .slot_bytes = 4096}, body, &s);
     uint64_t ms = (clock_now_ns() - start) / 1000000;
     CHECK_THAT(st == want, "fault %d place %d: %s (%s)", f, p, status_name(st), status_text());
     CHECK_SENTENCE(sentence);
@@ -112,7 +114,8 @@ TEST(giving_up_is_heard) {
 TEST(leaving_early_is_heard) {
     for (int threads = UNDER_TSAN; threads <= 1; threads++)
         for (place p = IN_REDUCE; p <= IN_BARRIER; p++)
-            if (p != IN_WAIT) play(LEAVES, p, threads, 2, ST_PEER, "rank 2 of this host left before the exchange");
+            if (p != IN_WAIT)
+                play(LEAVES, p, threads, 2, ST_PEER, "rank 2 of this host left before the exchange");
     play(LEAVES, IN_WAIT, true, 0, ST_PEER, "rank 0 of this host left before the exchange");
 }
 
@@ -149,7 +152,8 @@ TEST(killed_at_any_moment) {
         victim v = {.pid = pid, .delay_us = i * 137};
         *pid = 0;
         uint64_t start = clock_now_ns();
-        CHECK_STATUS(comm_fork_run(&(comm_fork_options){.ranks = 4, .spin_us = i % 2 ? 50 : 0}, stream, &v), ST_PEER);
+        CHECK_STATUS(comm_fork_run(&(comm_fork_options){.ranks = 4, .spin_us = i % 2 ? 50 : 0}, stream, &v),
+                     ST_PEER);
         CHECK_SENTENCE("rank 2: ended by signal 9");
         CHECK(clock_now_ns() - start < 1500000000);
     }

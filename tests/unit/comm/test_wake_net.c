@@ -10,7 +10,8 @@
 #include "shard/comm/wake_internal.h"
 #include "tests/test.h"
 
-static const uint8_t key[32] = "one secret of an engine, 31 byte", other_key[32] = "another one with as many bytes.";
+static const uint8_t key[32] = "one secret of an engine, 31 byte",
+                     other_key[32] = "another one with as many bytes.";
 static const wake_secret ours = {key, sizeof key}, theirs = {other_key, sizeof other_key};
 
 typedef struct rank_thread {
@@ -29,7 +30,8 @@ static void *rank_main(void *argument) {
     snprintf(t->text, sizeof t->text, "%s", status_text());
     return NULL;
 }
-static void start(rank_thread *t, uint32_t rank, const char *addresses, wake_secret secret, uint32_t timeout_ms) {
+static void start(rank_thread *t, uint32_t rank, const char *addresses, wake_secret secret,
+                  uint32_t timeout_ms) {
     *t = (rank_thread){.rank = rank, .addresses = addresses, .secret = secret, .timeout_ms = timeout_ms};
     CHECK(pthread_create(&t->thread, NULL, rank_main, t) == 0);
 }
@@ -100,8 +102,8 @@ TEST(other_hosts_addresses_are_listed) {
     wake_hub_close(h);
 }
 
-/* More strangers than are held at once: silent ones, ones that send rubbish, one with another engine's secret. Ours come
- * through all the same, and soon. */
+/* More strangers than are held at once: silent ones, ones that send rubbish, one with another engine's
+ * secret. Ours come through all the same, and soon. */
 TEST(strangers_are_dropped) {
     enum { CROWD = WAKE_STRANGERS_MAX + 20 };
     char addresses[WAKE_ADDRESSES_BYTES], rubbish[200];
@@ -193,7 +195,8 @@ TEST(an_impostor_is_refused) {
     close(listener);
 }
 
-/* RFC 4231, test case 2, brought into the form of our parts is not possible; what counts is that every input matters. */
+/* RFC 4231, test case 2, brought into the form of our parts is not possible; what counts is that every
+ * input matters. */
 TEST(a_proof_depends_on_everything) {
     uint8_t nonce[WAKE_NONCE_BYTES] = {1}, want[WAKE_PROOF_BYTES], got[WAKE_PROOF_BYTES];
     wake_answer a = {.rank = {3}, .nonce = {9}};

@@ -1,6 +1,6 @@
-/* Every variant that this machine runs against the scalar reference, bit for bit (only NaNs may differ in their bits),
- * on sizes that straddle vectors, register tiles and panels. Buffers end at a page that cannot be touched, so that an
- * access past an extent ends the test. */
+/* Every variant that this machine runs against the scalar reference, bit for bit (only NaNs may differ in
+ * their bits), on sizes that straddle vectors, register tiles and panels. Buffers end at a page that cannot
+ * be touched, so that an access past an extent ends the test. */
 #include <math.h>
 #include <stdbool.h>
 #include <sys/mman.h>
@@ -24,7 +24,9 @@ static float random_float(enum mode mode) {
     float unit = (float)(random_u32() >> 8) * 0x1p-23f - 1; /* -1 … 1 */
     switch (mode) {
     case WIDE: return ldexpf(unit, (int)(random_u32() % 60) - 30);
-    case TINY: return ldexpf(unit, -60 - (int)(random_u32() % 90)); /* products underflow to ±0; some are subnormal */
+    case TINY:
+        return ldexpf(unit,
+                      -60 - (int)(random_u32() % 90)); /* products underflow to ±0; some are subnormal */
     case HUGE_ONES: return ldexpf(unit, (int)(random_u32() % 66) + 60);
     case SPECIAL: {
         static const float values[] = {0.0f, -0.0f, INFINITY, -INFINITY, 0x1p-149f, -0x1p-126f, 1.0f, -1.0f};
@@ -89,21 +91,26 @@ static void fill_weights(void *w, size_t n, weight_type type, enum mode mode) {
 
 static const cpu_kernels *variant; /* the one under test */
 
-static size_t extent(uint32_t lines, size_t stride, uint32_t n) { return lines ? (lines - 1) * stride + n : 0; }
+static size_t extent(uint32_t lines, size_t stride, uint32_t n) {
+    return lines ? (lines - 1) * stride + n : 0;
+}
 
 static void check_matmul(weight_type type, uint32_t rows, uint32_t tokens, uint32_t cols) {
     enum mode mode = random_u32() % MODES;
-    size_t x_stride = cols + random_u32() % 4, w_stride = cols + random_u32() % 4, y_stride = rows + random_u32() % 4;
-    size_t nx = extent(tokens, x_stride, cols), nw = extent(rows, w_stride, cols), ny = extent(tokens, y_stride, rows);
+    size_t x_stride = cols + random_u32() % 4, w_stride = cols + random_u32() % 4,
+           y_stride = rows + random_u32() % 4;
+    size_t nx = extent(tokens, x_stride, cols), nw = extent(rows, w_stride, cols),
+           ny = extent(tokens, y_stride, rows);
     size_t w_bytes = nw * weight_element_bytes(type);
     float *x = edge_floats(nx, mode), *want = edge_floats(ny, ORDINARY), *got = edge_copy(want, ny);
     void *w = edge_alloc(w_bytes);
     fill_weights(w, nw, type, mode);
     cpu_kernels_scalar.matmul[type](want, y_stride, x, x_stride, w, w_stride, rows, tokens, cols);
     variant->matmul[type](got, y_stride, x, x_stride, w, w_stride, rows, tokens, cols);
-    CHECK_THAT(same_bits(got, want, ny), "%s type %d mode %d: %u rows, %u tokens, %u columns", variant->name, type, mode,
-               rows, tokens, cols);
-    edge_free(x, nx * sizeof *x), edge_free(want, ny * sizeof *x), edge_free(got, ny * sizeof *x), edge_free(w, w_bytes);
+    CHECK_THAT(same_bits(got, want, ny), "%s type %d mode %d: %u rows, %u tokens, %u columns", variant->name,
+               type, mode, rows, tokens, cols);
+    edge_free(x, nx * sizeof *x), edge_free(want, ny * sizeof *x), edge_free(got, ny * sizeof *x),
+        edge_free(w, w_bytes);
 }
 
 static const uint32_t sizes[] = {0, 1, 2, 3, 7, 8, 9, 15, 16, 17, 31, 33, 64, 100, 127, 256, 257};
@@ -118,16 +125,17 @@ TEST(matmul_small) {
 }
 
 TEST(matmul_across_panels) {
-    static const uint32_t triples[][3] = {{13, 65, 515},  {257, 3, 257},  {31, 127, 256}, {12, 64, 512}, {25, 130, 273},
-                                          {5, 2, 1500},   {9, 8, 2049},   {1, 257, 127},  {257, 1, 1111}, {64, 16, 256},
-                                          {100, 100, 33}, {24, 33, 1024}, {127, 5, 300},  {3, 1, 21504}, {2, 129, 17}};
+    static const uint32_t triples[][3] = {{13, 65, 515},  {257, 3, 257}, {31, 127, 256}, {12, 64, 512},
+                                          {25, 130, 273}, {5, 2, 1500},  {9, 8, 2049},   {1, 257, 127},
+                                          {257, 1, 1111}, {64, 16, 256}, {100, 100, 33}, {24, 33, 1024},
+                                          {127, 5, 300},  {3, 1, 21504}, {2, 129, 17}};
     for (size_t i = 0; i < sizeof triples / sizeof *triples; i++)
         for (int type = 0; type < WEIGHT_TYPES; type++)
             check_matmul((weight_type)type, triples[i][0], triples[i][1], triples[i][2]);
 }
 
-/* Every product underflows to -0, so that each lane that a row reaches is -0, and so is the sum where all 16 are: a tail
- * that adds +0 to the lanes it does not reach would be seen. */
+/* Every product underflows to -0, so that each lane that a row reaches is -0, and so is the sum where all 16
+ * are: a tail that adds +0 to the lanes it does not reach would be seen. */
 TEST(matmul_of_negative_zeros) {
     static const uint16_t tiny[WEIGHT_TYPES] = {0, 0x8D80, 0x8001}; /* bf16 -2^-100, f16 -2^-24 */
     for (int type = 0; type < WEIGHT_TYPES; type++) {
@@ -141,7 +149,8 @@ TEST(matmul_of_negative_zeros) {
             for (uint32_t tokens = 1; tokens <= TOKENS; tokens += 2) {
                 cpu_kernels_scalar.matmul[type](want, ROWS, x, cols, w, cols, ROWS, tokens, cols);
                 variant->matmul[type](y, ROWS, x, cols, w, cols, ROWS, tokens, cols);
-                CHECK_THAT(!signbit(want[0]) == (cols < 16) && !memcmp(y, want, tokens * ROWS * sizeof *y), "type %d, %u columns, %u tokens: %g %g", type, cols, tokens, want[0], y[0]);
+                CHECK_THAT(!signbit(want[0]) == (cols < 16) && !memcmp(y, want, tokens * ROWS * sizeof *y),
+                           "type %d, %u columns, %u tokens: %g %g", type, cols, tokens, want[0], y[0]);
             }
         }
     }
@@ -151,9 +160,18 @@ TEST(matmul_of_negative_zeros) {
 #define CHECK_IN_PLACE(what, n, mode, call)                                                                  \
     do {                                                                                                     \
         float *want_ = edge_floats(n, mode), *got_ = edge_copy(want_, n);                                    \
-        { const cpu_kernels *k = &cpu_kernels_scalar; float *a = want_; call; }                              \
-        { const cpu_kernels *k = variant; float *a = got_; call; }                                           \
-        CHECK_THAT(same_bits(got_, want_, n), "%s %s n %u mode %d", variant->name, what, (unsigned)(n), mode); \
+        {                                                                                                    \
+            const cpu_kernels *k = &cpu_kernels_scalar;                                                      \
+            float *a = want_;                                                                                \
+            call;                                                                                            \
+        }                                                                                                    \
+        {                                                                                                    \
+            const cpu_kernels *k = variant;                                                                  \
+            float *a = got_;                                                                                 \
+            call;                                                                                            \
+        }                                                                                                    \
+        CHECK_THAT(same_bits(got_, want_, n), "%s %s n %u mode %d", variant->name, what, (unsigned)(n),      \
+                   mode);                                                                                    \
         edge_free(want_, (n) * sizeof(float)), edge_free(got_, (n) * sizeof(float));                         \
     } while (0)
 
@@ -197,7 +215,8 @@ TEST(max_and_exp_sum) {
             CHECK_THAT(same_bits(&m, &mv, 1), "%s max n %u: %g %g", variant->name, n, m, mv);
             float shift = mode == SPECIAL ? 0.5f : m, factor = mode == ORDINARY ? 3.0f : 1.0f;
             float sum = cpu_kernels_scalar.exp_sum(want, x, shift, factor, n);
-            float sum_v = variant->exp_sum(got, x, shift, factor, n), sum_only = variant->exp_sum(NULL, x, shift, factor, n);
+            float sum_v = variant->exp_sum(got, x, shift, factor, n),
+                  sum_only = variant->exp_sum(NULL, x, shift, factor, n);
             CHECK_THAT(same_bits(&sum, &sum_v, 1) && same_bits(&sum, &sum_only, 1) && same_bits(got, want, n),
                        "%s exp_sum n %u mode %d: %g %g %g", variant->name, n, mode, sum, sum_v, sum_only);
             CHECK_IN_PLACE("exp_sum in place", n, (enum mode)mode, k->exp_sum(a, a, shift, factor, n));
@@ -242,7 +261,8 @@ TEST(softmax_page) {
         rescale[0] = cpu_kernels_scalar.softmax_page(want, first, last, &m[0], &l[0]);
         rescale[1] = variant->softmax_page(got, first, last, &m[1], &l[1]);
         CHECK_THAT(same_bits(got, want, 64) && same_bits(m, m + 1, 1) && same_bits(l, l + 1, 1) &&
-                       same_bits(rescale, rescale + 1, 1), "%s %u-%u mode %d", variant->name, first, last, mode);
+                       same_bits(rescale, rescale + 1, 1),
+                   "%s %u-%u mode %d", variant->name, first, last, mode);
         edge_free(want, 256), edge_free(got, 256);
     }
 }
@@ -261,9 +281,11 @@ TEST(values_page) {
 }
 
 TEST(conversions_of_all_halves) {
-    /* All 65,536 patterns of both 16-bit types, then floats of every kind down to bf16, NaN payloads included. */
+    /* All 65,536 patterns of both 16-bit types, then floats of every kind down to bf16, NaN payloads
+     * included. */
     enum { N = 65536 };
-    uint16_t *x = memory_alloc_array(N, 2), *want16 = memory_alloc_array(N, 2), *got16 = memory_alloc_array(N, 2);
+    uint16_t *x = memory_alloc_array(N, 2), *want16 = memory_alloc_array(N, 2),
+             *got16 = memory_alloc_array(N, 2);
     float *want = memory_alloc_array(N, 4), *got = memory_alloc_array(N, 4);
     for (uint32_t i = 0; i < N; i++) x[i] = (uint16_t)i;
     cpu_kernels_scalar.f32_from_bf16(want, x, N), variant->f32_from_bf16(got, x, N);
@@ -272,7 +294,10 @@ TEST(conversions_of_all_halves) {
     CHECK(!memcmp(want, got, N * 4));
     for (int round = 0; round < 32; round++) {
         for (uint32_t i = 0; i < N; i++) {
-            uint32_t bits = i << 16 | (round == 0 ? 0x8000 : round == 1 ? 0x7FFF : round == 2 ? 0x8001 : random_u32() & 0xFFFF);
+            uint32_t bits = i << 16 | (round == 0   ? 0x8000
+                                       : round == 1 ? 0x7FFF
+                                       : round == 2 ? 0x8001
+                                                    : random_u32() & 0xFFFF);
             memcpy(&want[i], &bits, 4);
         }
         cpu_kernels_scalar.bf16_from_f32(want16, want, N), variant->bf16_from_f32(got16, want, N);
@@ -293,7 +318,8 @@ TEST(conversion_extents) {
         for (uint32_t j = 0; j < n; j++) h[j] = random_f16(WIDE);
         cpu_kernels_scalar.f32_from_f16(y, h, n), variant->f32_from_f16(z, h, n);
         CHECK(same_bits(y, z, n));
-        edge_free(x, n * 4), edge_free(y, n * 4), edge_free(z, n * 4), edge_free(h, n * 2), edge_free(want, n * 2);
+        edge_free(x, n * 4), edge_free(y, n * 4), edge_free(z, n * 4), edge_free(h, n * 2),
+            edge_free(want, n * 2);
     }
 }
 

@@ -53,8 +53,10 @@ TEST(pow_is_accurate_to_two_ulps) {
 TEST(rope_angles_match_long_double) {
     /* The angle itself is rounded twice (the power, the product): 2^-52 of at most 2^20; then to float. */
     static const uint32_t positions[] = {0, 1, 63, 4095, 16384, 262143, 1048575};
-    static const struct { double base; uint32_t head_dim, pairs; } cases[] = {
-        {10000.0, 256, 128}, {1000000.0, 512, 64}, {1000000.0, 24, 12}};
+    static const struct {
+        double base;
+        uint32_t head_dim, pairs;
+    } cases[] = {{10000.0, 256, 128}, {1000000.0, 512, 64}, {1000000.0, 24, 12}};
     for (size_t k = 0; k < sizeof cases / sizeof *cases; k++) {
         for (size_t p = 0; p < sizeof positions / sizeof *positions; p++) {
             float cf[128], sf[128];
@@ -75,7 +77,8 @@ TEST(rope_angles_match_long_double) {
     }
 }
 
-/* Worst error of f over x in ulps of the true value (floored at the smallest normal, where an ulp stops shrinking). */
+/* Worst error of f over x in ulps of the true value (floored at the smallest normal, where an ulp stops
+ * shrinking). */
 static double ulps(float got, double want) {
     if (isinf(want) || fabs(want) >= 0x1.ffffffp127) return isinf(got) && (got > 0) == (want > 0) ? 0 : 1e9;
     int exponent;
@@ -93,8 +96,10 @@ TEST(exp_is_within_two_ulps) {
         worst = fmax(worst, ulps(y, exp((double)x)));
     }
     CHECK_THAT(worst <= 1.0, "%g ulps", worst);
-    static const struct { float x, y; } exact[] = {
-        {0, 1}, {-0.0f, 1}, {-INFINITY, 0}, {INFINITY, INFINITY}, {-104, 0}, {-1e30f, 0}, {1e30f, INFINITY}, {-103.5f, 0x1p-149f}};
+    static const struct {
+        float x, y;
+    } exact[] = {{0, 1},    {-0.0f, 1},  {-INFINITY, 0},    {INFINITY, INFINITY},
+                 {-104, 0}, {-1e30f, 0}, {1e30f, INFINITY}, {-103.5f, 0x1p-149f}};
     for (size_t i = 0; i < sizeof exact / sizeof *exact; i++) {
         float x = exact[i].x, y;
         k->exp_sum(&y, &x, 0, 1, 1);
@@ -103,17 +108,22 @@ TEST(exp_is_within_two_ulps) {
 }
 
 TEST(tanh_is_within_three_ulps) {
-    /* cap 1: softcap is tanh. Below 0.625 the polynomial; above, 1 - 2/(e + 1), whose quotient of at most 0.45 carries
-     * 2 ulps of its own into a value of at least 0.55. */
+    /* cap 1: softcap is tanh. Below 0.625 the polynomial; above, 1 - 2/(e + 1), whose quotient of at most
+     * 0.45 carries 2 ulps of its own into a value of at least 0.55. */
     double worst = 0;
     for (int i = 0; i < 1000000; i++) {
-        float x = (float)(i % 3 == 0 ? uniform() * 24 - 12 : i % 3 == 1 ? uniform() * 2 - 1 : exp2(-uniform() * 140)), y = x;
+        float x = (float)(i % 3 == 0   ? uniform() * 24 - 12
+                          : i % 3 == 1 ? uniform() * 2 - 1
+                                       : exp2(-uniform() * 140)),
+              y = x;
         cpu_kernels_scalar.softcap(&y, 1, 1);
         worst = fmax(worst, ulps(y, tanh((double)x)));
     }
     CHECK_THAT(worst <= 3.0, "%g ulps", worst);
-    static const struct { float x, y; } exact[] = {
-        {0, 0}, {-0.0f, -0.0f}, {INFINITY, 1}, {-INFINITY, -1}, {30, 1}, {-1e30f, -1}, {0x1p-149f, 0x1p-149f}};
+    static const struct {
+        float x, y;
+    } exact[] = {{0, 0},  {-0.0f, -0.0f}, {INFINITY, 1},         {-INFINITY, -1},
+                 {30, 1}, {-1e30f, -1},   {0x1p-149f, 0x1p-149f}};
     for (size_t i = 0; i < sizeof exact / sizeof *exact; i++) {
         float y = exact[i].x;
         cpu_kernels_scalar.softcap(&y, 1, 1);
@@ -122,8 +132,8 @@ TEST(tanh_is_within_three_ulps) {
 }
 
 TEST(gelu_matches_its_formula) {
-    /* x / (1 + e), e = exp(-2u). The rounded argument of exp is off by at most 4 half ulps, which e has as a relative
-     * error of |2u| · 4 · 2^-24; e's weight in 1 + e never exceeds 1. */
+    /* x / (1 + e), e = exp(-2u). The rounded argument of exp is off by at most 4 half ulps, which e has as a
+     * relative error of |2u| · 4 · 2^-24; e's weight in 1 + e never exceeds 1. */
     int bad = 0;
     float worst_x = 0;
     double worst = 0;

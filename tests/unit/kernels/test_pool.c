@@ -27,8 +27,8 @@ static uint32_t next_random(uint64_t *state) {
     return (uint32_t)(*state >> 33);
 }
 
-/* Many short runs: a lost wake-up hangs here (ctest's time limit ends it), an item run twice or not at all, or with the
- * context of another run, shows in the counts. */
+/* Many short runs: a lost wake-up hangs here (ctest's time limit ends it), an item run twice or not at all,
+ * or with the context of another run, shows in the counts. */
 static void stress(uint32_t threads, uint32_t spin_us, uint32_t runs) {
     pool *p;
     CHECK_STATUS(pool_open(&p, &(pool_options){.threads = threads, .spin_us = spin_us}), ST_OK);
@@ -37,11 +37,14 @@ static void stress(uint32_t threads, uint32_t spin_us, uint32_t runs) {
     uint64_t random = threads * 1000 + spin_us;
     int bad = 0;
     for (uint32_t run = 0; run < runs; run++) {
-        counts *c = &two[run % 2]; /* the context changes from run to run, and the other one must stay untouched */
-        uint32_t items = next_random(&random) % 4 ? next_random(&random) % 9 : next_random(&random) % ITEMS_MAX;
+        counts *c =
+            &two[run % 2]; /* the context changes from run to run, and the other one must stay untouched */
+        uint32_t items =
+            next_random(&random) % 4 ? next_random(&random) % 9 : next_random(&random) % ITEMS_MAX;
         memset(c->seen, 0, sizeof c->seen);
         c->salt = run;
-        if (next_random(&random) % 64 == 0) usleep(next_random(&random) % 200); /* lets spinning workers fall asleep */
+        if (next_random(&random) % 64 == 0)
+            usleep(next_random(&random) % 200); /* lets spinning workers fall asleep */
         pool_run(p, items, count_item, c);
         for (uint32_t i = 0; i < ITEMS_MAX; i++) {
             if (c->seen[i] != (i < items)) bad++;
@@ -94,7 +97,8 @@ TEST(pins_and_gives_the_cpus_back) {
     _Atomic int ran_on[3] = {-1, -1, -1};
     for (int i = 0; i < 20; i++) pool_run(p, 12, note_cpu, ran_on);
     for (int t = 0; t < 3; t++)
-        CHECK_THAT(ran_on[t] == cpus[t % CPU_COUNT(&before)] || ran_on[t] == -1, "thread %d ran on CPU %d", t, ran_on[t]);
+        CHECK_THAT(ran_on[t] == cpus[t % CPU_COUNT(&before)] || ran_on[t] == -1, "thread %d ran on CPU %d", t,
+                   ran_on[t]);
     CHECK(ran_on[0] != -1);
     pool_close(p);
     CHECK(sched_getaffinity(0, sizeof after, &after) == 0);

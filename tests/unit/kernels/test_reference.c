@@ -1,5 +1,6 @@
 /* The scalar reference against double precision, with bounds from the arithmetic, and against the letter of
- * cpu_kernels.h where that fixes the bits. The vector variants are compared with the reference in test_kernels.c. */
+ * cpu_kernels.h where that fixes the bits. The vector variants are compared with the reference in
+ * test_kernels.c. */
 #include <math.h>
 
 #include "shard/kernels/cpu/cpu_kernels.h"
@@ -38,11 +39,13 @@ TEST(matmul_is_the_sum_that_is_told) {
             k->bf16_from_f32(narrow, w, ROWS * STRIDE);
             k->f32_from_bf16(wide, narrow, ROWS * STRIDE);
         } else if (type == WEIGHT_F16) {
-            for (int i = 0; i < ROWS * STRIDE; i++) narrow[i] = (uint16_t)(i * 40503u & 0xBBFF); /* no inf, no NaN */
+            for (int i = 0; i < ROWS * STRIDE; i++)
+                narrow[i] = (uint16_t)(i * 40503u & 0xBBFF); /* no inf, no NaN */
             k->f32_from_f16(wide, narrow, ROWS * STRIDE);
         }
         for (uint32_t cols = 0; cols <= COLS; cols++) {
-            k->matmul[type](y, 8, x, STRIDE, type == WEIGHT_F32 ? (const void *)wide : narrow, STRIDE, ROWS, TOKENS, cols);
+            k->matmul[type](y, 8, x, STRIDE, type == WEIGHT_F32 ? (const void *)wide : narrow, STRIDE, ROWS,
+                            TOKENS, cols);
             int bad = 0;
             for (int t = 0; t < TOKENS; t++)
                 for (int r = 0; r < ROWS; r++) {
@@ -107,7 +110,8 @@ TEST(softmax_over_pages_matches_double) {
         k->values_page(o, rescale, page, values + at * DIM, DIM, first, last, DIM);
     }
     int bad = 0;
-    for (int d = 0; d < DIM; d++) /* an exponent of 40 costs 40 roundings of its argument; 64 · 3 sums of values below 1 */
+    for (int d = 0; d < DIM;
+         d++) /* an exponent of 40 costs 40 roundings of its argument; 64 · 3 sums of values below 1 */
         if (fabs(o[d] / l - exact[d] / weights) > (40 + KEYS) * ulp) bad++;
     CHECK_THAT(bad == 0, "%d", bad);
 }
@@ -129,25 +133,33 @@ TEST(rope_turns_by_the_angle) {
     int bad = 0;
     for (int i = 0; i < PAIRS; i++) {
         double a = before[i], b = before[i + HALF];
-        if (fabs(x[i] - (a * c[i] - b * s[i])) > 4 * ulp || fabs(x[i + HALF] - (b * c[i] + a * s[i])) > 4 * ulp) bad++;
+        if (fabs(x[i] - (a * c[i] - b * s[i])) > 4 * ulp ||
+            fabs(x[i + HALF] - (b * c[i] + a * s[i])) > 4 * ulp)
+            bad++;
     }
     for (int i = PAIRS; i < HALF; i++) bad += x[i] != before[i] || x[i + HALF] != before[i + HALF];
     CHECK_THAT(bad == 0, "%d", bad);
 }
 
 TEST(halves_convert_exactly) {
-    static const struct { uint16_t bits; float value; } f16[] = {
-        {0x3C00, 1}, {0xC000, -2}, {0x7BFF, 65504}, {0x0001, 0x1p-24f}, {0x03FF, 0x1.ff8p-15f}, {0x0400, 0x1p-14f},
-        {0x8000, -0.0f}, {0x7C00, INFINITY}, {0x3555, 0x1.554p-2f}};
+    static const struct {
+        uint16_t bits;
+        float value;
+    } f16[] = {{0x3C00, 1},        {0xC000, -2},           {0x7BFF, 65504},
+               {0x0001, 0x1p-24f}, {0x03FF, 0x1.ff8p-15f}, {0x0400, 0x1p-14f},
+               {0x8000, -0.0f},    {0x7C00, INFINITY},     {0x3555, 0x1.554p-2f}};
     for (size_t i = 0; i < sizeof f16 / sizeof *f16; i++) {
         float y;
         k->f32_from_f16(&y, &f16[i].bits, 1);
         CHECK_THAT(!memcmp(&y, &f16[i].value, sizeof y), "%04x is %g", f16[i].bits, y);
     }
     /* To even on a tie, up above it, into infinity past the largest; NaN stays one. */
-    static const struct { float value; uint16_t bits; } bf16[] = {
-        {1, 0x3F80}, {0x1.01p0f, 0x3F80}, {0x1.03p0f, 0x3F82}, {0x1.010002p0f, 0x3F81}, {-0.0f, 0x8000},
-        {0x1.fffffep127f, 0x7F80}, {INFINITY, 0x7F80}, {0x1p-149f, 0x0000}, {0x1p-133f, 0x0001}};
+    static const struct {
+        float value;
+        uint16_t bits;
+    } bf16[] = {{1, 0x3F80},        {0x1.01p0f, 0x3F80},       {0x1.03p0f, 0x3F82}, {0x1.010002p0f, 0x3F81},
+                {-0.0f, 0x8000},    {0x1.fffffep127f, 0x7F80}, {INFINITY, 0x7F80},  {0x1p-149f, 0x0000},
+                {0x1p-133f, 0x0001}};
     for (size_t i = 0; i < sizeof bf16 / sizeof *bf16; i++) {
         uint16_t y;
         k->bf16_from_f32(&y, &bf16[i].value, 1);

@@ -223,9 +223,9 @@ TEST(files_that_are_no_checkpoint) {
     writer_text(&f, "model.safetensors", "\x02\0\0\0\0\0\0");
     check_open_fails(&f, ST_NOT_FOUND, "config.json");
     writer_text(&f, "config.json", "{}");
-    check_open_fails(&f, ST_FORMAT, "model.safetensors ends at byte 1, 7 more are needed");
+    check_open_fails(&f, ST_FORMAT, "model.safetensors ends before byte 1, where 7 more are needed");
     writer_file(&f, "model.safetensors", "", 0);
-    check_open_fails(&f, ST_FORMAT, "ends at byte 0");
+    check_open_fails(&f, ST_FORMAT, "ends before byte 0");
     writer_file(&f, "model.safetensors", "\x03\0\0\0\0\0\0\0{}", 10);
     check_open_fails(&f, ST_FORMAT,
                      "the header has 3 bytes, allowed are at most 100000000 and what the file has (10)");
@@ -266,7 +266,7 @@ TEST(a_file_cut_while_open) {
                                                type ? TENSOR_BF16 : TENSOR_F32, out),
                          ST_FORMAT);
             CHECK_SENTENCE("tensor tail: ");
-            CHECK_SENTENCE("model.safetensors ends at byte");
+            CHECK_SENTENCE("model.safetensors ends before byte");
         }
     }
     checkpoint_close(c);

@@ -1,6 +1,6 @@
-/* Same answer whatever the company: the same requests alone, together, in chunks of 1, 7 and 64, resumed half-way, at
- * every instruction set this machine has and any thread count, give the same tokens and the same log-probabilities to the
- * last bit, for each layout (1, 2, 3 and 4 ranks where the heads divide). */
+/* Same answer whatever the company: the same requests alone, together, in chunks of 1, 7 and 64, resumed
+ * half-way, at every instruction set this machine has and any thread count, give the same tokens and the same
+ * log-probabilities to the last bit, for each layout (1, 2, 3 and 4 ranks where the heads divide). */
 #include "base/invariant.h"
 #include "tests/engine_driver.h"
 #include "tests/golden_reader.h"
@@ -12,6 +12,7 @@ typedef struct setting {
     const char *what, *isa;
     uint32_t chunk, rows, threads;
     bool together, resumed;
+    expert_exchange exchange;
 } setting;
 
 typedef struct company {
@@ -53,7 +54,9 @@ static void prompts(company *c, const char *expected) {
 }
 
 static driver_request request_of(company *c, uint32_t i) {
-    return (driver_request){.tokens = c->tokens[i], .token_count = c->count[i], .prompt_count = c->count[i],
+    return (driver_request){.tokens = c->tokens[i],
+                            .token_count = c->count[i],
+                            .prompt_count = c->count[i],
                             .params = params_of(i)};
 }
 
@@ -65,8 +68,8 @@ static void compare(const company *c, uint32_t i, const driver_request *got, uin
     if (same && want->prompt_logprob && !skipped)
         same = got->prompt_logprob_count == want->prompt_logprob_count &&
                !memcmp(got->prompt_logprob + 1, want->prompt_logprob + 1, (c->count[i] - 1) * sizeof(float));
-    CHECK_THAT(same, "%s %s at %u ranks, %s: request %u differs", c->model, c->as_f32 ? "f32" : "as stored", c->ranks,
-               c->now->what, i);
+    CHECK_THAT(same, "%s %s at %u ranks, %s: request %u differs", c->model, c->as_f32 ? "f32" : "as stored",
+               c->ranks, c->now->what, i);
 }
 
 static status run_setting(company *c, comm *ranks, instance *in) {
@@ -100,24 +103,38 @@ static status body(comm *ranks, void *context) {
     char path[512];
     instance in;
     snprintf(path, sizeof path, "%s/%s", TEST_DATA, c->model);
-    TRY(instance_open(&in, &(instance_options){.model_path = path, .ranks = ranks, .as_f32 = c->as_f32,
-                                               .threads = c->now->threads, .context = 512, .slots = 8,
-                                               .rows_max = c->now->rows, .chunk_max = c->now->chunk}));
+    TRY(instance_open(&in, &(instance_options){.model_path = path,
+                                               .ranks = ranks,
+                                               .as_f32 = c->as_f32,
+                                               .threads = c->now->threads,
+                                               .context = 512,
+                                               .slots = 8,
+                                               .rows_max = c->now->rows,
+                                               .chunk_max = c->now->chunk,
+                                               .exchange = c->now->exchange}));
     c->vocab = in.config->vocab;
     status st = run_setting(c, ranks, &in);
     instance_close(&in);
     return st;
 }
 
-/* The scalar reference alone comes first; everything else is compared with it. Plain C fused multiply-adds without the
- * instruction are slow, so the short list runs where an instruction set has been compared once. */
+/* The scalar reference alone comes first; everything else is compared with it. Plain C fused multiply-adds
+ * without the instruction are slow, so the short list runs where an instruction set has been compared once.
+ */
 static const setting settings[] = {
-    {"alone, scalar", "scalar", 512, 512, 1, false, false},  {"together, scalar", "scalar", 64, 96, 2, true, false},
-    {"alone, avx2", "avx2", 512, 512, 1, false, false},      {"together, avx2", "avx2", 512, 512, 2, true, false},
-    {"chunks of 1, avx2", "avx2", 1, 16, 1, true, false},    {"chunks of 7, avx2", "avx2", 7, 16, 2, true, false},
-    {"chunks of 64, avx2", "avx2", 64, 64, 3, true, false},  {"resumed, avx2", "avx2", 512, 512, 1, false, true},
-    {"resumed together in chunks of 7, avx2", "avx2", 7, 24, 1, true, true},
-    {"together, best", "amx", 512, 512, 2, true, false},     {"chunks of 7, best", "amx", 7, 16, 1, true, false},
+    {"alone, scalar", "scalar", 512, 512, 1, false, false, EXCHANGE_AUTO},
+    {"together, scalar", "scalar", 64, 96, 2, true, false, EXCHANGE_AUTO},
+    {"alone, avx2", "avx2", 512, 512, 1, false, false, EXCHANGE_AUTO},
+    {"together, avx2", "avx2", 512, 512, 2, true, false, EXCHANGE_AUTO},
+    {"chunks of 1, avx2", "avx2", 1, 16, 1, true, false, EXCHANGE_AUTO},
+    {"chunks of 7, avx2", "avx2", 7, 16, 2, true, false, EXCHANGE_AUTO},
+    {"chunks of 64, avx2", "avx2", 64, 64, 3, true, false, EXCHANGE_AUTO},
+    {"resumed, avx2", "avx2", 512, 512, 1, false, true, EXCHANGE_AUTO},
+    {"resumed together in chunks of 7, avx2", "avx2", 7, 24, 1, true, true, EXCHANGE_AUTO},
+    {"together, best", "amx", 512, 512, 2, true, false, EXCHANGE_AUTO},
+    {"chunks of 7, best", "amx", 7, 16, 1, true, false, EXCHANGE_AUTO},
+    {"expert sums by all-to-all", "amx", 64, 96, 1, true, false, EXCHANGE_ALL_TO_ALL},
+    {"expert sums by all-reduce", "amx", 64, 96, 1, true, false, EXCHANGE_REPLICATED},
 };
 
 static void check(const char *model, const char *expected, bool as_f32, uint32_t heads) {

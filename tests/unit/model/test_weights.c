@@ -591,7 +591,7 @@ TEST(a_failing_read_is_reported_from_any_thread) {
         model_weights *w = (void *)&w;
         CHECK_STATUS(model_weights_open(&w, o.c, o.config, l, &(model_weights_options){false, threads}),
                      ST_FORMAT);
-        CHECK_SENTENCE("model.safetensors ends at byte");
+        CHECK_SENTENCE("model.safetensors ends before byte");
         CHECK_SENTENCE("tensor model.language_model.");
         CHECK(w == NULL);
     }
