@@ -170,6 +170,10 @@ status directory_open(engine_directory *d, const char *state_dir, const char *id
     status st;
     TRY_OR_FAIL(name_files(d, state_dir, id));
     TRY_OR_FAIL(end_previous(d));
+    if (unlink(d->record_file) != 0 && errno != ENOENT) { /* nobody shall take it for that of the engine to come */
+        st = fail_errno(ST_IO, "%s", d->record_file);
+        goto fail;
+    }
     keep_last_log(d);
     TRY_OR_FAIL(make_secret(d));
     TRY_OR_FAIL(make_scratch(d));

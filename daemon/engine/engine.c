@@ -509,8 +509,15 @@ static status prepare(supervisor *s, const engine_options *o) {
     return st;
 }
 
+/* libuv writes without MSG_NOSIGNAL: an engine that dies between two frames must not take gemmad with it. */
+static void ignore_sigpipe(void) {
+    struct sigaction now;
+    if (sigaction(SIGPIPE, NULL, &now) == 0 && now.sa_handler == SIG_DFL) signal(SIGPIPE, SIG_IGN);
+}
+
 status engine_open(engine **out, uv_loop_t *loop, const engine_options *options, const model_facts *facts,
                    const engine_watch *watch) {
+    ignore_sigpipe();
     supervisor *s = memory_alloc(sizeof *s);
     s->base.ops = &supervisor_ops;
     s->base.facts = *facts;

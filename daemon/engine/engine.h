@@ -143,7 +143,7 @@ struct engine {
 /* Makes the engine's directory, listens, and starts the keeper. ST_IN_USE: a living gemmad has this engine. An engine
  * that a dead gemmad left in the directory is ended first (blocking, usually under a second). When it fails, handles
  * may still be closing: run the loop once before uv_loop_close. facts.context_tokens falls to what the leader could
- * fit into memory, if that is less. */
+ * fit into memory, if that is less. SIGPIPE is ignored from here on. */
 STATUS_CHECKED status engine_open(engine **out, uv_loop_t *loop, const engine_options *options,
                                   const model_facts *facts, const engine_watch *watch);
 static inline status engine_submit(engine *e, const engine_request *r, const engine_listener *l, void *context,

@@ -85,7 +85,13 @@ static status detach(keeper *k) {
     return ST_OK;
 }
 
-static _Noreturn void become_launcher(const keeper *k, pid_t parent) {
+static void write_record(const keeper *k) {
+    if (record_write(k->record_file, &k->record) != ST_OK) log_error("engine record: %s", status_text());
+}
+
+static _Noreturn void become_launcher(const keeper *k, pid_t parent, int recorded) {
+    char byte;
+    while (read(recorded, &byte, 1) < 0 && errno == EINTR) continue;
     sigset_t none;
     sigemptyset(&none);
     sigprocmask(SIG_SETMASK, &none, NULL);
@@ -96,17 +102,24 @@ static _Noreturn void become_launcher(const keeper *k, pid_t parent) {
     _exit(EXIT_NOT_RUN);
 }
 
+/* The launcher begins only once the record names it: whatever runs can be found by the next gemmad. */
 static status start_launcher(keeper *k) {
     pid_t self = getpid();
+    int recorded[2];
+    if (pipe2(recorded, O_CLOEXEC) != 0) return fail_errno(ST_IO, "pipe");
     pid_t child = fork();
-    if (child < 0) return fail_errno(ST_IO, "fork");
-    if (child == 0) become_launcher(k, self);
-    k->record.launcher = (record_process){.pid = child, .start_time = process_start_time(child)};
-    return ST_OK;
-}
-
-static void write_record(const keeper *k) {
-    if (record_write(k->record_file, &k->record) != ST_OK) log_error("engine record: %s", status_text());
+    if (child == 0) {
+        close(recorded[1]);
+        become_launcher(k, self, recorded[0]);
+    }
+    status st = child < 0 ? fail_errno(ST_IO, "fork") : ST_OK;
+    if (st == ST_OK) {
+        k->record.launcher = (record_process){.pid = child, .start_time = process_start_time(child)};
+        write_record(k);
+    }
+    close(recorded[0]);
+    close(recorded[1]);
+    return st;
 }
 
 /* Everyone who ended. False: nobody is left. */
@@ -176,7 +189,6 @@ int keeper_main(int argc, char **argv) {
         log_error("%s", status_text());
         return EXIT_NOT_RUN;
     }
-    write_record(&k);
     keep(&k);
     directory_remove_scratch(k.record.scratch);
     k.record.ended = true;
