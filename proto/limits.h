@@ -4,6 +4,7 @@
 
 enum {
     LIMIT_MESSAGE_BYTES = 64 << 20,      /* one gRPC message; also one engine-link frame */
+    LIMIT_MESSAGE_FIELDS = 2 << 20,      /* fields of one gRPC message, sub-messages' included: memory is ~100 bytes each */
     LIMIT_PROMPT_BYTES = 8 << 20,        /* text of one prompt: 262,144 tokens of 32 bytes */
     LIMIT_CONTEXT_TOKENS = 1 << 20,      /* of any model */
     LIMIT_VOCAB = 1 << 20,               /* of any model */
@@ -18,6 +19,8 @@ enum {
     LIMIT_LOGPROBS = 1024,               /* top n of one token */
     LIMIT_REQUESTS_PER_ENGINE = 256,     /* sequence slots: running at once */
     LIMIT_QUEUE_PER_MODEL = 4096,        /* waiting for a slot */
+    LIMIT_BACKLOG_BYTES = 16 << 20,      /* events of one request sent and not taken, and as much again held back */
+    LIMIT_EVENT_BYTES = 1 << 20,         /* of one streamed event, about: stock clients refuse more than 4 MiB */
     LIMIT_CONNECTIONS = 1024,            /* of one gemmad, all listeners */
     LIMIT_LAYERS = 256,
     LIMIT_EXPERTS = 1024,

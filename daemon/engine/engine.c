@@ -338,6 +338,7 @@ static status handle_hello(supervisor *s, const Gemmad__Engine__Hello *h) {
                  h->context_tokens, facts->context_tokens);
         facts->context_tokens = h->context_tokens;
     }
+    snprintf(facts->checkpoint_hash, sizeof facts->checkpoint_hash, "%s", h->checkpoint_hash);
     leader_set_bounds(s->leader,
                       (engine_bounds){.vocab = facts->vocab, .context_tokens = facts->context_tokens});
     copy_ranks(s, h->ranks, h->n_ranks);
@@ -421,6 +422,8 @@ static void supervisor_get_status(const engine *e, engine_status *out) {
     const supervisor *s = (const supervisor *)(const void *)e;
     *out = s->counts;
     out->state = s->state;
+    bool ended = s->keeper_known && !s->keeper_running;
+    out->exit_code = !ended ? -1 : s->exit_signal ? 128 + s->exit_signal : (int)s->exit_code;
     out->rank = s->rank;
     out->rank_count = s->rank_count;
     memcpy(out->layout, e->facts.layout, sizeof out->layout);

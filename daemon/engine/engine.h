@@ -81,6 +81,7 @@ typedef struct engine_status {
     uint32_t restarts, running, waiting;
     uint64_t steps, kv_pages_used, kv_pages_total, prompt_tokens, generated_tokens;
     char layout[64], failure[512];
+    int exit_code; /* of the launcher, 128 + number for a signal; -1 while it runs */
     const engine_rank_status *rank; /* [rank_count], the engine's */
     uint32_t rank_count;
 } engine_status;

@@ -1,0 +1,53 @@
+/* One request at an engine, from submission to its last event: stop strings, streaming text, back-pressure
+ * and the one end that every request has. It knows nothing of protobuf or gRPC: whoever opens it (Generate
+ * now, Chat and HTTP later) gives a sink.
+ *
+ * Memory:  session_open allocates; the session frees itself after sink->ended.
+ * Threads: loop thread.
+ * Back-pressure: while the client has LIMIT_BACKLOG_BYTES unread, events wait here and grow together; when
+ * more than that waits here too, the request is ended with ST_NO_MEMORY (an engine cannot be made to pause).
+ */
+#ifndef DAEMON_QUEUE_SESSION_H
+#define DAEMON_QUEUE_SESSION_H
+
+#include "daemon/engine/engine.h"
+#include "daemon/queue/answer.h"
+
+typedef struct session session;
+
+typedef struct session_end {
+    status st;          /* ST_OK: the stream is whole and reason says why it ended */
+    const char *text;   /* the sentence, when not ST_OK */
+    const char *reason; /* "stop", "length", "cancelled" */
+    uint32_t cached_tokens, completion_tokens;
+    double queue_ms, prefill_ms, decode_ms, first_token_ms; /* the last from arrival; 0: there was no token */
+} session_end;
+
+/* None is called from inside session_open. Any may call session_cancel. */
+typedef struct session_sink {
+    uint64_t (*backlog_bytes)(void *context);
+    void (*started)(void *context, uint32_t cached_tokens);
+    void (*progress)(void *context, uint32_t prefilled_tokens);
+    /* count log-probabilities, the oldest of the queue, of the prompt's positions from first_position on. */
+    void (*prompt_logprobs)(void *context, uint32_t first_position, const token_queue *q, size_t count);
+    void (*delta)(void *context, const answer_part *part);
+    void (*ended)(void *context, const session_end *end); /* once, the last; the session is gone afterwards */
+} session_sink;
+
+typedef struct session_options {
+    engine *engine;
+    const tokenizer *tokenizer;    /* NULL: deltas carry ids only */
+    const engine_request *request; /* copied by the engine */
+    stop_matcher *stop;            /* moves into the session when it is opened */
+    uint64_t arrival_ns;
+    const session_sink *sink;
+    void *context;
+} session_options;
+
+/* Unless ST_OK (the engine's refusal) there is no session and nothing is called. */
+STATUS_CHECKED status session_open(session **out, const session_options *options);
+/* The client is gone: the engine is told, and `ended` comes with st and text when it has let go. text is
+ * copied. */
+void session_cancel(session *s, status st, const char *text);
+
+#endif
