@@ -24,8 +24,12 @@ enum {
     REQUESTS_MAX = LIMIT_QUEUE_PER_MODEL + LIMIT_REQUESTS_PER_ENGINE,
 };
 
-const engine_times engine_times_default = {
-    .first_hello_ms = 120000, .prove_ms = 10000, .silence_ms = 10000, .end_ms = 15000, .kill_ms = 15000};
+/* first_hello_ms leaves room for a leader that dials only when its model is loaded, from a slow disk. */
+const engine_times engine_times_default = {.first_hello_ms = 3600000,
+                                           .prove_ms = 10000,
+                                           .silence_ms = 10000,
+                                           .end_ms = 15000,
+                                           .kill_ms = 15000};
 
 /* What the one alarm does when it goes off. */
 typedef enum alarm_stage { ALARM_NONE, ALARM_SETTLE, ALARM_END, ALARM_KILL } alarm_stage;
