@@ -3,15 +3,16 @@
  *
  * Two facts about the list make this fast, and both are exact for any list:
  * - Where no merge has x as the last symbol on its left and y as the first on its right, no token ever
- * crosses the border of x and y: the text may be cut there, and what comes of the parts is what would have
- * come of the whole. In Gemma's list no letter stands before a space, so that text in Latin letters falls
- * into words.
+ *   crosses the border of x and y: the text may be cut there, and what comes of the parts is what would have
+ *   come of the whole. In Gemma's list no letter stands before a space, so that text in Latin letters falls
+ *   into words.
  * - The pair of lowest rank comes from a tree of minima, 16 to a node: a merge changes three leaves and the
- * few nodes above them, so that n symbols cost O(n log n) whatever they are.
+ *   few nodes above them, so that n symbols cost O(n log n) whatever they are.
  *
- * Memory:  a zeroed bpe is empty; bpe_close releases. A bpe_work belongs to one call and grows to 12.3 bytes
- * a symbol. Threads: a bpe is read-only after bpe_build. Errors:  none after bpe_add: sizes are the caller's.
- */
+ * Memory:  a zeroed bpe is empty; bpe_close releases. A bpe_work belongs to one call, holds 12.3 bytes a
+ *          symbol and grows by doubling.
+ * Threads: a bpe is read-only after bpe_build.
+ * Errors:  none after bpe_add: sizes are the caller's. */
 #ifndef DAEMON_TEXT_BPE_H
 #define DAEMON_TEXT_BPE_H
 

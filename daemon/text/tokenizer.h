@@ -6,11 +6,13 @@
  * library resets them.
  *
  * Memory:  tokenizer_open allocates; tokenizer_close releases. Read-only after open. Gemma 4's 262,144 tokens
- * take 30 MB, and the file's 32 MB while it is read. An encode takes up to 25 bytes for each byte of its
- * longest word. Threads: any number may encode and decode at once; a detokenizer belongs to one. Cost:    O(n
- * log n) on any input. Errors:  ST_FORMAT naming what is wrong with the file, ST_UNSUPPORTED naming the field
- * that asks for another kind of tokenizer; ST_INVALID for text that is not UTF-8 (byte offset named) and for
- * ids that name no token. Unless ST_OK, outputs are NULL, zero, or as they were. */
+ *          take 25 MB, and the file's 32 MB while it is read. An encode takes up to 25 bytes for each byte of
+ *          its longest word.
+ * Threads: any number may encode and decode at once; a detokenizer belongs to one.
+ * Cost:    O(n log n) on any input.
+ * Errors:  ST_FORMAT naming what is wrong with the file, ST_UNSUPPORTED naming the field that asks for
+ *          another kind of tokenizer; ST_INVALID for text that is not UTF-8 (byte offset named) and for ids
+ * that name no token. Unless ST_OK, outputs are NULL, zero, or as they were. */
 #ifndef DAEMON_TEXT_TOKENIZER_H
 #define DAEMON_TEXT_TOKENIZER_H
 
