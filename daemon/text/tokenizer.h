@@ -12,7 +12,7 @@
  * Cost:    O(n log n) on any input.
  * Errors:  ST_FORMAT naming what is wrong with the file, ST_UNSUPPORTED naming the field that asks for
  *          another kind of tokenizer; ST_INVALID for text that is not UTF-8 (byte offset named) and for ids
- * that name no token. Unless ST_OK, outputs are NULL, zero, or as they were. */
+ *          that name no token. Unless ST_OK, outputs are NULL, zero, or as they were. */
 #ifndef DAEMON_TEXT_TOKENIZER_H
 #define DAEMON_TEXT_TOKENIZER_H
 
