@@ -11,6 +11,8 @@
 #include "build_id.h"
 #include "shard/plan_command.h"
 #ifdef GEMMAD_WITH_LINK
+#include "shard/link/link.h"
+#include "shard/link/watchdog.h"
 #include "shard/serve.h"
 #endif
 
@@ -75,7 +77,8 @@ static int read_bytes(const char *option, const char *value, uint64_t *out) {
     errno = 0;
     unsigned long long n = strtoull(value, &end, 10);
     for (size_t i = 0; i < sizeof units / sizeof *units; i++)
-        if (end != value && value[0] != '-' && !errno && !strcmp(end, units[i].unit) && n > 0 && n <= UINT64_MAX / units[i].factor) {
+        if (end != value && value[0] != '-' && !errno && !strcmp(end, units[i].unit) && n > 0 &&
+            n <= UINT64_MAX / units[i].factor) {
             *out = n * units[i].factor;
             return 0;
         }
@@ -195,7 +198,7 @@ static status serve_mpi(arguments *a, serve_options *o, int *argc, char ***argv)
 #ifdef GEMMAD_WITH_MPI
     comm *ranks = NULL;
     uint8_t secret[LIMIT_SECRET_BYTES];
-    TRY(serve_read_secret(a->secret_file, secret));
+    TRY(link_read_secret(a->secret_file, secret));
     TRY(comm_mpi_start(argc, argv));
     status st = comm_mpi_open(&ranks, &(comm_mpi_options){.spin_us = o->instance.spin_us, .secret = secret,
                                                           .secret_bytes = sizeof secret});
@@ -227,8 +230,10 @@ static int serve_command(arguments *a, int argc, char **argv) {
     if (!i->threads) i->threads = cpus;
     /* Spinning pays only while every rank of the host has a core to itself. */
     i->spin_us = (uint64_t)i->threads * a->plan.ranks <= cpus ? 50 : 0;
-    status st;
-    if (!strcmp(a->comm, "mpi")) {
+    status st = watchdog_follow_parent();
+    if (st != ST_OK) {
+        log_error("%s", status_text());
+    } else if (!strcmp(a->comm, "mpi")) {
         st = serve_mpi(a, &o, &argc, &argv);
     } else if (!strcmp(a->comm, "fork")) {
         st = comm_fork_run(&(comm_fork_options){.ranks = a->plan.ranks, .spin_us = i->spin_us}, serve_body, &o);

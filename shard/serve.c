@@ -139,8 +139,11 @@ static status take_events(leader *l) {
         if (idle && l->draining) return ST_OK;
         uint64_t since_ms = (clock_now_ns() - l->last_plan_ns) / 1000000, keep = SERVE_KEEPALIVE_SECONDS * 1000;
         if (idle && comm_size(l->ranks) > 1 && since_ms >= keep) return ST_OK;
-        int wait = !idle ? 0 : comm_size(l->ranks) > 1 ? (int)(keep - since_ms) : -1;
+        /* A gemmad that takes nothing more pauses the engine: link_poll writes while it waits. */
+        bool held = link_backlog_bytes(l->link) > LINK_BACKLOG_STOP;
+        int wait = held ? 100 : !idle ? 0 : comm_size(l->ranks) > 1 ? (int)(keep - since_ms) : -1;
         status st = link_poll(l->link, wait, &e);
+        if (st == ST_TIMEOUT && held) continue;
         if (st == ST_TIMEOUT) return ST_OK;
         TRY(st);
         TRY(take_event(l, &e));
@@ -168,15 +171,6 @@ static status lead(leader *l) {
     }
 }
 
-status serve_read_secret(const char *path, uint8_t secret[LIMIT_SECRET_BYTES]) {
-    char *bytes;
-    size_t n;
-    TRY(file_read_all(path, LIMIT_SECRET_BYTES, &bytes, &n));
-    if (n == LIMIT_SECRET_BYTES) memcpy(secret, bytes, n);
-    free(bytes);
-    return n == LIMIT_SECRET_BYTES ? ST_OK : fail(ST_FORMAT, "%s holds %zu bytes, a secret has %d", path, n, LIMIT_SECRET_BYTES);
-}
-
 /* "ready" means that a real token has been produced: the first step runs before hello, so that whatever would fail there
  * fails while the engine is still starting. */
 static status warm_up(leader *l) {
@@ -200,42 +194,46 @@ static status warm_up(leader *l) {
     return st;
 }
 
-static status say_hello(leader *l, const link_rank_info *infos) {
+static status say_ready(leader *l, const link_rank_info *infos) {
     link_hello hello = {.build_id = GEMMAD_BUILD_ID, .layout = l->in->layout_text, .checkpoint_hash = l->in->checkpoint_hash,
                         .context_tokens = l->in->plan.context, .vocab = l->in->config->vocab,
                         .requests_max = l->in->plan.slots, .ranks = infos, .rank_count = comm_size(l->ranks)};
-    TRY(link_say_hello(l->link, &hello, &l->grace_ms));
-    return link_start_heartbeat(l->link, &l->progress, infos, comm_size(l->ranks));
+    link_set_ranks(l->link, infos, comm_size(l->ranks));
+    return link_say_hello(l->link, &hello, &l->grace_ms);
 }
 
-static status serve_leader(comm *ranks, const serve_options *o, instance *in, watchdog *dog, link_rank_info *infos) {
-    leader l = {.ranks = ranks, .o = o, .in = in, .dog = dog, .channel = {.ranks = ranks}};
-    link_options dial = {.address = o->link, .connect_timeout_ms = 10000};
-    status st;
-    TRY_OR_FAIL(serve_read_secret(o->secret_file, dial.secret));
-    TRY_OR_FAIL(link_open(&l.link, &dial));
-    TRY_OR_FAIL(open_sched(&l));
-    TRY_OR_FAIL(warm_up(&l));
-    update_progress(&l);
-    TRY_OR_FAIL(say_hello(&l, infos));
-    st = lead(&l);
-    if (st == ST_OK) {
-        plan_clear(&l.p);
-        l.p.stop = 1;
-        st = run_plan(&l);
-    } else if (l.link) {
-        log_error("the engine ends: %s", status_text());
-        status said = link_send_failed(l.link, status_text()); /* if gemmad still listens */
-        if (said == ST_OK) said = link_flush(l.link);
-        (void)said;
-    }
-fail:
-    if (st != ST_OK) comm_abort(ranks);
-    link_close(l.link);
-    sched_close(l.s);
-    plan_close(&l.p);
-    plan_channel_close(&l.channel);
-    return st;
+static status run_leader(leader *l, const link_rank_info *infos) {
+    TRY(open_sched(l));
+    TRY(warm_up(l));
+    update_progress(l);
+    TRY(say_ready(l, infos));
+    TRY(lead(l));
+    plan_clear(&l->p);
+    l->p.stop = 1;
+    return run_plan(l);
+}
+
+/* The link opens before anything is loaded: a wrong secret is known at once, and heartbeats tell that loading goes on. */
+static status dial(leader *l) {
+    link_options options = {.address = l->o->link, .connect_timeout_ms = 10000};
+    TRY(link_read_secret(l->o->secret_file, options.secret));
+    TRY(link_open(&l->link, &options));
+    return link_start_heartbeat(l->link, &l->progress, NULL, 0);
+}
+
+static void tell_failure(leader *l) {
+    log_error("the engine ends: %s", status_text());
+    if (!l->link) return;
+    status said = link_send_failed(l->link, status_text()); /* if gemmad still listens */
+    if (said == ST_OK) said = link_flush(l->link);
+    (void)said;
+}
+
+static void leader_close(leader *l) {
+    link_close(l->link);
+    sched_close(l->s);
+    plan_close(&l->p);
+    plan_channel_close(&l->channel);
 }
 
 /* ---- the others ---- */
@@ -256,10 +254,7 @@ static status serve_follower(comm *ranks, instance *in, watchdog *dog) {
         watchdog_disarm(dog);
     }
     watchdog_disarm(dog);
-    if (st != ST_OK) {
-        log_error("rank %u ends: %s", comm_rank(ranks), status_text());
-        comm_abort(ranks);
-    }
+    if (st != ST_OK) log_error("rank %u ends: %s", comm_rank(ranks), status_text());
     plan_close(&p);
     plan_channel_close(&channel);
     return st;
@@ -270,15 +265,22 @@ status serve_rank(comm *ranks, const serve_options *o) {
     watchdog *dog = NULL;
     link_rank_info *infos = memory_alloc_array(comm_size(ranks), sizeof *infos);
     instance_options io = o->instance;
+    bool leads = comm_rank(ranks) == 0;
+    leader l = {.ranks = ranks, .o = o, .in = &in, .channel = {.ranks = ranks}};
     status st;
     io.ranks = ranks;
     TRY_OR_FAIL(watchdog_open(&dog));
+    l.dog = dog;
+    if (leads) TRY_OR_FAIL(dial(&l));
     /* Loading has no deadline of its own: disks differ by orders of magnitude, and the supervisor watches the process. */
     TRY_OR_FAIL(instance_open(&in, &io));
     log_plan(ranks, &in);
     TRY_OR_FAIL(gather_infos(ranks, &in, &io, infos));
-    st = comm_rank(ranks) == 0 ? serve_leader(ranks, o, &in, dog, infos) : serve_follower(ranks, &in, dog);
+    st = leads ? run_leader(&l, infos) : serve_follower(ranks, &in, dog);
 fail:
+    if (st != ST_OK && leads) tell_failure(&l);
+    if (st != ST_OK) comm_abort(ranks);
+    leader_close(&l);
     instance_close(&in);
     watchdog_close(dog);
     free(infos);

@@ -16,9 +16,6 @@ typedef struct serve_options {
 /* Runs as every rank; ranks is open. */
 STATUS_CHECKED status serve_rank(comm *ranks, const serve_options *options);
 
-/* The file's LIMIT_SECRET_BYTES bytes, no more and no fewer. */
-STATUS_CHECKED status serve_read_secret(const char *path, uint8_t secret[LIMIT_SECRET_BYTES]);
-
 /* Seconds that a step, or a rank without its leader, may take. */
 enum { SERVE_STEP_SECONDS = 300, SERVE_KEEPALIVE_SECONDS = 10, SERVE_LEADERLESS_SECONDS = 30 };
 

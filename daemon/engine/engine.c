@@ -24,8 +24,8 @@ enum {
     REQUESTS_MAX = LIMIT_QUEUE_PER_MODEL + LIMIT_REQUESTS_PER_ENGINE,
 };
 
-/* first_hello_ms leaves room for a leader that dials only when its model is loaded, from a slow disk. */
-const engine_times engine_times_default = {.first_hello_ms = 3600000,
+/* A leader dials before it loads; what comes before is the start of MPI. */
+const engine_times engine_times_default = {.first_hello_ms = 120000,
                                            .prove_ms = 10000,
                                            .silence_ms = 10000,
                                            .end_ms = 15000,

@@ -38,7 +38,7 @@ typedef struct model_facts {
 
 /* How long an engine may take; NULL in the options means engine_times_default. */
 typedef struct engine_times {
-    uint32_t first_hello_ms; /* from the launcher's start to the leader's first frame: 1 h */
+    uint32_t first_hello_ms; /* from the launcher's start to the leader's first frame: 120 s */
     uint32_t prove_ms;       /* for a connection to show the secret: 10 s */
     uint32_t silence_ms;     /* without a byte from a leader whose heart has beaten: 10 s */
     uint32_t end_ms;         /* for a drained leader to end by itself: 15 s */

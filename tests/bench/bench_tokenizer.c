@@ -1,10 +1,11 @@
-// link: daemon_core
+// link: daemon_core m
 /* How fast the tokenizer loads, encodes and decodes, on one core.
  *
  *     bench_tokenizer [TOKENIZER.json[.xz] [TEXT]]
  *
- * Without TEXT: English-like text drawn from the vocabulary (words by Zipf's law, every tenth made of two tokens).
- * Adversarial texts follow: one character, spaces, random letters; what a stranger would send to keep a core busy. */
+ * Without TEXT: English-like text drawn from the vocabulary (words by Zipf's law, every tenth made of two
+ * tokens). Adversarial texts follow: one character, spaces, random letters; what a stranger would send to
+ * keep a core busy. */
 #include <math.h>
 
 #include "base/clock.h"
@@ -79,14 +80,18 @@ static void measure(const tokenizer *t, const char *name, const char *text, size
         CHECK(out.size == n && memcmp(strbuf_text(&out), text, n) == 0);
         strbuf_close(&out);
     }
-    printf("%-24s %8.1f MB/s  %8.2f M tokens/s  %5.2f bytes a token   decode %8.1f MB/s\n", name, (double)n / best / 1e6,
-           (double)count / best / 1e6, (double)n / (double)(count ? count : 1), (double)n / decode / 1e6);
+    printf("%-24s %8.1f MB/s  %8.2f M tokens/s  %5.2f bytes a token   decode %8.1f MB/s\n", name,
+           (double)n / best / 1e6, (double)count / best / 1e6, (double)n / (double)(count ? count : 1),
+           (double)n / decode / 1e6);
     free(ids);
 }
 
 static void adversarial(const tokenizer *t) {
-    static const struct { const char *name, *alphabet; } texts[] = {
-        {"one letter", "a"}, {"spaces", " "}, {"\"<\"", "<"}, {"letters", "abcdefghijklmnopqrstuvwxyz"},
+    static const struct {
+        const char *name, *alphabet;
+    } texts[] = {
+        {"one letter", "a"},      {"spaces", " "},
+        {"\"<\"", "<"},           {"letters", "abcdefghijklmnopqrstuvwxyz"},
         {"digits", "0123456789"}, {"marks", "-=_*.<>/"},
     };
     strbuf text = {0};

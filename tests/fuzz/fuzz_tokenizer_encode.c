@@ -1,6 +1,7 @@
 // link: daemon_core
-/* Any bytes as a text for the tiny model's tokenizer, with any plain ranges: invalid UTF-8 is refused where it is wrong,
- * everything else comes back, whole and streamed; and any bytes as token ids. The first three bytes choose. */
+/* Any bytes as a text for the tiny model's tokenizer, with any plain ranges: invalid UTF-8 is refused where
+ * it is wrong, everything else comes back, whole and streamed; and any bytes as token ids. The first three
+ * bytes choose. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -36,7 +37,8 @@ static bool equal(const strbuf *a, const strbuf *b) {
     return a->size == b->size && (a->size == 0 || memcmp(a->data, b->data, a->size) == 0);
 }
 
-static void check_text(const tokenizer *t, const char *text, size_t n, const text_range *plain, size_t ranges) {
+static void check_text(const tokenizer *t, const char *text, size_t n, const text_range *plain,
+                       size_t ranges) {
     uint32_t *ids;
     size_t count, valid = n > 0 ? utf8_check(text, n) : 0;
     status st = tokenizer_encode_marked(t, text, n, plain, ranges, SIZE_MAX, &ids, &count);

@@ -9,7 +9,8 @@
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
-    static const char text[] = "ab a<bos>\xC3\xA9\n<0x41> \xF0\x9F\x9A\x80 aaaaaaaaaaaaaaaaaaaaabababababababababab";
+    static const char text[] =
+        "ab a<bos>\xC3\xA9\n<0x41> \xF0\x9F\x9A\x80 aaaaaaaaaaaaaaaaaaaaabababababababababab";
     tokenizer *t;
     if (tokenizer_parse(&t, (const char *)data, size) != ST_OK) {
         INVARIANT(t == NULL && *status_text() != 0);

@@ -5,10 +5,11 @@
 #include "proto/limits.h"
 #include "tests/test.h"
 
-/* A whole tokenizer of 256 byte tokens and a few letters; a test replaces one part of it. NULL: the field is left out. */
+/* A whole tokenizer of 256 byte tokens and a few letters; a test replaces one part of it. NULL: the field is
+ * left out. */
 typedef struct parts {
-    const char *version, *added, *normalizer, *pre, *post, *decoder, *type, *dropout, *prefix, *suffix, *bytes, *ignore,
-        *tokens, *merges, *extra_root, *extra_model;
+    const char *version, *added, *normalizer, *pre, *post, *decoder, *type, *dropout, *prefix, *suffix,
+        *bytes, *ignore, *tokens, *merges, *extra_root, *extra_model;
     int bytes_left_out; /* this byte's token; -1: none */
     bool merges_first;
 } parts;
@@ -18,17 +19,20 @@ static const parts whole = {
     .added = "[{\"id\":1,\"content\":\"<bos>\",\"single_word\":false,\"lstrip\":false,\"rstrip\":false,"
              "\"normalized\":false,\"special\":true}]",
     .normalizer = "{\"type\":\"Replace\",\"pattern\":{\"String\":\" \"},\"content\":\"\\u2581\"}",
-    .pre = "{\"type\":\"Split\",\"pattern\":{\"String\":\" \"},\"behavior\":\"MergedWithPrevious\",\"invert\":false}",
+    .pre = "{\"type\":\"Split\",\"pattern\":{\"String\":\" "
+           "\"},\"behavior\":\"MergedWithPrevious\",\"invert\":false}",
     .post = "null",
-    .decoder = "{\"type\":\"Sequence\",\"decoders\":[{\"type\":\"Replace\",\"pattern\":{\"String\":\"\\u2581\"},"
-               "\"content\":\" \"},{\"type\":\"ByteFallback\"},{\"type\":\"Fuse\"}]}",
+    .decoder =
+        "{\"type\":\"Sequence\",\"decoders\":[{\"type\":\"Replace\",\"pattern\":{\"String\":\"\\u2581\"},"
+        "\"content\":\" \"},{\"type\":\"ByteFallback\"},{\"type\":\"Fuse\"}]}",
     .type = "\"BPE\"",
     .dropout = "null",
     .prefix = "null",
     .suffix = "null",
     .bytes = "true",
     .ignore = "false",
-    .tokens = "\"<bos>\":1,\"a\":300,\"b\":301,\"ab\":302,\"\\u2581\":303,\"\\u2581a\":304,\"\\ud83d\\ude80\":305",
+    .tokens =
+        "\"<bos>\":1,\"a\":300,\"b\":301,\"ab\":302,\"\\u2581\":303,\"\\u2581a\":304,\"\\ud83d\\ude80\":305",
     .merges = "[[\"a\",\"b\"],[\"\\u2581\",\"a\"]]",
     .bytes_left_out = -1,
 };
@@ -81,8 +85,8 @@ static status read_parts(const parts *p, tokenizer **t) {
 static void check_refused(const char *name, const parts *p, status want, const char *sentence) {
     tokenizer *t;
     status st = read_parts(p, &t);
-    CHECK_THAT(st == want && strstr(status_text(), sentence), "%s: %s \"%s\", not \"%s\"", name, status_name(st),
-               st == ST_OK ? "" : status_text(), sentence);
+    CHECK_THAT(st == want && strstr(status_text(), sentence), "%s: %s \"%s\", not \"%s\"", name,
+               status_name(st), st == ST_OK ? "" : status_text(), sentence);
     tokenizer_close(t);
 }
 
@@ -118,10 +122,18 @@ TEST(the_whole_is_accepted) {
     CHECK_STATUS(read_parts(&whole, &t), ST_OK);
     if (!t) return;
     CHECK(tokenizer_vocab_size(t) == 306);
-    CHECK(tokenizer_find(t, "\xE2\x96\x81" "a", &id) && id == 304 && !tokenizer_find(t, "x", &id));
+    CHECK(tokenizer_find(t,
+                         "\xE2\x96\x81"
+                         "a",
+                         &id) &&
+          id == 304 && !tokenizer_find(t, "x", &id));
     CHECK(tokenizer_bos(t, &id) && id == 1 && tokenizer_is_special(t, 1));
     CHECK(!tokenizer_is_special(t, 300) && !tokenizer_is_special(t, 9999));
-    CHECK(memcmp(tokenizer_text(t, 304, &n), "\xE2\x96\x81" "a", 4) == 0 && n == 4);
+    CHECK(memcmp(tokenizer_text(t, 304, &n),
+                 "\xE2\x96\x81"
+                 "a",
+                 4) == 0 &&
+          n == 4);
     CHECK(memcmp(tokenizer_bytes(t, 304, &n), " a", 2) == 0 && n == 2);
     CHECK(*tokenizer_bytes(t, 10 + 0x41, &n) == 'A' && n == 1);
     CHECK(!tokenizer_text(t, 2, &n) && n == 0 && !tokenizer_bytes(t, 306, &n));
@@ -146,9 +158,12 @@ TEST(other_spellings_are_accepted) {
     ACCEPTED(pre, "null");
     ACCEPTED(pre, NULL);
     ACCEPTED(post, NULL);
-    ACCEPTED(post, "{\"type\":\"TemplateProcessing\",\"single\":[{\"Sequence\":{\"id\":\"A\",\"type_id\":0}}]}");
-    ACCEPTED(post, "{\"type\":\"TemplateProcessing\",\"single\":[{\"SpecialToken\":{\"id\":\"<bos>\",\"type_id\":0}},"
-                   "{\"Sequence\":{\"id\":\"A\",\"type_id\":0}}]}");
+    ACCEPTED(post,
+             "{\"type\":\"TemplateProcessing\",\"single\":[{\"Sequence\":{\"id\":\"A\",\"type_id\":0}}]}");
+    ACCEPTED(
+        post,
+        "{\"type\":\"TemplateProcessing\",\"single\":[{\"SpecialToken\":{\"id\":\"<bos>\",\"type_id\":0}},"
+        "{\"Sequence\":{\"id\":\"A\",\"type_id\":0}}]}");
     ACCEPTED(dropout, "0.0");
     ACCEPTED(prefix, "\"\"");
     ACCEPTED(ignore, NULL);
@@ -166,14 +181,17 @@ TEST(other_tokenizers_are_refused_by_name) {
     REFUSED(ignore, "true", ST_UNSUPPORTED, "model.ignore_merges is true");
     REFUSED(normalizer, NULL, ST_UNSUPPORTED, "normalizer is absent");
     REFUSED(normalizer, "{\"type\":\"NFC\"}", ST_UNSUPPORTED, "normalizer is {\"type\":\"NFC\"}");
-    REFUSED(normalizer, "{\"type\":\"Replace\",\"pattern\":{\"Regex\":\" \"},\"content\":\"\\u2581\"}", ST_UNSUPPORTED,
-            "normalizer is");
+    REFUSED(normalizer, "{\"type\":\"Replace\",\"pattern\":{\"Regex\":\" \"},\"content\":\"\\u2581\"}",
+            ST_UNSUPPORTED, "normalizer is");
     REFUSED(pre, "{\"type\":\"ByteLevel\"}", ST_UNSUPPORTED, "pre_tokenizer is");
-    REFUSED(pre, "{\"type\":\"Split\",\"pattern\":{\"String\":\" \"},\"behavior\":\"Removed\",\"invert\":true}",
+    REFUSED(pre,
+            "{\"type\":\"Split\",\"pattern\":{\"String\":\" \"},\"behavior\":\"Removed\",\"invert\":true}",
             ST_UNSUPPORTED, "pre_tokenizer is");
     REFUSED(post, "{\"type\":\"BertProcessing\"}", ST_UNSUPPORTED, "post_processor is");
-    REFUSED(post, "{\"type\":\"TemplateProcessing\",\"single\":[{\"Sequence\":{\"id\":\"A\",\"type_id\":0}},"
-                  "{\"SpecialToken\":{\"id\":\"<eos>\",\"type_id\":0}}]}", ST_UNSUPPORTED, "post_processor is");
+    REFUSED(post,
+            "{\"type\":\"TemplateProcessing\",\"single\":[{\"Sequence\":{\"id\":\"A\",\"type_id\":0}},"
+            "{\"SpecialToken\":{\"id\":\"<eos>\",\"type_id\":0}}]}",
+            ST_UNSUPPORTED, "post_processor is");
     REFUSED(decoder, "null", ST_UNSUPPORTED, "decoder is null");
     REFUSED(decoder, "{\"type\":\"Sequence\",\"decoders\":[{\"type\":\"ByteFallback\"},{\"type\":\"Fuse\"}]}",
             ST_UNSUPPORTED, "decoder is");
@@ -184,7 +202,8 @@ TEST(other_tokenizers_are_refused_by_name) {
 
 TEST(broken_vocabularies_are_refused) {
     REFUSED(tokens, NULL, ST_FORMAT, "model.vocab is missing");
-    REFUSED(tokens, "\"a\":300,\"b\":301,\"a\":302", ST_FORMAT, "token \"a\" is there twice: ids 300 and 302");
+    REFUSED(tokens, "\"a\":300,\"b\":301,\"a\":302", ST_FORMAT,
+            "token \"a\" is there twice: ids 300 and 302");
     REFUSED(tokens, "\"a\":300,\"b\":300", ST_FORMAT, "id 300 is given to \"a\" and to \"b\"");
     REFUSED(tokens, "\"a\":10", ST_FORMAT, "id 10 is given to \"a\" and to \"<0x00>\"");
     REFUSED(tokens, "\"a\":1048576", ST_FORMAT, "the number 1048576 is above 1048575");
@@ -201,8 +220,10 @@ TEST(broken_vocabularies_are_refused) {
 TEST(broken_merges_are_refused) {
     REFUSED(merges, NULL, ST_FORMAT, "model.merges is missing");
     REFUSED(merges, "{}", ST_FORMAT, "'[' is expected");
-    REFUSED(merges, "[[\"a\",\"b\"],[\"a\",\"z\"]]", ST_FORMAT, "model.merges[1]: \"z\" is not in the vocabulary");
-    REFUSED(merges, "[[\"b\",\"a\"]]", ST_FORMAT, "model.merges[0] makes \"ba\", which is not in the vocabulary");
+    REFUSED(merges, "[[\"a\",\"b\"],[\"a\",\"z\"]]", ST_FORMAT,
+            "model.merges[1]: \"z\" is not in the vocabulary");
+    REFUSED(merges, "[[\"b\",\"a\"]]", ST_FORMAT,
+            "model.merges[0] makes \"ba\", which is not in the vocabulary");
     REFUSED(merges, "[\"ab\"]", ST_FORMAT, "model.merges[0]: \"ab\" is not two tokens");
     REFUSED(merges, "[\"a b c\"]", ST_FORMAT, "\"a b c\" is not two tokens");
     REFUSED(merges, "[[\"a\"]]", ST_FORMAT, "',' is expected");
@@ -222,9 +243,11 @@ TEST(added_tokens_are_checked) {
     REFUSED(added, ADDED(1, "<bos>", "\"rstrip\":true,"), ST_UNSUPPORTED, "rstrip is true");
     REFUSED(added, ADDED(1, "<bos>", "\"single_word\":true,"), ST_UNSUPPORTED, "single_word is true");
     REFUSED(added, ADDED(1, "<bos>", "\"normalized\":true,"), ST_UNSUPPORTED, "normalized is true");
-    REFUSED(added, "[{\"id\":1,\"content\":\"<bos>\"},{\"id\":1,\"content\":\"<bos>\"}]", ST_FORMAT, "has id 1 twice");
+    REFUSED(added, "[{\"id\":1,\"content\":\"<bos>\"},{\"id\":1,\"content\":\"<bos>\"}]", ST_FORMAT,
+            "has id 1 twice");
     /* Past the end of the vocabulary, and not special: found with parse_special off too. The longest wins. */
-    p.added = "[{\"id\":400,\"content\":\"a<x>\",\"special\":false},{\"id\":401,\"content\":\"a<x>a\",\"special\":true},"
+    p.added = "[{\"id\":400,\"content\":\"a<x>\",\"special\":false},{\"id\":401,\"content\":\"a<x>a\","
+              "\"special\":true},"
               "{\"id\":402,\"content\":\"a<\",\"special\":false}]";
     CHECK_STATUS(read_parts(&p, &t), ST_OK);
     if (!t) return;
@@ -239,13 +262,19 @@ TEST(added_tokens_are_checked) {
     tokenizer_close(t);
 }
 
-/* A range is plain for special tokens alone: tokens with a byte in it are not found, merges go across its ends. */
+/* A range is plain for special tokens alone: tokens with a byte in it are not found, merges go across its
+ * ends. */
 TEST(plain_ranges) {
     static const char text[] = "<bos>a<bos>b<bos>";
-    static const struct { text_range plain[3]; size_t ranges, specials; } cases[] = {
-        {{{0, 0}}, 0, 3},           {{{0, 17}}, 1, 0},          {{{6, 11}}, 1, 2}, {{{6, 7}}, 1, 2}, {{{10, 11}}, 1, 2},
-        {{{5, 6}, {11, 12}}, 2, 3}, {{{0, 1}, {16, 17}}, 2, 1}, {{{8, 8}}, 1, 3},  {{{4, 7}}, 1, 1},
-        {{{0, 2}, {2, 2}, {3, 9}}, 3, 1},
+    static const struct {
+        text_range plain[3];
+        size_t ranges, specials;
+    } cases[] = {
+        {{{0, 0}}, 0, 3},           {{{0, 17}}, 1, 0},
+        {{{6, 11}}, 1, 2},          {{{6, 7}}, 1, 2},
+        {{{10, 11}}, 1, 2},         {{{5, 6}, {11, 12}}, 2, 3},
+        {{{0, 1}, {16, 17}}, 2, 1}, {{{8, 8}}, 1, 3},
+        {{{4, 7}}, 1, 1},           {{{0, 2}, {2, 2}, {3, 9}}, 3, 1},
     };
     tokenizer *t;
     CHECK_STATUS(read_parts(&whole, &t), ST_OK);
@@ -253,7 +282,8 @@ TEST(plain_ranges) {
     uint32_t *ids;
     size_t n;
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
-        CHECK_STATUS(tokenizer_encode_marked(t, text, 17, cases[i].plain, cases[i].ranges, 99, &ids, &n), ST_OK);
+        CHECK_STATUS(tokenizer_encode_marked(t, text, 17, cases[i].plain, cases[i].ranges, 99, &ids, &n),
+                     ST_OK);
         size_t specials = 0;
         for (size_t k = 0; k < n; k++) specials += ids[k] == 1;
         CHECK_THAT(specials == cases[i].specials, "case %zu: %zu", i, specials);
@@ -267,7 +297,11 @@ TEST(plain_ranges) {
 }
 
 TEST(text_must_be_utf8) {
-    static const struct { const char *text; size_t n; const char *sentence; } bad[] = {
+    static const struct {
+        const char *text;
+        size_t n;
+        const char *sentence;
+    } bad[] = {
         {"ab\xFF", 3, "at byte 2"},
         {"abcdefgh\x80", 9, "at byte 8"},
         {"a\xC3", 2, "at byte 1"},

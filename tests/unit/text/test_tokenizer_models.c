@@ -124,7 +124,8 @@ static void *encode_samples(void *argument) {
         }
         strbuf text = {0};
         j->wrong += !same_ids(json_object_get(sample, "prompt_token_ids"), ids, count);
-        j->wrong += tokenizer_decode(j->t, ids, count, false, &text) != ST_OK || strcmp(strbuf_text(&text), prompt);
+        j->wrong +=
+            tokenizer_decode(j->t, ids, count, false, &text) != ST_OK || strcmp(strbuf_text(&text), prompt);
         strbuf_close(&text);
         free(ids);
     }

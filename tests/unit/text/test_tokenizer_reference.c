@@ -1,6 +1,6 @@
-/* The encoder against a plain one that knows no shortcut: texts instead of ids, every pair looked at before every merge,
- * no cutting into words, no cache. On the tiny models' tokenizer and on random ones, whose merges come in any order,
- * repeat, cross spaces, and join byte tokens, as no trained tokenizer's do. */
+/* The encoder against a plain one that knows no shortcut: texts instead of ids, every pair looked at before
+ * every merge, no cutting into words, no cache. On the tiny models' tokenizer and on random ones, whose
+ * merges come in any order, repeat, cross spaces, and join byte tokens, as no trained tokenizer's do. */
 #include <jansson.h>
 
 #include "base/memory.h"
@@ -106,8 +106,8 @@ static void compare(const reference *r, const tokenizer *t, const strbuf *text) 
 
 /* Pieces of the vocabulary's own texts, single characters, and some that no vocabulary has. */
 static void random_text(const json_t *vocab, size_t bytes, strbuf *text) {
-    static const char *const odd[] = {" ", " ", "A", "e", "<", "\xC3\xA9", "\xE4\xBD\xA0", "\xF0\x9F\x9A\x80",
-                                      "\xE2\x96\x81", "\x01"};
+    static const char *const odd[] = {
+        " ", " ", "A", "e", "<", "\xC3\xA9", "\xE4\xBD\xA0", "\xF0\x9F\x9A\x80", "\xE2\x96\x81", "\x01"};
     const char **texts = memory_alloc_array(json_object_size(vocab), sizeof *texts), *key;
     json_t *id;
     uint32_t count = 0;
@@ -140,12 +140,16 @@ TEST(tiny_model) {
     tokenizer_close(t);
 }
 
-static const char head[] =
-    "{\"added_tokens\":[],\"normalizer\":{\"type\":\"Replace\",\"pattern\":{\"String\":\" \"},\"content\":\"\\u2581\"},"
-    "\"decoder\":{\"type\":\"Sequence\",\"decoders\":[{\"type\":\"Replace\",\"pattern\":{\"String\":\"\\u2581\"},\"content\":"
-    "\" \"},{\"type\":\"ByteFallback\"},{\"type\":\"Fuse\"}]},\"model\":{\"type\":\"BPE\",\"byte_fallback\":true,\"vocab\":";
+static const char head[] = "{\"added_tokens\":[],\"normalizer\":{\"type\":\"Replace\",\"pattern\":{"
+                           "\"String\":\" \"},\"content\":\"\\u2581\"},"
+                           "\"decoder\":{\"type\":\"Sequence\",\"decoders\":[{\"type\":\"Replace\","
+                           "\"pattern\":{\"String\":\"\\u2581\"},\"content\":"
+                           "\" "
+                           "\"},{\"type\":\"ByteFallback\"},{\"type\":\"Fuse\"}]},\"model\":{\"type\":"
+                           "\"BPE\",\"byte_fallback\":true,\"vocab\":";
 
-/* Gives the text an id unless it has one. The key that comes back stays where it is while the object lives. */
+/* Gives the text an id unless it has one. The key that comes back stays where it is while the object lives.
+ */
 static const char *add_token(json_t *vocab, const char *text) {
     if (!json_object_get(vocab, text))
         json_object_set_new(vocab, text, json_integer((json_int_t)json_object_size(vocab)));
@@ -158,14 +162,16 @@ static const char *add_merge(json_t *vocab, json_t *merges, const char *left, co
     CHECK(snprintf(joined, sizeof joined, "%s%s", left, right) < (int)sizeof joined);
     add_token(vocab, left);
     add_token(vocab, right);
-    json_array_insert_new(merges, random_below((uint32_t)json_array_size(merges) + 1), json_pack("[ss]", left, right));
+    json_array_insert_new(merges, random_below((uint32_t)json_array_size(merges) + 1),
+                          json_pack("[ss]", left, right));
     return add_token(vocab, joined);
 }
 
-/* All byte tokens, a few letters (some of which stay without a token), and merges of whatever is there already. */
+/* All byte tokens, a few letters (some of which stay without a token), and merges of whatever is there
+ * already. */
 static void random_merges(json_t *vocab, json_t *merges) {
-    static const char *const letters[] = {"a", "b", "<", "0", "x", "4", "1", ">", "\n", "\xE2\x96\x81", "\xC3\xA9",
-                                          "\xF0\x9F\x9A\x80"};
+    static const char *const letters[] = {
+        "a", "b", "<", "0", "x", "4", "1", ">", "\n", "\xE2\x96\x81", "\xC3\xA9", "\xF0\x9F\x9A\x80"};
     const char *texts[128];
     uint32_t count = 0, merge_count = 1 + random_below(60);
     char byte[8];
