@@ -222,7 +222,8 @@ static int serve_command(arguments *a, int argc, char **argv) {
     }
     serve_options o = {.link = a->link, .secret_file = a->secret_file, .grace_seconds = a->grace};
     instance_options *i = &o.instance;
-    *i = (instance_options){.model_path = a->plan.model_path, .as_f32 = a->plan.as_f32, .needs_bf16 = a->plan.needs_bf16, .kv_given = a->plan.kv_given,
+    *i = (instance_options){.model_path = a->plan.model_path, .as_f32 = a->plan.as_f32, .needs_bf16 = a->plan.needs_bf16,
+                            .kv_given = a->plan.kv_given,
                             .kv = a->plan.kv, .threads = a->threads, .expert_degree = a->plan.expert_degree,
                             .width_degree = a->plan.width_degree, .context = a->plan.context,
                             .memory_bytes = a->plan.memory_bytes, .chunk_max = a->chunk};

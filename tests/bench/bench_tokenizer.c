@@ -1,4 +1,4 @@
-// link: daemon_core m
+// link: daemon_core
 /* How fast the tokenizer loads, encodes and decodes, on one core.
  *
  *     bench_tokenizer [TOKENIZER.json[.xz] [TEXT]]
