@@ -13,6 +13,19 @@
 #include <string.h>
 #include "base/status.h"
 
+/* Sanitizers make floating point several times slower: long tests do a part of their work under them. TSan cannot follow
+ * shared memory across processes, so ranks are threads there. */
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+#define TEST_SANITIZED true
+#else
+#define TEST_SANITIZED false
+#endif
+#ifdef __SANITIZE_THREAD__
+#define TEST_RANKS_AS_THREADS true
+#else
+#define TEST_RANKS_AS_THREADS false
+#endif
+
 static int test_checks_failed, test_passed, test_failed, test_skipped;
 
 #define TEST(name) static void test_##name(void)

@@ -18,7 +18,7 @@ typedef struct setting {
 typedef struct company {
     const char *model;
     bool as_f32;
-    uint32_t ranks, vocab;
+    uint32_t ranks;
     uint32_t tokens[REQUESTS][512], count[REQUESTS];
     driver_request reference[REQUESTS];
     const setting *now;
@@ -78,7 +78,7 @@ static status run_setting(company *c, comm *ranks, instance *in) {
     for (uint32_t i = 0; i < REQUESTS; i++) {
         r[i] = request_of(c, i);
         if (s->together) r[i].submit_at_step = i * 2; /* prompts meet streams that are already running */
-        if (s->resumed && c->has_reference) {
+        if (s->resumed && comm_rank(ranks) == 0) { /* the other ranks hand nothing in */
             uint32_t half = NEW_TOKENS / 2;
             memcpy(c->tokens[i] + c->count[i], c->reference[i].out, half * sizeof **c->tokens);
             r[i].token_count += half;
@@ -112,7 +112,6 @@ static status body(comm *ranks, void *context) {
                                                .rows_max = c->now->rows,
                                                .chunk_max = c->now->chunk,
                                                .exchange = c->now->exchange}));
-    c->vocab = in.config->vocab;
     status st = run_setting(c, ranks, &in);
     instance_close(&in);
     return st;
@@ -140,16 +139,18 @@ static const setting settings[] = {
 static void check(const char *model, const char *expected, bool as_f32, uint32_t heads) {
     static company c;
     for (uint32_t ranks = 1; ranks <= 4; ranks++) {
-        if (heads % ranks) continue;
+        if (heads % ranks || (TEST_SANITIZED && ranks > 2)) continue;
         memset(&c, 0, sizeof c);
         c.model = model;
         c.as_f32 = as_f32;
         c.ranks = ranks;
         prompts(&c, expected);
+        const comm_fork_options options = {.ranks = ranks, .threads = TEST_RANKS_AS_THREADS};
         for (size_t i = 0; i < sizeof settings / sizeof *settings; i++) {
             c.now = &settings[i];
+            if (TEST_SANITIZED && !strcmp(c.now->isa, "scalar")) continue;
             setenv("GEMMAD_ISA", c.now->isa, 1);
-            CHECK_STATUS(comm_fork_run(&(comm_fork_options){.ranks = ranks}, body, &c), ST_OK);
+            CHECK_STATUS(comm_fork_run(&options, body, &c), ST_OK);
         }
         CHECK(c.has_reference);
         driver_free(c.reference, REQUESTS);
@@ -167,12 +168,13 @@ TEST(e2b_as_stored) { check("golden/e2b", GOLDEN("e2b"), false, 8); }
 TEST(e4b_f32) { check("golden/e4b", GOLDEN("e4b"), true, 4); }
 
 int main(void) {
-    RUN(dense_f32);
     RUN(dense_as_stored);
-    RUN(realheads_as_stored);
-    RUN(moe_f32);
     RUN(moe_as_stored);
     RUN(e2b_as_stored);
+    if (TEST_SANITIZED) return test_result();
+    RUN(dense_f32);
+    RUN(realheads_as_stored);
+    RUN(moe_f32);
     RUN(e4b_f32);
     return test_result();
 }
