@@ -30,6 +30,16 @@ typedef struct model_facts {
     uint64_t weight_bytes, kv_bytes_total;
 } model_facts;
 
+/* How long an engine may take; NULL in the options means engine_times_default. */
+typedef struct engine_times {
+    uint32_t first_hello_ms; /* from the launcher's start to the leader's first frame: 120 s */
+    uint32_t prove_ms;       /* for a connection to show the secret: 10 s */
+    uint32_t silence_ms;     /* without a byte from a leader whose heart has beaten: 10 s */
+    uint32_t end_ms;         /* for a drained leader to end by itself: 15 s */
+    uint32_t kill_ms;        /* for the keeper to end its tree, before that is done for it: 15 s */
+} engine_times;
+extern const engine_times engine_times_default;
+
 typedef struct engine_options {
     char id[64];              /* "tiny-dense/0" */
     const char *model_path;
@@ -44,10 +54,12 @@ typedef struct engine_options {
     const char *shard_program;  /* path of gemmad-shard; NULL: beside this executable */
     const char *keeper_program; /* path of gemmad; NULL: /proc/self/exe */
     uint32_t grace_seconds;
+    const engine_times *times;  /* NULL: engine_times_default */
 } engine_options;
 
-/* Runs `gemmad-shard plan`; blocking, before the loop starts. ST_LAYOUT, ST_FORMAT, ST_NOT_FOUND, ST_UNSUPPORTED with the
- * shard's own sentence. */
+/* Runs `gemmad-shard plan`; blocking, before the loop starts. ST_LAYOUT, ST_FORMAT, ST_NOT_FOUND, ST_UNSUPPORTED, … with
+ * the shard's own sentence: a last error line "NOT_FOUND: sentence" gives that status, one without a status's name
+ * ST_LAYOUT. ST_UNSUPPORTED too for a launcher, or hosts, that this build does not start ranks on. */
 STATUS_CHECKED status engine_plan(const engine_options *options, model_facts *facts);
 
 typedef struct engine engine;
@@ -120,7 +132,7 @@ typedef struct engine_ops {
     void (*cancel)(engine *e, uint64_t id); /* the request then ends with finished("cancelled") unless it ended before */
     void (*get_status)(const engine *e, engine_status *out);
     void (*stop)(engine *e, bool drain);    /* then watch.closed; a second call with drain false hurries */
-    void (*close)(engine *e);
+    void (*close)(engine *e); /* only after watch.closed */
 } engine_ops;
 struct engine {
     const engine_ops *ops;
@@ -128,6 +140,10 @@ struct engine {
     char id[64];
 };
 
+/* Makes the engine's directory, listens, and starts the keeper. ST_IN_USE: a living gemmad has this engine. An engine
+ * that a dead gemmad left in the directory is ended first (blocking, usually under a second). When it fails, handles
+ * may still be closing: run the loop once before uv_loop_close. facts.context_tokens falls to what the leader could
+ * fit into memory, if that is less. */
 STATUS_CHECKED status engine_open(engine **out, uv_loop_t *loop, const engine_options *options,
                                   const model_facts *facts, const engine_watch *watch);
 static inline status engine_submit(engine *e, const engine_request *r, const engine_listener *l, void *context,

@@ -15,8 +15,12 @@ enum { EXIT_WATCHDOG = 86 };
 typedef struct watchdog watchdog;
 STATUS_CHECKED status watchdog_open(watchdog **out);
 void watchdog_close(watchdog *w);
-/* what is a string literal, named when the deadline passes. Re-arming moves the deadline. */
+/* what is a string literal, named when the deadline passes. Re-arming moves the deadline; deadline_ms counts from now.
+ * Two atomic stores unless the watcher must be woken earlier than it meant to. */
 void watchdog_arm(watchdog *w, const char *what, uint64_t deadline_ms);
 void watchdog_disarm(watchdog *w);
+
+/* The kernel ends this process with SIGKILL when its parent (the launcher) ends; ST_UNAVAILABLE when it has already. */
+STATUS_CHECKED status watchdog_follow_parent(void);
 
 #endif
