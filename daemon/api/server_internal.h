@@ -1,0 +1,38 @@
+/* What server.c and rpc.c share.
+ * Threads: loop thread, but for server_tag.next, ok and done's reader, which the event queue hands over under its lock. */
+#ifndef DAEMON_API_SERVER_INTERNAL_H
+#define DAEMON_API_SERVER_INTERNAL_H
+
+#include <grpc/grpc.h>
+
+#include "daemon/api/server.h"
+
+/* A batch that gRPC works on; its address is the tag. `done` runs on the loop. */
+typedef struct server_tag {
+    void (*done)(void *owner, bool ok);
+    void *owner;
+    bool ok;
+    struct server_tag *next; /* guarded by the event queue's lock */
+} server_tag;
+
+grpc_server *server_handle(server *s);
+grpc_completion_queue *server_queue(server *s);
+uv_loop_t *server_loop(server *s);
+bool server_is_stopping(const server *s);
+/* NULL: there is none. */
+const server_method *server_find_method(const server *s, const char *path, size_t n);
+/* The peer that the connection with this descriptor was added with. */
+const char *server_peer(const server *s, int fd);
+
+/* ---- rpc.c, as the server sees it ---- */
+
+typedef struct rpc rpc;
+/* Asks gRPC for the next call. */
+void rpc_request(server *s);
+/* The server counts calls, so that it knows when the last is gone; false: there are too many, and the call shall be
+ * refused. */
+bool server_call_begins(server *s);
+void server_call_ends(server *s);
+void server_request_ends(server *s); /* one that was asked for and will not come */
+
+#endif
