@@ -33,9 +33,9 @@ static bool is_known(const Grpc__Health__V1__HealthCheckRequest *r) {
     return !r->service[0] || !strcmp(r->service, "gemmad.v1.Inference");
 }
 
-static void send_status(call *c, serving_status status) {
+static void send_status(call *c, serving_status now) {
     Grpc__Health__V1__HealthCheckResponse m = GRPC__HEALTH__V1__HEALTH_CHECK_RESPONSE__INIT;
-    m.status = status;
+    m.status = now;
     c->ops->send(c, &m.base);
 }
 
