@@ -48,7 +48,7 @@ status file_read_at(int fd, const char *name, uint64_t offset, void *out, size_t
         if (got < 0 && errno == EINTR) continue;
         if (got < 0) return fail_errno(ST_IO, "%s: reading %zu bytes at %llu", name, n, (unsigned long long)offset);
         if (got == 0)
-            return fail(ST_FORMAT, "%s ends at byte %llu, %zu more are needed", name, (unsigned long long)offset, n);
+            return fail(ST_FORMAT, "%s ends before byte %llu, where %zu more are needed", name, (unsigned long long)offset, n);
         p += got;
         offset += (uint64_t)got;
         n -= (size_t)got;

@@ -1,97 +1,95 @@
-/* The option table of a program: one row an option with its name, kind, unit, default, bounds and help text. The command
- * line, the environment, the configuration file, --help and the man page all come from it, so they cannot disagree.
+/* Options of a program from one table: the command line, the environment, the config file and --help all read
+ * the same rows, so that none of them can say something else than another.
  *
- *     --ranks 4, --ranks=4          command line; "--" ends the options
- *     GEMMAD_RANKS=4                environment: PREFIX_ and the name in capitals, "-" as "_"
- *     ranks = 4                     file; "#" begins a comment line; [model NAME] begins the options of one model
+ * The command line wins over the environment (PREFIX_<NAME>, upper case, '_' for '-'), that over the config
+ * file, that over the preset. Sources may be read in any order: each option remembers where its value came
+ * from.
  *
- * The command line wins, then the environment, then the file; in the file a model's own section wins over the lines
- * before the first section. A source that gives an option replaces what weaker sources say, also of one that repeats.
- *
- * Memory:  a set owns its values; options_close releases them. Texts handed out live as long as the set.
- * Threads: one.
- * Errors:  ST_INVALID with the option, its value and what is allowed (in a file also the line). A set that failed to
- *          read may only be closed. Asking for a name that is not in the table is an INVARIANT. */
+ * Memory:  values point into what was read (argv, the environment, a config_file), which must outlive them.
+ * Lists are freed by options_close. Threads: one. Errors:  ST_INVALID with a sentence that names the option
+ * where it was given, the value and what is allowed, and for an unknown name the nearest one; ST_UNSUPPORTED
+ * for what the contract has and this version has not. Values of the rows read before stay. */
 #ifndef BASE_OPTIONS_H
 #define BASE_OPTIONS_H
 
+#include "base/config_file.h"
+#include "base/status.h"
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
-#include "base/status.h"
-#include "base/strbuf.h"
+#include <stdio.h>
 
+/* What a value is, and the type of the field at `offset`. */
 typedef enum option_kind {
-    OPTION_TEXT,
-    OPTION_NUMBER, /* decimal, least to most */
-    OPTION_BYTES,  /* decimal with an optional KiB, MiB, GiB or TiB (also K, M, G, T), least to most */
-    OPTION_CHOICE, /* one of `choices` */
-    OPTION_FLAG,   /* stands alone on the command line, or --name=yes|no; yes, no, true, false, 1, 0 elsewhere */
+    OPTION_FLAG,  /* bool; in a file or variable: true, false, yes, no, 1, 0 */
+    OPTION_TEXT,  /* const char *, not empty */
+    OPTION_WORD,  /* const char *: one of `words` */
+    OPTION_TEXTS, /* option_texts: may repeat; commas separate several in a variable */
+    OPTION_U32,   /* uint32_t */
+    OPTION_BYTES, /* uint64_t: a number with KiB, MiB, GiB, TiB or nothing after it */
 } option_kind;
 
-/* Where an option may stand, and how often. */
 enum {
-    OPTION_REPEATS = 1,      /* several values; one from the environment */
-    OPTION_PER_MODEL = 2,    /* also in a [model NAME] section */
-    OPTION_COMMAND_LINE = 4, /* command line only: what makes sense for one run */
-    OPTION_UNBUILT = 8,      /* in the contract, and refused by this version unless it is the default */
+    OPTIONS_MAX = 64,     /* rows of one table */
+    OPTION_TEXTS_MAX = 64 /* values of one option */
 };
 
-typedef struct option_row {
-    const char *name;
+typedef struct option_texts {
+    const char **at;
+    size_t count;
+} option_texts;
+
+typedef enum option_flags {
+    OPTION_ARGUMENT_ONLY = 1, /* neither variable nor file: --help */
+    OPTION_NOT_BUILT = 2,     /* in the contract, refused in this version */
+    OPTION_OF_SECTION = 4,    /* may stand in a section of the config file */
+    OPTION_NOT_IN_FILE = 8,   /* the file's own name */
+} option_flags;
+
+typedef struct option {
+    const char *name; /* without dashes; also the key in the file */
     option_kind kind;
-    unsigned where;
-    const char *value;    /* how help calls it: "N", "PATH"; NULL for a flag */
-    const char *unit;     /* "tokens", "s", "bytes"; NULL: none */
-    const char *fallback; /* the default's own spelling; NULL: none */
-    uint64_t least, most; /* of numbers and bytes */
-    const char *choices;  /* "cpu|cuda" */
-    const char *help;     /* a sentence without a full stop; says what the default means where `fallback` cannot */
-} option_row;
+    unsigned flags;
+    size_t offset;
+    const char *value; /* how help writes the value: "N", "DIR"; NULL for flags */
+    const char *unit;  /* "tokens", "seconds"; NULL: none */
+    const char
+        *preset; /* the default as it would be written; NULL: the field stays zero and help says more */
+    uint64_t least, most;    /* OPTION_U32 and OPTION_BYTES, ends included; both 0: the type's own */
+    const char *words;       /* "auto f32": allowed */
+    const char *words_later; /* "q8 q4": in the contract, refused in this version; NULL: none */
+    const char *help;
+} option;
 
-typedef struct option_table {
-    const char *program;
-    const char *usage;      /* "--model [NAME=]PATH [OPTION...]" */
-    const char *prefix;     /* of the environment: "GEMMAD"; NULL: none is read */
-    const char *purpose;    /* one line */
-    const option_row *row;  /* [count] */
-    uint32_t count;
-    uint32_t arguments_max; /* words on the command line that are no options */
-} option_table;
+typedef enum option_source {
+    OPTION_FROM_PRESET,
+    OPTION_FROM_FILE,
+    OPTION_FROM_VARIABLE,
+    OPTION_FROM_ARGUMENT
+} option_source;
 
-typedef struct option_set option_set;
+typedef struct options {
+    const option *row; /* [count] */
+    size_t count;
+    void *values;       /* the struct that offsets point into */
+    const char *prefix; /* of environment variables: "GEMMAD" */
+    option_source source[OPTIONS_MAX];
+} options;
 
-void options_open(option_set **out, const option_table *table);
-void options_close(option_set *s); /* NULL is fine */
+/* values must be zeroed; presets are written at once. */
+void options_open(options *o, const option *row, size_t count, const char *prefix, void *values);
+void options_close(options *o);
 
-/* In any order; argv without the program's name. */
-STATUS_CHECKED status options_read_arguments(option_set *s, int argc, char *const *argv);
-STATUS_CHECKED status options_read_environment(option_set *s, char *const *environment);
-STATUS_CHECKED status options_read_file(option_set *s, const char *path);
-/* From bytes: what the fuzz target calls. */
-STATUS_CHECKED status options_parse_file(option_set *s, const char *path, const char *text, size_t n);
-/* ST_UNSUPPORTED with the names of what was given of OPTION_UNBUILT and is not the default. */
-STATUS_CHECKED status options_check_built(const option_set *s);
+/* argv[1 … argc): "--name value", "--name=value", "--flag". Words that are no option are refused. */
+STATUS_CHECKED status options_read_arguments(options *o, int argc, char **argv);
+STATUS_CHECKED status options_read_environment(options *o);
+/* The entries of one section; "" is the part above every section. In any other, only rows with
+ * OPTION_OF_SECTION. */
+STATUS_CHECKED status options_read_section(options *o, const config_file *file, const char *section);
 
-/* model NULL: no section is looked at. The fallback counts as given for these four. */
-const char *options_text(const option_set *s, const char *name, const char *model); /* NULL: neither given nor fallback */
-uint64_t options_number(const option_set *s, const char *name, const char *model);  /* also bytes; 0 as above */
-bool options_flag(const option_set *s, const char *name, const char *model);
-bool options_given(const option_set *s, const char *name, const char *model);       /* the fallback does not count */
-
-/* Values of one that repeats, from its strongest source. */
-uint32_t options_count(const option_set *s, const char *name);
-const char *options_value(const option_set *s, const char *name, uint32_t i);
-/* The words that are no options. */
-uint32_t options_argument_count(const option_set *s);
-const char *options_argument(const option_set *s, uint32_t i);
-/* The [model NAME] sections of the file in its order, and a value that stands in one; NULL: it does not. */
-uint32_t options_section_count(const option_set *s);
-const char *options_section_name(const option_set *s, uint32_t i);
-const char *options_section_text(const option_set *s, const char *model, const char *name);
-
-/* --help, and the OPTIONS section of the man page (roff), both from the table. */
-void options_print_help(const option_table *table, strbuf *out);
-void options_print_man(const option_table *table, strbuf *out);
+/* The source of one option by its name, which must be in the table. */
+option_source options_source(const options *o, const char *name);
+/* "--name VALUE  help (unit; bounds; default)" of every row, wrapped. */
+void options_print_help(FILE *out, const option *row, size_t count);
 
 #endif

@@ -40,7 +40,7 @@ static status clear_path(const struct sockaddr_un *a) {
     struct stat s;
     if (lstat(a->sun_path, &s) != 0)
         return errno == ENOENT ? ST_OK : fail_errno(ST_IO, "cannot listen on %s", a->sun_path);
-    if (!S_ISSOCK(s.st_mode)) return fail(ST_INVALID, "cannot listen on %s: it exists and is no socket", a->sun_path);
+    if (!S_ISSOCK(s.st_mode)) return fail(ST_IN_USE, "cannot listen on %s: it exists and is no socket", a->sun_path);
     int probe = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
     if (probe < 0) return fail_errno(ST_IO, "cannot listen on %s", a->sun_path);
     int error = connect(probe, (const struct sockaddr *)a, sizeof *a) == 0 ? 0 : errno;

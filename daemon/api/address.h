@@ -8,8 +8,8 @@
  *
  * Memory:  the caller's structs.
  * Threads: start-up: name look-up blocks, and the umask is the process's.
- * Errors:  ST_INVALID for what is no address, a path too long for a socket, or what is there and no socket; ST_AUTH for a
- *          public address without keys and TLS; ST_IN_USE for an address that is taken; ST_IO with path and reason. */
+ * Errors:  ST_INVALID for what is no address or a path too long for a socket; ST_AUTH for a public address without keys and
+ *          TLS; ST_IN_USE for an address that is taken, by a file that is no socket too; ST_IO with path and reason. */
 #ifndef DAEMON_API_ADDRESS_H
 #define DAEMON_API_ADDRESS_H
 

@@ -110,8 +110,8 @@ status plan_refusal(int how, const char *errors, size_t n, const char *program) 
         status st = status_of_sentence(sentence, &text);
         return fail(st, "%s", text);
     }
-    failure_describe_exit(WIFEXITED(how) ? WEXITSTATUS(how) : 0, WIFSIGNALED(how) ? WTERMSIG(how) : 0, exit_text,
-                          sizeof exit_text);
+    failure_describe_exit(WIFEXITED(how) ? WEXITSTATUS(how) : 0, WIFSIGNALED(how) ? WTERMSIG(how) : 0,
+                          exit_text, sizeof exit_text);
     return fail(ST_INTERNAL, "%s plan: %s%s%s", program, exit_text, sentence[0] ? ": " : "", sentence);
 }
 
@@ -169,25 +169,20 @@ fail:
     return st;
 }
 
-status engine_plan(const engine_options *options, model_facts *facts) {
+status plan_run(const engine_options *options, strbuf *json) {
     command c = {0};
     output out[2] = {{.fd = -1}, {.fd = -1}};
     pid_t child = 0;
     int how = 0;
     status st;
     TRY_OR_FAIL(command_plan(&c, options));
-    *facts = (model_facts){0};
-    if (!realpath(options->model_path, facts->path)) {
-        st = fail_errno(ST_NOT_FOUND, "%s", options->model_path);
-        goto fail;
-    }
     TRY_OR_FAIL(start(c.word, out, &child));
     TRY_OR_FAIL(read_both(out, c.word[0]));
     while (waitpid(child, &how, 0) < 0 && errno == EINTR) continue;
     child = 0;
     if (!WIFEXITED(how) || WEXITSTATUS(how) != 0)
         st = plan_refusal(how, strbuf_text(&out[1].bytes), out[1].bytes.size, c.word[0]);
-    else st = plan_read_facts(strbuf_text(&out[0].bytes), out[0].bytes.size, "gemmad-shard plan", facts);
+    else strbuf_add(json, strbuf_text(&out[0].bytes), out[0].bytes.size);
 fail:
     if (child > 0) {
         kill(child, SIGKILL);
@@ -198,5 +193,16 @@ fail:
         strbuf_close(&out[i].bytes);
     }
     command_close(&c);
+    return st;
+}
+
+status engine_plan(const engine_options *options, model_facts *facts) {
+    strbuf json = {0};
+    TRY(plan_run(options, &json));
+    *facts = (model_facts){0};
+    status st = realpath(options->model_path, facts->path)
+                    ? plan_read_facts(strbuf_text(&json), json.size, "gemmad-shard plan", facts)
+                    : fail_errno(ST_NOT_FOUND, "%s", options->model_path);
+    strbuf_close(&json);
     return st;
 }

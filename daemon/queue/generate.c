@@ -76,13 +76,13 @@ static status submit(generate *g) {
 
 static status encode(job *j) {
     generate *g = (generate *)((char *)j - offsetof(generate, job));
-    status st = tokenizer_encode(g->model->tokenizer, g->text, g->text_bytes, g->parse_special,
-                                 LIMIT_PROMPT_BYTES, &g->tokens, &g->token_count);
+    status st = tokenizer_encode(g->tokenizer, g->text, g->text_bytes, g->parse_special, LIMIT_PROMPT_BYTES,
+                                 &g->tokens, &g->token_count);
     if (st != ST_OK) return fail_within(st, "text");
     if (!g->add_bos) return ST_OK;
     g->tokens = memory_grow(g->tokens, (g->token_count + 1) * sizeof *g->tokens);
     memmove(g->tokens + 1, g->tokens, g->token_count * sizeof *g->tokens);
-    g->tokens[0] = g->model->engine->facts.bos_token;
+    g->tokens[0] = g->bos;
     g->token_count++;
     return ST_OK;
 }
@@ -106,7 +106,9 @@ static status take_text(generate *g, const Gemmad__V1__GenerateRequest *r) {
     if (r->text.len > LIMIT_PROMPT_BYTES)
         return fail(ST_INVALID, "text has %zu bytes, at most %d", r->text.len, LIMIT_PROMPT_BYTES);
     g->add_bos = !r->has_add_bos || r->add_bos;
+    g->bos = g->model->engine->facts.bos_token;
     g->parse_special = !r->has_parse_special || r->parse_special;
+    g->tokenizer = g->model->tokenizer;
     g->text_bytes = r->text.len;
     g->text = memory_alloc(r->text.len + 1);
     memcpy(g->text, r->text.data, r->text.len);

@@ -19,9 +19,11 @@ typedef struct generate {
     session *session; /* NULL until the engine has it */
     status why;       /* not ST_OK: the client gave up */
     job job;          /* tokenising a text prompt */
-    char *text;       /* freed when tokenised */
+    const tokenizer *tokenizer;
+    char *text; /* freed when the engine has the tokens */
     size_t text_bytes;
     bool parse_special, add_bos;
+    uint32_t bos;
     uint32_t *tokens; /* freed when the engine has them */
     size_t token_count;
     uint32_t prompt_tokens;

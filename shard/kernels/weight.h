@@ -12,6 +12,11 @@ typedef struct weight {
     weight_type type;
 } weight;
 
+typedef struct expert_weights {
+    weight gate, up;    /* [expert width share, hidden] */
+    weight down;        /* [hidden, expert width share] */
+} expert_weights;
+
 static inline uint32_t weight_element_bytes(weight_type type) { return type == WEIGHT_F32 ? 4 : 2; }
 
 #endif

@@ -17,9 +17,10 @@ typedef enum tensor_type { TENSOR_F32, TENSOR_BF16, TENSOR_F16, TENSOR_OTHER } t
 
 typedef struct tensor {
     const char *name;
-    tensor_type type;
-    uint32_t dims;          /* 0 ... 4 */
-    uint64_t shape[4];
+    const char *dtype;      /* as the header writes it: "BF16", "I32", … */
+    tensor_type type;       /* TENSOR_OTHER: any other dtype, or more than 4 dimensions; such a tensor is not read */
+    uint32_t dims;          /* 0 ... 8 */
+    uint64_t shape[4];      /* the first 4 */
     uint64_t bytes;
     uint32_t file;          /* index into the checkpoint's files */
     uint64_t offset;        /* of its first byte in that file */
@@ -33,6 +34,7 @@ void checkpoint_close(checkpoint *c);
 uint32_t checkpoint_tensor_count(const checkpoint *c);
 const tensor *checkpoint_tensor(const checkpoint *c, uint32_t index); /* in the order of names */
 const tensor *checkpoint_find(const checkpoint *c, const char *name);  /* NULL: not there */
+const char *checkpoint_file_name(const checkpoint *c, uint32_t file); /* without the directory */
 /* SHA-256 over config.json, every safetensors header and every file's size. */
 void checkpoint_hash(const checkpoint *c, uint8_t digest[32]);
 
@@ -52,7 +54,8 @@ uint64_t checkpoint_bytes_skipped(const checkpoint *c);
 STATUS_CHECKED status checkpoint_map(checkpoint *c, const tensor *t, const void **out);
 
 /* One safetensors header from bytes: `header` is what follows the 8-byte length; file_bytes the size of the whole file.
- * Calls add for every tensor; what the fuzz target calls. */
+ * Calls add for every tensor, in the order of their bytes, once all of them have been checked; the name lives as long
+ * as the call. What the fuzz target calls. */
 STATUS_CHECKED status safetensors_parse_header(const char *header, uint64_t header_bytes, uint64_t file_bytes,
                                                const char *file_name,
                                                status (*add)(void *context, const tensor *t), void *context);

@@ -12,11 +12,6 @@
 #include "shard/loader/checkpoint.h"
 #include "shard/model/layout.h"
 
-typedef struct expert_weights {
-    weight gate, up;  /* [expert_width share, hidden] */
-    weight down;      /* [hidden, expert_width share] */
-} expert_weights;
-
 typedef struct layer_weights {
     const float *input_norm, *post_attention_norm, *pre_mlp_norm, *post_mlp_norm; /* [hidden] */
     weight q;         /* [heads · head_dim, hidden], this rank's query heads */
@@ -46,7 +41,9 @@ typedef struct model_weights {
     const float *ple_norm;           /* [ple_width] */
     weight ple_table;                /* [ple_vocab, layers · ple_width], in the mapped file, stored type */
     uint64_t bytes;                  /* of memory taken */
-    uint64_t bytes_read, bytes_skipped; /* as checkpoint.h counts them */
+    uint64_t bytes_read, bytes_skipped; /* as checkpoint.h counts them, while open ran */
+    uint32_t layers;
+    void *mapping;                   /* [bytes], everything above but ple_table */
     uint64_t bytes_expected;         /* what this rank's share comes to by the layout: equal to bytes_read */
 } model_weights;
 
@@ -59,7 +56,7 @@ STATUS_CHECKED status model_weights_open(model_weights **out, checkpoint *c, con
                                          const layout *l, const model_weights_options *options);
 void model_weights_close(model_weights *w);
 
-/* Bytes that model_weights_open would take and read, from config and layout alone (the printed budget, --dry-run).
+/* Bytes of memory that model_weights_open would take, from config and layout alone (the printed budget, --dry-run).
  * stored is the type the checkpoint holds its matrices in. */
 uint64_t model_weights_plan_bytes(const model_config *config, const layout *l, weight_type stored, bool as_f32);
 

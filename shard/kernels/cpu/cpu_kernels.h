@@ -7,7 +7,7 @@
  * division are IEEE and allowed). bf16 and f16 become f32 exactly before they are used.
  *
  * Memory:  callers own everything; pointers need no alignment beyond their type; nothing is read or written past the
- *          extents given here. In-place use is allowed where said.
+ *          extents given here. In-place use is allowed where said. matmul takes 120 KiB of stack.
  * Threads: any; no state. */
 #ifndef SHARD_KERNELS_CPU_CPU_KERNELS_H
 #define SHARD_KERNELS_CPU_CPU_KERNELS_H
@@ -38,7 +38,7 @@ typedef struct cpu_kernels {
     /* x *= y */
     void (*multiply)(float *x, const float *y, uint32_t n);
     /* y = gelu_tanh(gate) · up; y may be gate.
-     * gelu_tanh(x) = 0.5 x (1 + tanh(sqrt(2/pi) (x + 0.044715 x³))) */
+     * gelu_tanh(x) = 0.5 x (1 + tanh(u)), u = sqrt(2/pi) (x + 0.044715 x³), computed as x / (1 + exp(-2u)) */
     void (*gelu_multiply)(float *y, const float *gate, const float *up, uint32_t n);
     /* x = cap · tanh(x / cap) */
     void (*softcap)(float *x, float cap, uint32_t n);
@@ -46,7 +46,7 @@ typedef struct cpu_kernels {
      * (a·cos[i] - b·sin[i], b·cos[i] + a·sin[i]), each product rounded, then the sum: no fma. */
     void (*rope)(float *x, const float *cosine, const float *sine, uint32_t half, uint32_t pairs);
 
-    /* Largest element; n > 0. */
+    /* Largest element, n > 0; +0 when that is a zero. */
     float (*max)(const float *x, uint32_t n);
     /* y = exp((x - shift) · factor); returns the 16-lane sum of y (lane j adds y[j], y[j+16], … with plain addition).
      * y may be x or NULL (sum only). -inf gives 0. */

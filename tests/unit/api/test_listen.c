@@ -62,7 +62,7 @@ TEST(unix_paths_that_cannot_be) {
     snprintf(text, sizeof text, "%s/file", dir);
     close(open(text, O_CREAT | O_WRONLY, 0600));
     snprintf(text, sizeof text, "unix:%s/file", dir);
-    CHECK_STATUS(try_listen(text, false), ST_INVALID);
+    CHECK_STATUS(try_listen(text, false), ST_IN_USE);
     CHECK_SENTENCE("exists and is no socket");
     CHECK(unlink(text + 5) == 0);
     CHECK_STATUS(try_listen("unix:/proc/gemmad.sock", false), ST_IO);

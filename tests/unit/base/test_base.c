@@ -75,7 +75,7 @@ TEST(files) {
     CHECK_SENTENCE("5 bytes, at most 4");
     char part[4];
     CHECK_STATUS(file_read_at(fd, "part", 3, part, 3), ST_FORMAT);
-    CHECK_SENTENCE("ends at byte 5");
+    CHECK_SENTENCE("ends before byte 5");
     close(fd);
     unlink(path);
     CHECK_STATUS(file_read_all(path, 4, &data, &n), ST_NOT_FOUND);

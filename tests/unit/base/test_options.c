@@ -1,171 +1,232 @@
-#include <unistd.h>
-
 #include "base/options.h"
+#include "base/paths.h"
 #include "tests/test.h"
 
-static const option_row rows[] = {
-    {.name = "model", .kind = OPTION_TEXT, .where = OPTION_REPEATS | OPTION_PER_MODEL, .value = "PATH", .help = "a model"},
-    {.name = "ranks", .kind = OPTION_NUMBER, .where = OPTION_PER_MODEL, .value = "N", .fallback = "1", .least = 1,
-     .most = 1024, .help = "ranks"},
-    {.name = "memory", .kind = OPTION_BYTES, .where = OPTION_PER_MODEL, .value = "BYTES", .least = 1,
-     .most = UINT64_MAX, .help = "memory"},
-    {.name = "expert-layout", .kind = OPTION_TEXT, .where = OPTION_PER_MODEL, .value = "EPxWIDTH", .help = "layout"},
-    {.name = "kv", .kind = OPTION_CHOICE, .where = OPTION_PER_MODEL, .value = "TYPE", .fallback = "auto",
-     .choices = "auto|bf16|q8", .help = "cache type"},
-    {.name = "listen", .kind = OPTION_TEXT, .where = OPTION_REPEATS, .value = "ADDR", .help = "where"},
-    {.name = "insecure", .kind = OPTION_FLAG, .help = "no keys"},
-    {.name = "replicas", .kind = OPTION_NUMBER, .where = OPTION_UNBUILT, .value = "N", .fallback = "1", .least = 1,
-     .most = 8, .help = "replicas"},
-    {.name = "dry-run", .kind = OPTION_FLAG, .where = OPTION_COMMAND_LINE, .help = "plan only"},
+typedef struct sample {
+    bool loud;
+    const char *name, *colour;
+    option_texts file;
+    uint32_t ranks, grace;
+    uint64_t memory;
+} sample;
+
+#define FIELD(f) offsetof(sample, f)
+static const option rows[] = {
+    {"loud", OPTION_FLAG, 0, FIELD(loud), .help = "shout"},
+    {"name", OPTION_TEXT, 0, FIELD(name), .value = "NAME", .preset = "nobody", .help = "who"},
+    {"colour", OPTION_WORD, OPTION_OF_SECTION, FIELD(colour), .words = "red green", .words_later = "blue",
+     .help = "which"},
+    {"file", OPTION_TEXTS, 0, FIELD(file), .value = "FILE", .help = "may repeat"},
+    {"ranks", OPTION_U32, OPTION_OF_SECTION, FIELD(ranks), .value = "N", .preset = "1", .least = 1,
+     .most = 1024, .help = "how many"},
+    {"engine-grace", OPTION_U32, 0, FIELD(grace), .value = "N", .unit = "seconds", .preset = "120",
+     .help = "patience"},
+    {"memory", OPTION_BYTES, 0, FIELD(memory), .value = "BYTES", .help = "budget"},
+    {"http", OPTION_TEXT, OPTION_NOT_BUILT, FIELD(name), .value = "ADDR", .help = "later"},
+    {"config", OPTION_TEXT, OPTION_NOT_IN_FILE, FIELD(name), .value = "FILE", .help = "the file"},
+    {"help", OPTION_FLAG, OPTION_ARGUMENT_ONLY, FIELD(loud), .help = "this"},
 };
-static const option_table table = {.program = "prog", .usage = "--model PATH", .prefix = "PROG", .purpose = "tests",
-                                   .row = rows, .count = sizeof rows / sizeof *rows, .arguments_max = 1};
+enum { ROWS = sizeof rows / sizeof *rows, WORDS_MAX = 100 };
 
-static status arguments(option_set *s, const char *words) {
-    static char copy[512];
-    char *argv[32], *rest = NULL;
-    int argc = 0;
-    snprintf(copy, sizeof copy, "%s", words);
-    for (char *w = strtok_r(copy, " ", &rest); w; w = strtok_r(NULL, " ", &rest)) argv[argc++] = w;
-    return options_read_arguments(s, argc, argv);
+/* Words of a command line, separated by blanks, read over presets alone. */
+static status read_line(sample *values, options *o, const char *line) {
+    static char text[512];
+    static char *word[WORDS_MAX + 1];
+    char *rest = NULL;
+    int n = 1;
+    snprintf(text, sizeof text, "%s", line);
+    for (char *w = strtok_r(text, " ", &rest); w && n < WORDS_MAX; w = strtok_r(NULL, " ", &rest))
+        word[n++] = w;
+    *values = (sample){0};
+    options_open(o, rows, ROWS, "SAMPLE", values);
+    return options_read_arguments(o, n, word);
 }
 
-static status refused(const char *words) {
-    option_set *s;
-    options_open(&s, &table);
-    status st = arguments(s, words);
-    options_close(s);
-    return st;
+static void check_refused(const char *line, status want, const char *part) {
+    sample v;
+    options o;
+    CHECK_STATUS(read_line(&v, &o, line), want);
+    CHECK_SENTENCE(part);
+    options_close(&o);
 }
 
-static status file(option_set *s, const char *text) { return options_parse_file(s, "/etc/prog.conf", text, strlen(text)); }
-
-static status file_refused(const char *text) {
-    option_set *s;
-    options_open(&s, &table);
-    status st = file(s, text);
-    options_close(s);
-    return st;
+TEST(reads_arguments) {
+    sample v;
+    options o;
+    CHECK_STATUS(
+        read_line(&v, &o, "--ranks 4 --name=a=b --file x --loud --file y --memory 3GiB --colour green"),
+        ST_OK);
+    CHECK(v.ranks == 4 && v.loud && v.grace == 120 && v.memory == UINT64_C(3) << 30);
+    CHECK(!strcmp(v.name, "a=b") && !strcmp(v.colour, "green"));
+    CHECK(v.file.count == 2 && !strcmp(v.file.at[1], "y"));
+    CHECK(options_source(&o, "ranks") == OPTION_FROM_ARGUMENT &&
+          options_source(&o, "engine-grace") == OPTION_FROM_PRESET);
+    options_close(&o);
+    CHECK_STATUS(read_line(&v, &o, "--loud=false --ranks 1024 --memory 0"), ST_OK);
+    CHECK(!v.loud && v.ranks == 1024 && v.memory == 0 && !strcmp(v.name, "nobody"));
+    options_close(&o);
 }
 
-TEST(arguments_are_read) {
-    option_set *s;
-    options_open(&s, &table);
-    CHECK_STATUS(arguments(s, "--model a=/x --ranks=4 --model /y --insecure --memory 3GiB word -- "), ST_OK);
-    CHECK(options_count(s, "model") == 2 && !strcmp(options_value(s, "model", 1), "/y"));
-    CHECK(options_number(s, "ranks", NULL) == 4);
-    CHECK(options_number(s, "memory", NULL) == 3ULL << 30);
-    CHECK(options_flag(s, "insecure", NULL) && !options_flag(s, "dry-run", NULL));
-    CHECK(!strcmp(options_text(s, "kv", NULL), "auto") && !options_given(s, "kv", NULL));
-    CHECK(options_text(s, "expert-layout", NULL) == NULL);
-    CHECK(options_argument_count(s) == 1 && !strcmp(options_argument(s, 0), "word"));
-    options_close(s);
+TEST(refuses_arguments) {
+    check_refused("--rnaks 2", ST_INVALID, "unknown option --rnaks; did you mean --ranks?");
+    check_refused("--enginegrace 2", ST_INVALID, "did you mean --engine-grace?");
+    check_refused("--zzzzzzzzzz", ST_INVALID, "--help lists them");
+    check_refused("--ranks", ST_INVALID, "--ranks needs a value: --ranks N");
+    check_refused("--ranks 0", ST_INVALID, "--ranks is 0, allowed are 1 to 1024");
+    check_refused("--ranks 1025", ST_INVALID, "1 to 1024");
+    check_refused("--ranks -1", ST_INVALID, "not a whole number");
+    check_refused("--ranks +1", ST_INVALID, "not a whole number");
+    check_refused("--ranks 0x2", ST_INVALID, "not a whole number");
+    check_refused("--ranks 99999999999999999999", ST_INVALID, "too large");
+    check_refused("--engine-grace 4294967296", ST_INVALID, "seconds");
+    check_refused("--ranks 2 --ranks 3", ST_INVALID, "--ranks is given twice");
+    check_refused("--name=", ST_INVALID, "--name is empty");
+    check_refused("--memory 3GB", ST_INVALID, "KiB");
+    check_refused("--memory 99999999TiB", ST_INVALID, "too large");
+    check_refused("--colour pink", ST_INVALID, "allowed: red green");
+    check_refused("--colour blue", ST_UNSUPPORTED, "--colour blue is not available in this version");
+    check_refused("--http x", ST_UNSUPPORTED, "--http is not available in this version");
+    check_refused("--loud=perhaps", ST_INVALID, "true and false");
+    check_refused("word", ST_INVALID, "unexpected argument \"word\"");
+    check_refused("-h", ST_INVALID, "unexpected argument");
+    check_refused("--", ST_INVALID, "unexpected argument");
 }
 
-TEST(refusals_name_option_value_and_bound) {
-    CHECK_STATUS(refused("--ranks 0"), ST_INVALID);
-    CHECK_SENTENCE("--ranks is \"0\", allowed are whole numbers from 1 to 1024");
-    CHECK_STATUS(refused("--ranks 99999999999999999999999"), ST_INVALID);
-    CHECK_STATUS(refused("--ranks -1"), ST_INVALID);
-    CHECK_STATUS(refused("--ranks 4x"), ST_INVALID);
-    CHECK_STATUS(refused("--ranks"), ST_INVALID);
-    CHECK_SENTENCE("--ranks needs a value");
-    CHECK_STATUS(refused("--memory 17000000TiB"), ST_INVALID);
-    CHECK_STATUS(refused("--memory 4Gb"), ST_INVALID);
-    CHECK_STATUS(refused("--kv q9"), ST_INVALID);
-    CHECK_SENTENCE("allowed are auto|bf16|q8");
-    CHECK_STATUS(refused("--kv bf1"), ST_INVALID);
-    CHECK_STATUS(refused("--insecure=maybe"), ST_INVALID);
-    CHECK_STATUS(refused("--model="), ST_INVALID);
-    CHECK_STATUS(refused("--rank 4"), ST_INVALID);
-    CHECK_SENTENCE("unknown option --rank: do you mean --ranks?");
-    CHECK_STATUS(refused("--elephants 4"), ST_INVALID);
-    CHECK_SENTENCE("prog --help");
-    CHECK_STATUS(refused("-x"), ST_INVALID);
-    CHECK_STATUS(refused("one two"), ST_INVALID);
-    CHECK_SENTENCE("\"two\" is no option");
+static void parse(config_file *f, const char *text) {
+    CHECK_STATUS(config_file_parse(f, "c", text, strlen(text)), ST_OK);
 }
 
-TEST(command_line_then_environment_then_section_then_file) {
-    static char one[] = "PROG_RANKS=8", two[] = "PROG_DRY_RUN=yes", three[] = "PROG_BUILD=x", four[] = "PROG_KV=",
-                five[] = "PROG_EXPERT_LAYOUT=2x1";
-    char *environment[] = {one, two, three, four, five, NULL};
-    option_set *s;
-    options_open(&s, &table);
-    CHECK_STATUS(file(s, "# comment\n\nranks = 2\nlisten = unix:/a\nlisten = unix:/b\nkv=bf16\n"
-                         "[model big]\n model = /data/big \nkv = q8\nmemory = 1G"), ST_OK);
-    CHECK(options_number(s, "ranks", "big") == 2);
-    CHECK_STATUS(options_read_environment(s, environment), ST_OK);
-    CHECK(options_number(s, "ranks", "big") == 8);
-    CHECK(!options_flag(s, "dry-run", NULL));
-    CHECK(!strcmp(options_text(s, "expert-layout", NULL), "2x1"));
-    CHECK(!strcmp(options_text(s, "kv", NULL), "bf16"));
-    CHECK(!strcmp(options_text(s, "kv", "big"), "q8") && !strcmp(options_text(s, "kv", "other"), "bf16"));
-    CHECK(options_number(s, "memory", "big") == 1 << 30 && !options_given(s, "memory", NULL));
-    CHECK(options_section_count(s) == 1 && !strcmp(options_section_name(s, 0), "big"));
-    CHECK(!strcmp(options_section_text(s, "big", "model"), "/data/big") && options_count(s, "model") == 0);
-    CHECK_STATUS(arguments(s, "--ranks 3 --ranks 4 --listen unix:/c --kv auto"), ST_OK);
-    CHECK(options_number(s, "ranks", "big") == 4);
-    CHECK(options_count(s, "listen") == 1 && !strcmp(options_value(s, "listen", 0), "unix:/c"));
-    CHECK(!strcmp(options_text(s, "kv", "big"), "auto"));
-    options_close(s);
+/* Argument over variable over file over preset, whatever is read first. */
+TEST(follows_precedence) {
+    sample v;
+    options o;
+    config_file f;
+    parse(&f, "ranks = 2\nengine-grace = 2\nmemory = 2\nfile = f1\nfile = f2\n");
+    setenv("SAMPLE_RANKS", "3", 1);
+    setenv("SAMPLE_ENGINE_GRACE", "3", 1);
+    setenv("SAMPLE_FILE", "e1,e2,e3", 1);
+    setenv("SAMPLE_NAME", "", 1);
+    setenv("SAMPLE_HELP", "true", 1);
+    setenv("SAMPLE_ISA", "scalar", 1);
+    CHECK_STATUS(read_line(&v, &o, "--ranks 4"), ST_OK);
+    CHECK_STATUS(options_read_environment(&o), ST_OK);
+    CHECK_STATUS(options_read_section(&o, &f, ""), ST_OK);
+    CHECK_THAT(v.ranks == 4 && v.grace == 3 && v.memory == 2, "%u %u %u", v.ranks, v.grace,
+               (unsigned)v.memory);
+    CHECK(v.file.count == 3 && !strcmp(v.file.at[2], "e3") && !v.loud && !strcmp(v.name, "nobody"));
+    setenv("SAMPLE_RANKS", "many", 1);
+    sample w = {0};
+    options p;
+    options_open(&p, rows, ROWS, "SAMPLE", &w);
+    CHECK_STATUS(options_read_section(&p, &f, ""), ST_OK);
+    CHECK(w.ranks == 2 && w.file.count == 2);
+    CHECK_STATUS(options_read_environment(&p), ST_INVALID);
+    CHECK_SENTENCE("SAMPLE_RANKS: \"many\"");
+    options_close(&o);
+    options_close(&p);
+    config_file_close(&f);
+    unsetenv("SAMPLE_RANKS"), unsetenv("SAMPLE_ENGINE_GRACE"), unsetenv("SAMPLE_FILE");
 }
 
-TEST(bad_files_name_the_line) {
-    CHECK_STATUS(file_refused("ranks = 2\nrank = 3\n"), ST_INVALID);
-    CHECK_SENTENCE("prog.conf, line 2: unknown option rank: do you mean ranks?");
-    CHECK_STATUS(file_refused("ranks = 2\nranks = 3\n"), ST_INVALID);
-    CHECK_SENTENCE("line 2: ranks is given twice");
-    CHECK_STATUS(file_refused("\nranks 2"), ST_INVALID);
-    CHECK_SENTENCE("is not \"option = value\"");
-    CHECK_STATUS(file_refused("[model a]\nlisten = unix:/x"), ST_INVALID);
-    CHECK_SENTENCE("above the first section");
-    CHECK_STATUS(file_refused("[model a]\n[model a]"), ST_INVALID);
-    CHECK_STATUS(file_refused("[models a]"), ST_INVALID);
-    CHECK_STATUS(file_refused("[model ]"), ST_INVALID);
-    CHECK_STATUS(file_refused("["), ST_INVALID);
-    CHECK_STATUS(file_refused("dry-run = yes"), ST_INVALID);
-    CHECK_SENTENCE("command line only");
-    option_set *s;
-    options_open(&s, &table);
-    CHECK_STATUS(options_parse_file(s, "x", "a\0b", 3), ST_INVALID);
-    CHECK_SENTENCE("NUL");
-    CHECK_STATUS(options_read_file(s, "/nowhere/at/all"), ST_NOT_FOUND);
-    options_close(s);
+static void check_section(const char *text, const char *section, status want, const char *part) {
+    sample v = {0};
+    options o;
+    config_file f;
+    parse(&f, text);
+    options_open(&o, rows, ROWS, "SAMPLE", &v);
+    CHECK_STATUS(options_read_section(&o, &f, section), want);
+    if (want != ST_OK) CHECK_SENTENCE(part);
+    options_close(&o);
+    config_file_close(&f);
 }
 
-TEST(what_is_not_built_is_refused_by_name_unless_it_is_the_default) {
-    option_set *s;
-    options_open(&s, &table);
-    CHECK_STATUS(arguments(s, "--replicas 1"), ST_OK);
-    CHECK_STATUS(options_check_built(s), ST_OK);
-    CHECK_STATUS(arguments(s, "--replicas 2"), ST_OK);
-    CHECK_STATUS(options_check_built(s), ST_UNSUPPORTED);
-    CHECK_SENTENCE("not available in this version: --replicas");
-    options_close(s);
+TEST(reads_sections) {
+    check_section("ranks = 5\n[s]\nranks = 2\ncolour = red\n", "s", ST_OK, "");
+    check_section("[s]\nrank = 2\n", "s", ST_INVALID, "c:2: unknown option rank; did you mean ranks?");
+    check_section("[s]\nmemory = 2\n", "s", ST_INVALID, "c:2: memory is an option of the whole daemon");
+    check_section("\nranks = 0\n", "", ST_INVALID, "c:2: ranks is 0, allowed are 1 to 1024");
+    check_section("ranks = 1\nranks = 1\n", "", ST_INVALID, "c:2: ranks is given twice");
+    check_section("config = x\n", "", ST_INVALID, "c:1: config is no option of a file");
+    check_section("help = true\n", "", ST_INVALID, "c:1: help is no option of a file");
+    check_section("http = x\n", "", ST_UNSUPPORTED, "not available in this version");
 }
 
-TEST(help_and_man_page_hold_every_option) {
-    strbuf help = {0}, man = {0};
-    options_print_help(&table, &help);
-    options_print_man(&table, &man);
-    for (uint32_t i = 0; i < table.count; i++) {
-        CHECK(strstr(strbuf_text(&help), rows[i].name));
-        CHECK(strstr(strbuf_text(&help), rows[i].help) && strstr(strbuf_text(&man), rows[i].help));
+static void check_file(const char *text, const char *part) {
+    config_file f;
+    CHECK_STATUS(config_file_parse(&f, "c", text, strlen(text)), ST_FORMAT);
+    CHECK_SENTENCE(part);
+}
+
+TEST(parses_files) {
+    config_file f;
+    parse(&f, "# first\n\n  a = 1 # one\r\nb=\"x # y \"\n c = p#q\n[ model x y ]\nd = 2");
+    CHECK_THAT(f.count == 5, "%zu", f.count);
+    if (f.count == 5) {
+        CHECK(!strcmp(f.entry[0].key, "a") && !strcmp(f.entry[0].value, "1") && f.entry[0].line == 3);
+        CHECK(!strcmp(f.entry[1].value, "x # y ") && !strcmp(f.entry[2].value, "p#q"));
+        CHECK(!*f.entry[3].key && !strcmp(f.entry[3].section, "model x y"));
+        CHECK(!strcmp(f.entry[4].section, "model x y") && f.entry[4].line == 7);
     }
-    CHECK(strstr(strbuf_text(&help), "  --ranks N                 ranks; 1 to 1024; default 1\n"));
-    CHECK(strstr(strbuf_text(&help), "replicas; 1 to 8; default 1; not available in this version"));
-    CHECK(strstr(strbuf_text(&man), "\\-\\-expert\\-layout \\fIEPxWIDTH\\fR"));
-    strbuf_close(&help);
-    strbuf_close(&man);
+    config_file_close(&f);
+    parse(&f, "");
+    CHECK(f.count == 0);
+    config_file_close(&f);
+    check_file("a\n", "c:1: \"a\" is neither");
+    check_file("\n= 2\n", "c:2:");
+    check_file("a =\n", "c:1: a value is missing");
+    check_file("a = \"x\n", "a quote is not closed");
+    check_file("[x\n", "is not [section]");
+    check_file("[ ]\n", "without a name");
+    check_file("a = \xff\n", "not UTF-8");
+    CHECK_STATUS(config_file_parse(&f, "c", "a = 1\0b", 7), ST_FORMAT);
+    CHECK_STATUS(config_file_open(&f, "/nonexistent/file"), ST_NOT_FOUND);
+}
+
+/* Every name, bound and default of the table is in the help. */
+TEST(prints_help) {
+    char *text = NULL;
+    size_t size = 0;
+    FILE *out = open_memstream(&text, &size);
+    options_print_help(out, rows, ROWS);
+    fclose(out);
+    for (size_t i = 0; i < ROWS; i++) {
+        char name[80];
+        snprintf(name, sizeof name, "  --%s ", rows[i].name);
+        CHECK_THAT(strstr(text, name), "%s", name);
+    }
+    CHECK(strstr(text, "1 to 1024; default 1)") && strstr(text, "(seconds; default 120)"));
+    CHECK(strstr(text, "--colour red|green") && strstr(text, "later (not available in this version)"));
+    free(text);
+}
+
+static void check_path(const char *run_time, const char *state, const char *home, const char *given,
+                       const char *want) {
+    static const char *const names[] = {"XDG_RUNTIME_DIR", "XDG_STATE_HOME", "HOME"};
+    const char *const values[] = {run_time, state, home};
+    char *got = NULL;
+    for (int i = 0; i < 3; i++) values[i] ? setenv(names[i], values[i], 1) : unsetenv(names[i]);
+    CHECK_STATUS(path_default_address(&got, given), want ? ST_OK : ST_NOT_FOUND);
+    if (want && got) CHECK_THAT(!strcmp(got, want), "%s, not %s", got, want);
+    free(got);
+}
+
+TEST(finds_default_paths) {
+    check_path("/run/1", "/s", "/h", NULL, "unix:/run/1/gemmad.sock");
+    check_path("/run/1", "/s", "/h", "/mine", "unix:/run/1/gemmad.sock");
+    check_path(NULL, "/s", "/h", NULL, "unix:/s/gemmad/gemmad.sock");
+    check_path("", "", "/h", NULL, "unix:/h/.local/state/gemmad/gemmad.sock");
+    check_path(NULL, "relative", "/h", NULL, "unix:/h/.local/state/gemmad/gemmad.sock");
+    check_path(NULL, "/s", "/h", "/mine", "unix:/mine/gemmad.sock");
+    check_path(NULL, NULL, NULL, NULL, NULL);
 }
 
 int main(void) {
-    RUN(arguments_are_read);
-    RUN(refusals_name_option_value_and_bound);
-    RUN(command_line_then_environment_then_section_then_file);
-    RUN(bad_files_name_the_line);
-    RUN(what_is_not_built_is_refused_by_name_unless_it_is_the_default);
-    RUN(help_and_man_page_hold_every_option);
+    RUN(reads_arguments);
+    RUN(refuses_arguments);
+    RUN(follows_precedence);
+    RUN(reads_sections);
+    RUN(parses_files);
+    RUN(prints_help);
+    RUN(finds_default_paths);
     return test_result();
 }

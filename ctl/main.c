@@ -1,0 +1,132 @@
+/* gemmactl: the command line of gemmad. */
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/memory.h"
+#include "base/paths.h"
+#include "ctl/answer.h"
+#include "ctl/ctl.h"
+#include "ctl/terminal.h"
+
+static const command *const commands[] = {
+    &command_ask, &command_generate, &command_tokenize, &command_detokenize, &command_status, &command_models,
+};
+enum { COMMANDS = sizeof commands / sizeof *commands };
+
+/* Named in the contract and not built yet. */
+static const char *const planned[] = {"chat",   "batch", "eval", "top",   "bench",
+                                      "doctor", "pack",  "key",  "slurm", "drain"};
+
+static const arg_option common_option[] = {
+    {"server", ARG_TEXT, "ADDR", offsetof(ctl, server), 0, 0,
+     "unix:PATH or HOST:PORT; default $GEMMACTL_SERVER, else gemmad's own default"},
+    {"json", ARG_FLAG, NULL, offsetof(ctl, json), 0, 0, "print one JSON object"},
+    {"verbose", ARG_FLAG, NULL, offsetof(ctl, verbose), 0, 0, "print the speed, without a terminal too"},
+    {"help", ARG_FLAG, NULL, offsetof(ctl, help), 0, 0, "print this and end"},
+    {"version", ARG_FLAG, NULL, offsetof(ctl, version), 0, 0, "print the version and end"},
+};
+enum { COMMON_OPTIONS = sizeof common_option / sizeof *common_option };
+
+static void print_help(const command *about) {
+    if (about) {
+        printf("usage: gemmactl %s [options] %s\n\n%s\n\noptions:\n", about->name, about->words,
+               about->summary);
+        args_print_help(stdout, about->option, about->option_count);
+        if (about->samples) args_print_help(stdout, answer_option_table, answer_option_count);
+    } else {
+        printf("usage: gemmactl [--server ADDR] [--json] COMMAND [options]\n\ncommands:\n");
+        for (int i = 0; i < COMMANDS; i++) {
+            char left[64];
+            snprintf(left, sizeof left, "%s %s", commands[i]->name, commands[i]->words);
+            printf("  %-28s %s\n", left, commands[i]->summary);
+        }
+        printf("\n`gemmactl COMMAND --help` lists a command's options. Options of every command:\n");
+    }
+    args_print_help(stdout, common_option, COMMON_OPTIONS);
+}
+
+static status find_command(ctl *c, const char *name, const command **out) {
+    for (int i = 0; i < COMMANDS; i++)
+        if (!strcmp(commands[i]->name, name)) {
+            *out = commands[i];
+            return ST_OK;
+        }
+    for (size_t i = 0; i < sizeof planned / sizeof *planned; i++)
+        if (!strcmp(planned[i], name)) return ctl_usage(c, "%s is not available in this version", name);
+    return ctl_usage(c, "unknown command \"%s\"; gemmactl --help lists them", name);
+}
+
+/* *made is the caller's to free() after the command has run. */
+static status choose_server(ctl *c, char **made) {
+    const char *from_environment = getenv("GEMMACTL_SERVER");
+    if (!c->server && from_environment && *from_environment) c->server = from_environment;
+    c->default_server = !c->server;
+    if (c->default_server) {
+        if (path_default_address(made, NULL) != ST_OK) return ctl_usage(c, "%s; say --server ADDR", status_text());
+        c->server = *made;
+    }
+    if (client_check_address(c->server) != ST_OK) return ctl_usage(c, "%s", status_text());
+    return ST_OK;
+}
+
+static status run_command(ctl *c, int argc, char **argv, int at, const arg_table *common, char **words) {
+    const command *chosen = NULL;
+    TRY(find_command(c, argv[at], &chosen));
+    void *values = memory_alloc(chosen->values_size ? chosen->values_size : 1);
+    arg_table tables[] = {*common,
+                          {chosen->option, chosen->option_count, values},
+                          {answer_option_table, chosen->samples ? answer_option_count : 0, values}};
+    arg_words rest = {words, 0};
+    char *address = NULL;
+    int end;
+    status st = args_read(argc, argv, at + 1, tables, 3, false, &rest, &end);
+    if (st != ST_OK) {
+        c->usage = true;
+    } else if (c->help) {
+        print_help(chosen);
+    } else if ((st = choose_server(c, &address)) == ST_OK) {
+        client_catch_interrupts();
+        st = chosen->run(c, values, &rest);
+    }
+    free(address);
+    args_close(&tables[1]);
+    args_close(&tables[2]);
+    free(values);
+    return st;
+}
+
+static status run(ctl *c, int argc, char **argv, char **words) {
+    arg_table common = {common_option, COMMON_OPTIONS, c};
+    arg_words none = {words, 0};
+    int at;
+    if (args_read(argc, argv, 1, &common, 1, true, &none, &at) != ST_OK)
+        return ctl_usage(c, "%s", status_text());
+    if (c->version) {
+        printf("gemmactl %s\n", GEMMAD_VERSION);
+    } else if (at < argc) {
+        return run_command(c, argc, argv, at, &common, words);
+    } else if (c->help) {
+        print_help(NULL);
+    } else {
+        return ctl_usage(c, "a command is missing; gemmactl --help lists them");
+    }
+    return ST_OK;
+}
+
+int main(int argc, char **argv) {
+    ctl c = {0};
+    char **words = memory_alloc_array((size_t)argc + 1, sizeof *words);
+    status st = run(&c, argc, argv, words);
+    free(words);
+    if (st == ST_OK) st = terminal_flush();
+    if (st == ST_OK) return 0;
+    fprintf(stderr, "gemmactl: %s\n", status_text());
+    if (client_interrupt()) {
+        /* Ended by the signal, so that a shell's loop around us ends too. */
+        signal(client_interrupt(), SIG_DFL);
+        raise(client_interrupt());
+    }
+    return c.usage ? 2 : 1;
+}

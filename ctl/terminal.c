@@ -1,0 +1,52 @@
+#include "ctl/terminal.h"
+
+#include <stdbool.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+static status stdout_failed(void) { return fail_errno(ST_IO, "standard output"); }
+
+void terminal_make_safe(strbuf *out, const void *utf8, size_t n) {
+    const unsigned char *at = utf8;
+    for (size_t i = 0; i < n; i++) {
+        bool c1 = at[i] == 0xC2 && i + 1 < n && at[i + 1] >= 0x80 && at[i + 1] <= 0x9F;
+        bool control = (at[i] < 0x20 && at[i] != '\n' && at[i] != '\t') || at[i] == 0x7F;
+        if (!c1 && !control) {
+            strbuf_add(out, at + i, 1);
+            continue;
+        }
+        strbuf_add_string(out, "\xEF\xBF\xBD");
+        if (c1) i++;
+    }
+}
+
+status terminal_write_text(const void *utf8, size_t n) {
+    strbuf safe = {0};
+    const void *bytes = utf8;
+    if (isatty(STDOUT_FILENO)) {
+        terminal_make_safe(&safe, utf8, n);
+        bytes = safe.data;
+        n = safe.size;
+    }
+    status st = n == 0 || fwrite(bytes, 1, n, stdout) == n ? ST_OK : stdout_failed();
+    strbuf_close(&safe);
+    return st;
+}
+
+status terminal_write_line(const strbuf *line) {
+    if (line->size && fwrite(line->data, 1, line->size, stdout) != line->size) return stdout_failed();
+    if (putchar('\n') == EOF) return stdout_failed();
+    return terminal_flush();
+}
+
+status terminal_flush(void) { return fflush(stdout) ? stdout_failed() : ST_OK; }
+
+void terminal_progress(const char *line) {
+    static bool shown;
+    if (!isatty(STDERR_FILENO)) return;
+    if (line) fprintf(stderr, "\r\033[K%s", line);
+    else if (shown) fputs("\r\033[K", stderr);
+    fflush(stderr);
+    shown = line != NULL;
+}

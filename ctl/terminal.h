@@ -1,0 +1,23 @@
+/* What people see: text that is safe to show, and one line of progress.
+ *
+ * Threads: main thread.
+ * Errors:  ST_IO when standard output cannot take more; what was written before stays written. */
+#ifndef CTL_TERMINAL_H
+#define CTL_TERMINAL_H
+
+#include <stddef.h>
+#include "base/status.h"
+#include "base/strbuf.h"
+
+/* Writes text of a model or of a user. On a terminal, control characters other than tab and line end become U+FFFD: a
+ * document must not be able to move the cursor, or write into the window's title. */
+STATUS_CHECKED status terminal_write_text(const void *utf8, size_t n);
+STATUS_CHECKED status terminal_write_line(const strbuf *line); /* adds the line end */
+STATUS_CHECKED status terminal_flush(void);
+/* The same text, made safe; what terminal_write_text does on a terminal. */
+void terminal_make_safe(strbuf *out, const void *utf8, size_t n);
+
+/* One line on standard error that the next call overwrites; nothing unless that is a terminal. NULL removes it. */
+void terminal_progress(const char *line);
+
+#endif

@@ -1,0 +1,353 @@
+#include "daemon/service.h"
+
+#include <errno.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <unistd.h>
+
+#include "base/file.h"
+#include "base/invariant.h"
+#include "base/memory.h"
+#include "base/sha256.h"
+#include "base/strbuf.h"
+#include "daemon/api/acceptor.h"
+#include "daemon/api/health.h"
+#include "daemon/api/reflection.h"
+#include "daemon/api/server.h"
+#include "daemon/dry_run.h"
+#include "daemon/notify.h"
+#include "daemon/queue/core.h"
+#include "daemon/state_dir.h"
+
+enum { SHARD_EXIT_REFUSED = 3, SIGNALS = 3 };
+
+struct service;
+
+/* One model that is served. */
+typedef struct served {
+    struct service *service;
+    const model_settings *settings;
+    engine_options options;
+    model_facts facts;
+    tokenizer *tokenizer; /* NULL: token ids only */
+    engine *engine;
+    bool was_ready, start_failed, running; /* running: `closed` has not come */
+} served;
+
+/* Calls that still run when everything else has ended get this long, then are cancelled. */
+enum { CALLS_GRACE_MS = 1000 };
+
+/* The way down: RUNNING, then DRAINING (running calls end), ENDING (engines end), CLOSING (the server ends).
+ * A hurried stop goes to ENDING at once. */
+typedef enum stage { STAGE_RUNNING, STAGE_DRAINING, STAGE_ENDING, STAGE_CLOSING } stage;
+
+typedef struct service {
+    const settings *settings;
+    state_dir state;
+    uv_loop_t loop;
+    uv_signal_t signal[SIGNALS];
+    uint32_t signal_count;
+    core *core;
+    server *server;
+    acceptor *acceptor;
+    health *health;
+    reflection *reflection;
+    served *model; /* [count] */
+    uint32_t count;
+    stage stage;
+    bool told_ready;
+    int exit_code;
+} service;
+
+int service_exit_code(status st) {
+    switch (st) {
+    case ST_OK: return EXIT_STOPPED;
+    case ST_INVALID: return EXIT_USAGE;
+    case ST_NOT_FOUND:
+    case ST_FORMAT:
+    case ST_UNSUPPORTED:
+    case ST_LAYOUT:
+    case ST_MISMATCH:
+    case ST_NO_MEMORY: return EXIT_REFUSED;
+    case ST_IN_USE: return EXIT_TAKEN;
+    default: return EXIT_FAILED;
+    }
+}
+
+/* ---- the way down ---- */
+
+static void signal_closed(uv_handle_t *handle) { (void)handle; }
+
+static void server_stopped(void *context) {
+    service *s = context;
+    for (uint32_t i = 0; i < s->signal_count; i++) uv_close((uv_handle_t *)&s->signal[i], signal_closed);
+}
+
+static void listening_stopped(void *context) {
+    service *s = context;
+    if (s->server) server_stop(s->server, CALLS_GRACE_MS, server_stopped, s);
+    else server_stopped(s);
+}
+
+static void close_when_engines_ended(service *s) {
+    if (s->stage != STAGE_ENDING) return;
+    for (uint32_t i = 0; i < s->count; i++)
+        if (s->model[i].running) return;
+    s->stage = STAGE_CLOSING;
+    if (s->health) health_stop(s->health);
+    if (s->acceptor) acceptor_stop(s->acceptor, listening_stopped, s);
+    else listening_stopped(s);
+}
+
+/* With drain false this also hurries engines that are already ending. */
+static void end_engines(service *s, bool drain) {
+    s->stage = STAGE_ENDING;
+    for (uint32_t i = 0; i < s->count; i++)
+        if (s->model[i].running) engine_stop(s->model[i].engine, drain);
+    close_when_engines_ended(s);
+}
+
+static void calls_ended(void *context) {
+    service *s = context;
+    if (s->stage == STAGE_DRAINING) end_engines(s, true);
+}
+
+static void stop(service *s, bool drain) {
+    if (s->stage == STAGE_CLOSING) return;
+    bool first = s->stage == STAGE_RUNNING;
+    if (first) {
+        notify_manager("STOPPING=1");
+        s->stage = drain ? STAGE_DRAINING : STAGE_ENDING;
+        core_drain(s->core, calls_ended, s);
+        if (s->health) health_changed(s->health);
+    }
+    if (!drain) end_engines(s, false);
+}
+
+static void on_signal(uv_signal_t *handle, int number) {
+    service *s = handle->data;
+    if (s->stage == STAGE_RUNNING) {
+        log_info("signal %s: finishing what runs, then ending the engines; a second one ends at once",
+                 strsignal(number));
+        stop(s, true);
+    } else {
+        log_info("signal %s again: ending at once", strsignal(number));
+        stop(s, false);
+    }
+}
+
+/* ---- engines ---- */
+
+static void tell_ready(service *s) {
+    strbuf text = {0};
+    for (uint32_t i = 0; i < s->count; i++)
+        if (!s->model[i].was_ready) return;
+    if (s->told_ready || s->stage != STAGE_RUNNING) return;
+    s->told_ready = true;
+    strbuf_add_string(&text, "ready: listening on");
+    for (uint32_t i = 0; i < s->settings->listen_count; i++)
+        strbuf_add_format(&text, "%s %s", i ? "," : "", s->settings->listen[i]);
+    strbuf_add_string(&text, "; serving");
+    for (uint32_t i = 0; i < s->count; i++) {
+        const served *m = &s->model[i];
+        strbuf_add_format(&text, "%s %s (%s, context %u%s)", i ? "," : "", m->settings->name,
+                          m->engine->facts.layout, m->engine->facts.context_tokens,
+                          m->tokenizer ? "" : ", token ids only");
+    }
+    log_info("%s", strbuf_text(&text));
+    strbuf_close(&text);
+    notify_manager("READY=1");
+}
+
+/* The engine never served: nothing will be better by waiting, and whoever started gemmad wants to know. */
+static void start_failed(service *s, served *m) {
+    engine_status now = {0};
+    engine_get_status(m->engine, &now);
+    m->start_failed = true;
+    s->exit_code = now.exit_code == SHARD_EXIT_REFUSED ? EXIT_REFUSED : EXIT_FAILED;
+    log_error("model %s cannot be served: %s", m->settings->name, now.failure);
+    stop(s, false);
+}
+
+static void engine_changed(void *context, engine *e, engine_state now) {
+    served *m = context;
+    service *s = m->service;
+    /* An engine that has ended as asked is no news to clients, who heard of the draining. */
+    if (now != ENGINE_STOPPED) core_engine_changed(s->core, e, now);
+    health_changed(s->health);
+    if (now == ENGINE_READY) {
+        m->was_ready = true;
+        tell_ready(s);
+    }
+    if (now == ENGINE_FAILED && !m->was_ready && s->stage == STAGE_RUNNING) start_failed(s, m);
+}
+
+static void engine_closed(void *context, engine *e) {
+    served *m = context;
+    engine_status last = {0};
+    engine_get_status(e, &last);
+    /* A leader may tell of its failure a while before the launcher ends and tells which kind it was. */
+    if (m->start_failed && last.exit_code == SHARD_EXIT_REFUSED) m->service->exit_code = EXIT_REFUSED;
+    m->running = false;
+    close_when_engines_ended(m->service);
+}
+
+/* A name of any length gives an id that fits, and different names different ids. */
+static void name_engine(const char *model, char *id, size_t size) {
+    if (strlen(model) + 3 <= size) {
+        snprintf(id, size, "%s/0", model);
+        return;
+    }
+    uint8_t digest[32];
+    char hex[65];
+    sha256 hash;
+    sha256_begin(&hash);
+    sha256_add(&hash, model, strlen(model));
+    sha256_end(&hash, digest);
+    sha256_hex(digest, hex);
+    snprintf(id, size, "model-%.16s/0", hex);
+}
+
+static status start_engine(service *s, served *m) {
+    const engine_watch watch = {engine_changed, engine_closed, m};
+    TRY(engine_open(&m->engine, &s->loop, &m->options, &m->facts, &watch));
+    m->running = true;
+    return core_add_model(s->core, m->settings->name, m->tokenizer, m->engine);
+}
+
+/* ---- the way up ---- */
+
+static status open_tokenizer(served *m) {
+    char *path = file_join(m->settings->path, "tokenizer.json");
+    status st = ST_OK;
+    if (access(path, F_OK) == 0) st = tokenizer_open(&m->tokenizer, path);
+    else if (errno != ENOENT && errno != ENOTDIR) st = fail_errno(ST_IO, "%s", path);
+    free(path);
+    TRY(st);
+    if (!m->tokenizer)
+        log_info("model %s has no tokenizer.json: it serves token ids only", m->settings->name);
+    else if (tokenizer_vocab_size(m->tokenizer) > m->facts.vocab)
+        log_warn("model %s: tokenizer.json has ids up to %u, the model's vocabulary is %u; prompts with the "
+                 "others are "
+                 "refused",
+                 m->settings->name, tokenizer_vocab_size(m->tokenizer) - 1, m->facts.vocab);
+    return ST_OK;
+}
+
+static status plan_model(service *s, served *m, const model_settings *from) {
+    m->service = s;
+    m->settings = from;
+    m->options = settings_engine_options(&from->options, from->path);
+    m->options.state_dir = s->state.path;
+    m->options.grace_seconds = s->settings->options.engine_grace;
+    name_engine(from->name, m->options.id, sizeof m->options.id);
+    status st = engine_plan(&m->options, &m->facts);
+    if (st == ST_OK) {
+        log_info("model %s: %s, context %u, weights %.3f GiB", from->name, m->facts.layout,
+                 m->facts.context_tokens, (double)m->facts.weight_bytes / (1 << 30));
+        st = open_tokenizer(m);
+    }
+    return st == ST_OK ? ST_OK : fail_within(st, "model %s", from->name);
+}
+
+static status catch_signals(service *s) {
+    static const int numbers[SIGNALS] = {SIGTERM, SIGINT, SIGHUP};
+    for (int i = 0; i < SIGNALS; i++) {
+        struct sigaction now;
+        /* nohup, or a shell's background job, has said that this signal is not for us. */
+        if (sigaction(numbers[i], NULL, &now) == 0 && now.sa_handler == SIG_IGN && numbers[i] == SIGHUP)
+            continue;
+        uv_signal_t *handle = &s->signal[s->signal_count];
+        if (uv_signal_init(&s->loop, handle) != 0)
+            return fail(ST_INTERNAL, "the event loop takes no more handles");
+        handle->data = s;
+        s->signal_count++;
+        if (uv_signal_start(handle, on_signal, numbers[i]) != 0)
+            return fail(ST_INTERNAL, "signal %d", numbers[i]);
+    }
+    return ST_OK;
+}
+
+static const char *state_word(void *c) { return core_state(c); }
+
+static status open_server(service *s) {
+    uint32_t count;
+    const call_method *methods = core_methods(&count);
+    TRY(server_open(&s->server, &s->loop));
+    server_add_core(s->server, methods, count, s->core);
+    health_open(&s->health, s->server, state_word, s->core);
+    TRY(reflection_open(&s->reflection, s->server));
+    TRY(acceptor_open(&s->acceptor, &s->loop, s->server, NULL));
+    for (uint32_t i = 0; i < s->settings->listen_count; i++)
+        TRY(acceptor_listen(s->acceptor, s->settings->listen[i], s->settings->options.insecure));
+    return ST_OK;
+}
+
+/* Addresses are taken before engines start: a port in use is known before a hundred gigabytes are read. */
+static status start_all(service *s) {
+    TRY(catch_signals(s));
+    TRY(open_server(s));
+    for (uint32_t i = 0; i < s->count; i++) {
+        status st = start_engine(s, &s->model[i]);
+        if (st != ST_OK) return fail_within(st, "model %s", s->model[i].settings->name);
+    }
+    return ST_OK;
+}
+
+/* Clients and engines each take a descriptor; many shells allow 1024 and would give more. */
+static void raise_descriptor_limit(void) {
+    struct rlimit r;
+    if (getrlimit(RLIMIT_NOFILE, &r) != 0) return;
+    rlim_t want = r.rlim_max == RLIM_INFINITY || r.rlim_max > 65536 ? 65536 : r.rlim_max;
+    if (r.rlim_cur >= want) return;
+    r.rlim_cur = want;
+    if (setrlimit(RLIMIT_NOFILE, &r) != 0) log_debug("RLIMIT_NOFILE stays as it is: %s", strerror(errno));
+}
+
+static void run_loop(service *s) {
+    status st = start_all(s);
+    if (st != ST_OK) {
+        s->exit_code = service_exit_code(st);
+        log_error("%s", status_text());
+        stop(s, false);
+    }
+    uv_run(&s->loop, UV_RUN_DEFAULT);
+}
+
+static status prepare(service *s) {
+    TRY(state_dir_open(&s->state, s->settings->state_dir));
+    s->model = memory_alloc_array(s->settings->model_count, sizeof *s->model);
+    for (uint32_t i = 0; i < s->settings->model_count; i++) {
+        s->count++;
+        TRY(plan_model(s, &s->model[i], &s->settings->model[i]));
+    }
+    if (uv_loop_init(&s->loop) != 0) return fail(ST_INTERNAL, "cannot make the event loop");
+    return core_open(&s->core, &s->loop);
+}
+
+int service_run(const settings *asked) {
+    service s = {.settings = asked, .state = {.lock = -1}};
+    signal(SIGPIPE, SIG_IGN);
+    raise_descriptor_limit();
+    status st = prepare(&s);
+    if (st == ST_OK) {
+        run_loop(&s);
+    } else {
+        s.exit_code = service_exit_code(st);
+        log_error("%s", status_text());
+    }
+    acceptor_close(s.acceptor);
+    server_close(s.server);
+    health_close(s.health);
+    reflection_close(s.reflection);
+    for (uint32_t i = 0; i < s.count; i++) engine_close(s.model[i].engine);
+    core_close(s.core);
+    for (uint32_t i = 0; i < s.count; i++) tokenizer_close(s.model[i].tokenizer);
+    if (st == ST_OK && uv_loop_close(&s.loop) != 0) log_debug("the event loop had handles left");
+    free(s.model);
+    state_dir_close(&s.state);
+    if (s.exit_code == EXIT_STOPPED) log_info("stopped");
+    return s.exit_code;
+}

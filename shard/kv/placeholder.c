@@ -1,1 +1,0 @@
-typedef int shard_placeholder;

@@ -1,0 +1,281 @@
+/* gemmad-shard: one rank of an engine (serve), or the plan of one (plan). */
+#include <errno.h>
+#include <getopt.h>
+#include <sched.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/log.h"
+#include "build_id.h"
+#include "shard/plan_command.h"
+#ifdef GEMMAD_WITH_LINK
+#include "shard/link/link.h"
+#include "shard/link/watchdog.h"
+#include "shard/serve.h"
+#endif
+
+enum { EXIT_USAGE = 2, EXIT_REFUSED = 3 };
+
+static const char usage[] =
+    "usage: gemmad-shard COMMAND [options]\n"
+    "\n"
+    "  serve   be one rank of an engine; started by gemmad through its launcher\n"
+    "  plan    print the layout and memory of an engine as JSON; reads config.json only\n"
+    "\n"
+    "  --model PATH          directory with config.json and *.safetensors\n"
+    "  --ranks N             ranks of the engine; default 1 (serve --comm mpi: as launched)\n"
+    "  --comm self|fork|mpi  how ranks exchange (serve); default self\n"
+    "  --link ADDRESS        where gemmad listens: unix:/path or host:port (serve)\n"
+    "  --secret-file FILE    32 bytes that prove this engine to gemmad, and its ranks to each other (serve)\n"
+    "  --weights auto|bf16|f32  f32 computes everything in float32; auto keeps matrices as stored; bf16 insists on it\n"
+    "  --kv auto|bf16|f32    KV cache type; auto: f32 with --weights f32, else bf16\n"
+    "  --threads N           threads of this rank; default: CPUs this process may use\n"
+    "  --context N           tokens a request may have; default: the model's limit, cut to what fits\n"
+    "  --memory BYTES        budget of a rank, e.g. 40GiB\n"
+    "  --expert-layout ExW   EP degree and width degree; default ranks x 1\n"
+    "  --prefill-chunk N     rows of one prompt in one step; default 512\n"
+    "  --engine-grace S      accepted for the launcher's sake; an engine without gemmad ends at once\n"
+    "  --version, --help\n"
+    "\n"
+    "GEMMAD_ISA=scalar|avx2|avxvnni|avx512|amx caps the instruction set.\n"
+    "Exit codes: 0 done, 1 failure, 2 usage, 3 model or layout refused, 86 stuck (watchdog).\n";
+
+typedef struct arguments {
+    const char *command, *comm, *link, *secret_file;
+    plan_command_options plan;
+    uint32_t threads, chunk, grace;
+} arguments;
+
+static int usage_error(const char *option, const char *value, const char *want) {
+    fprintf(stderr, "gemmad-shard: --%s is '%s'; %s\n", option, value, want);
+    return EXIT_USAGE;
+}
+
+static int read_number(const char *option, const char *value, uint64_t least, uint64_t most, uint64_t *out) {
+    char *end, want[96];
+    errno = 0;
+    unsigned long long n = strtoull(value, &end, 10);
+    snprintf(want, sizeof want, "allowed are %llu to %llu", (unsigned long long)least, (unsigned long long)most);
+    if (errno || end == value || *end || value[0] == '-' || n < least || n > most) return usage_error(option, value, want);
+    *out = n;
+    return 0;
+}
+
+static int read_u32(const char *option, const char *value, uint32_t least, uint32_t most, uint32_t *out) {
+    uint64_t n = 0;
+    int code = read_number(option, value, least, most, &n);
+    if (code == 0) *out = (uint32_t)n;
+    return code;
+}
+
+static int read_bytes(const char *option, const char *value, uint64_t *out) {
+    static const struct { const char *unit; uint64_t factor; } units[] = {
+        {"KiB", 1 << 10}, {"MiB", 1 << 20}, {"GiB", 1 << 30}, {"TiB", (uint64_t)1 << 40}, {"", 1}};
+    char *end;
+    errno = 0;
+    unsigned long long n = strtoull(value, &end, 10);
+    for (size_t i = 0; i < sizeof units / sizeof *units; i++)
+        if (end != value && value[0] != '-' && !errno && !strcmp(end, units[i].unit) && n > 0 &&
+            n <= UINT64_MAX / units[i].factor) {
+            *out = n * units[i].factor;
+            return 0;
+        }
+    return usage_error(option, value, "give a number of bytes, KiB, MiB, GiB or TiB");
+}
+
+static int read_layout(const char *value, plan_command_options *p) {
+    unsigned e, w;
+    char rest;
+    if (sscanf(value, "%ux%u%c", &e, &w, &rest) != 2 || e == 0 || w == 0 || e > LIMIT_RANKS || w > LIMIT_RANKS)
+        return usage_error("expert-layout", value, "give EP degree x width degree, such as 2x1");
+    p->expert_degree = e;
+    p->width_degree = w;
+    return 0;
+}
+
+static int read_word(const char *option, const char *value, const char *const *words, int *out) {
+    char want[96] = "allowed are";
+    for (int i = 0; words[i]; i++) {
+        if (!strcmp(value, words[i])) {
+            *out = i;
+            return 0;
+        }
+        snprintf(want + strlen(want), sizeof want - strlen(want), " %s", words[i]);
+    }
+    return usage_error(option, value, want);
+}
+
+static int take_option(arguments *a, const char *name, const char *value) {
+    static const char *const weight_words[] = {"auto", "f32", "bf16", NULL}, *const kv_words[] = {"auto", "f32", "bf16", NULL},
+                      *const comm_words[] = {"self", "fork", "mpi", NULL}, *const device_words[] = {"cpu", NULL};
+    plan_command_options *p = &a->plan;
+    int word, code = 0;
+    if (!strcmp(name, "model")) p->model_path = value;
+    else if (!strcmp(name, "link")) a->link = value;
+    else if (!strcmp(name, "secret-file")) a->secret_file = value;
+    else if (!strcmp(name, "ranks")) code = read_u32(name, value, 1, LIMIT_RANKS, &p->ranks);
+    else if (!strcmp(name, "threads")) code = read_u32(name, value, 1, 512, &a->threads);
+    else if (!strcmp(name, "context")) code = read_u32(name, value, 1, LIMIT_CONTEXT_TOKENS, &p->context);
+    else if (!strcmp(name, "prefill-chunk")) code = read_u32(name, value, 1, BUDGET_ROWS, &a->chunk);
+    else if (!strcmp(name, "engine-grace")) code = read_u32(name, value, 0, 86400, &a->grace);
+    else if (!strcmp(name, "memory")) code = read_bytes(name, value, &p->memory_bytes);
+    else if (!strcmp(name, "expert-layout")) code = read_layout(value, p);
+    else if (!strcmp(name, "device")) code = read_word(name, value, device_words, &word);
+    else if (!strcmp(name, "comm")) {
+        code = read_word(name, value, comm_words, &word);
+        a->comm = value;
+    } else if (!strcmp(name, "weights")) {
+        code = read_word(name, value, weight_words, &word);
+        p->as_f32 = code == 0 && word == 1;
+        p->needs_bf16 = code == 0 && word == 2;
+    } else if (!strcmp(name, "kv")) {
+        code = read_word(name, value, kv_words, &word);
+        p->kv_given = code == 0 && word > 0;
+        p->kv = word == 1 ? KV_F32 : KV_BF16;
+    }
+    return code;
+}
+
+static int read_arguments(arguments *a, int argc, char **argv) {
+    static const struct option options[] = {
+        {"model", required_argument, 0, 0},   {"ranks", required_argument, 0, 0},
+        {"comm", required_argument, 0, 0},    {"link", required_argument, 0, 0},
+        {"secret-file", required_argument, 0, 0}, {"weights", required_argument, 0, 0},
+        {"kv", required_argument, 0, 0},      {"threads", required_argument, 0, 0},
+        {"context", required_argument, 0, 0}, {"memory", required_argument, 0, 0},
+        {"expert-layout", required_argument, 0, 0}, {"prefill-chunk", required_argument, 0, 0},
+        {"engine-grace", required_argument, 0, 0}, {"device", required_argument, 0, 0},
+        {0, 0, 0, 0}};
+    int index;
+    while (1) {
+        int c = getopt_long(argc, argv, "", options, &index);
+        if (c == -1) break;
+        if (c != 0) return EXIT_USAGE; /* getopt said why */
+        int code = take_option(a, options[index].name, optarg);
+        if (code) return code;
+    }
+    if (optind < argc) {
+        fprintf(stderr, "gemmad-shard: unexpected argument '%s'\n", argv[optind]);
+        return EXIT_USAGE;
+    }
+    if (!a->plan.model_path) {
+        fprintf(stderr, "gemmad-shard: --model is missing\n");
+        return EXIT_USAGE;
+    }
+    return 0;
+}
+
+static int exit_code(status st) {
+    switch (st) {
+    case ST_OK: return 0;
+    case ST_NOT_FOUND:
+    case ST_FORMAT:
+    case ST_UNSUPPORTED:
+    case ST_LAYOUT:
+    case ST_MISMATCH:
+    case ST_NO_MEMORY: return EXIT_REFUSED;
+    default: return 1;
+    }
+}
+
+#ifdef GEMMAD_WITH_LINK
+static status serve_body(comm *ranks, void *context) {
+    char name[32];
+    snprintf(name, sizeof name, "shard[%u]", comm_rank(ranks));
+    log_open(name, LOG_INFO);
+    return serve_rank(ranks, context);
+}
+
+static uint32_t cpus_here(void) {
+    cpu_set_t set;
+    if (sched_getaffinity(0, sizeof set, &set) != 0) return 1;
+    return (uint32_t)CPU_COUNT(&set);
+}
+
+static status serve_mpi(arguments *a, serve_options *o, int *argc, char ***argv) {
+#ifdef GEMMAD_WITH_MPI
+    comm *ranks = NULL;
+    uint8_t secret[LIMIT_SECRET_BYTES];
+    TRY(link_read_secret(a->secret_file, secret));
+    TRY(comm_mpi_start(argc, argv));
+    status st = comm_mpi_open(&ranks, &(comm_mpi_options){.spin_us = o->instance.spin_us, .secret = secret,
+                                                          .secret_bytes = sizeof secret});
+    if (st == ST_OK) st = serve_body(ranks, o);
+    bool failed = st != ST_OK;
+    if (failed) log_error("%s", status_text());
+    comm_close(ranks);
+    /* MPI_Finalize waits for everybody: after a failure the others may never come. */
+    if (!failed) comm_mpi_stop();
+    return st;
+#else
+    (void)a, (void)o, (void)argc, (void)argv;
+    return fail(ST_UNSUPPORTED, "this gemmad-shard was built without MPI");
+#endif
+}
+
+static int serve_command(arguments *a, int argc, char **argv) {
+    if (!a->link || !a->secret_file) {
+        fprintf(stderr, "gemmad-shard: serve needs --link and --secret-file\n");
+        return EXIT_USAGE;
+    }
+    serve_options o = {.link = a->link, .secret_file = a->secret_file, .grace_seconds = a->grace};
+    instance_options *i = &o.instance;
+    *i = (instance_options){.model_path = a->plan.model_path, .as_f32 = a->plan.as_f32, .needs_bf16 = a->plan.needs_bf16, .kv_given = a->plan.kv_given,
+                            .kv = a->plan.kv, .threads = a->threads, .expert_degree = a->plan.expert_degree,
+                            .width_degree = a->plan.width_degree, .context = a->plan.context,
+                            .memory_bytes = a->plan.memory_bytes, .chunk_max = a->chunk};
+    uint32_t cpus = cpus_here();
+    if (!i->threads) i->threads = cpus;
+    /* Spinning pays only while every rank of the host has a core to itself. */
+    i->spin_us = (uint64_t)i->threads * a->plan.ranks <= cpus ? 50 : 0;
+    status st = watchdog_follow_parent();
+    if (st != ST_OK) {
+        log_error("%s", status_text());
+    } else if (!strcmp(a->comm, "mpi")) {
+        st = serve_mpi(a, &o, &argc, &argv);
+    } else if (!strcmp(a->comm, "fork")) {
+        st = comm_fork_run(&(comm_fork_options){.ranks = a->plan.ranks, .spin_us = i->spin_us}, serve_body, &o);
+        if (st != ST_OK) log_error("%s", status_text());
+    } else {
+        comm *self = NULL;
+        st = comm_self_open(&self);
+        if (st == ST_OK) st = serve_body(self, &o);
+        if (st != ST_OK) log_error("%s", status_text());
+        comm_close(self);
+    }
+    return exit_code(st);
+}
+#endif
+
+int main(int argc, char **argv) {
+    arguments a = {.comm = "self", .plan = {.ranks = 1}};
+    log_open("shard", LOG_INFO);
+    if (argc < 2 || !strcmp(argv[1], "--help") || !strcmp(argv[1], "help")) {
+        fputs(usage, argc < 2 ? stderr : stdout);
+        return argc < 2 ? EXIT_USAGE : 0;
+    }
+    if (!strcmp(argv[1], "--version")) {
+        printf("gemmad-shard 0.1.0, build %s\n", GEMMAD_BUILD_ID);
+        return 0;
+    }
+    a.command = argv[1];
+    int code = read_arguments(&a, argc - 1, argv + 1);
+    if (code) return code;
+    if (!strcmp(a.command, "plan")) {
+        status st = plan_command(&a.plan);
+        if (st != ST_OK) fprintf(stderr, "gemmad-shard: %s\n", status_text());
+        return exit_code(st);
+    }
+#ifdef GEMMAD_WITH_LINK
+    if (!strcmp(a.command, "serve")) return serve_command(&a, argc, argv);
+#else
+    if (!strcmp(a.command, "serve")) {
+        fprintf(stderr, "gemmad-shard: this build (preset core) cannot serve: it has no engine link\n");
+        return EXIT_USAGE;
+    }
+#endif
+    fprintf(stderr, "gemmad-shard: unknown command '%s'; serve or plan\n", a.command);
+    return EXIT_USAGE;
+}

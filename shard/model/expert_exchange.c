@@ -1,0 +1,112 @@
+/* How the sums of a mixture layer reach every rank. Two ways, the same bits:
+ *
+ * replicated   the dense MLP's and the experts' partial sums travel side by side in one all-reduce; every rank norms every
+ *              row. One exchange: what decode and small batches want.
+ * all-to-all   rows are shared out over ranks; each rank sends a row's owner its dense sum and, only where it holds one of
+ *              the row's experts, its expert sum; owners add in rank order, norm, and hand the finished rows to all. Fewer
+ *              bytes, one exchange more. Rows need no dispatch to the experts' ranks: the tensor-parallel MLP beside the
+ *              experts needs every row on every rank anyway.
+ *
+ * A rank that holds none of a row's experts counts as +0 in its place of the sum, as it does in the all-reduce. */
+#include <string.h>
+
+#include "base/invariant.h"
+#include "shard/model/runner_internal.h"
+
+static range rows_of(const runner *r, uint32_t n, uint32_t rank) { return layout_share(n, 1, r->o.split->ranks, rank); }
+
+/* Whether a rank holds one of the row's experts: rank q has the experts of its EP index, whatever its width index. */
+static bool holds(const runner *r, uint32_t rank, uint32_t row) {
+    const model_config *c = r->config;
+    const layout *l = r->o.split;
+    range own = layout_share(c->experts, 1, l->expert_degree, rank / l->width_degree);
+    for (uint32_t k = 0; k < c->experts_active; k++) {
+        uint32_t id = r->expert_ids[(size_t)row * c->experts_active + k];
+        if (id >= own.begin && id < own.end) return true;
+    }
+    return false;
+}
+
+/* Bytes that all-to-all saves must be worth one more exchange: about 50 µs at 5 GB/s. */
+enum { EXCHANGE_WORTH_BYTES = 256 << 10 };
+
+static bool prefers_all_to_all(const runner *r, uint32_t n) {
+    if (r->o.exchange != EXCHANGE_AUTO) return r->o.exchange == EXCHANGE_ALL_TO_ALL;
+    const layout *l = r->o.split;
+    const model_config *c = r->config;
+    /* Of a row's k experts, evenly spread over E groups, a group holds at least one with 1 - (1 - 1/E)^k. */
+    double misses = 1;
+    for (uint32_t k = 0; k < c->experts_active; k++) misses *= 1 - 1.0 / l->expert_degree;
+    double row_bytes = (double)c->hidden * sizeof(float) * (l->ranks - 1) / l->ranks;
+    double replicated = 4 * n * row_bytes, sparse = (2 + (1 - misses)) * n * row_bytes;
+    return replicated - sparse > EXCHANGE_WORTH_BYTES;
+}
+
+/* Packs what goes to each rank: dense rows of its share, then expert rows of its share that this rank has a part in. The
+ * two kinds lie behind each other in r->partial, so one gather packs them all. */
+static void pack(runner *r, uint32_t n) {
+    const layout *l = r->o.split;
+    uint32_t count = 0;
+    for (uint32_t to = 0; to < l->ranks; to++) {
+        range share = rows_of(r, n, to);
+        uint32_t before = count;
+        for (uint32_t i = share.begin; i < share.end; i++) r->moe_index[count++] = i;
+        for (uint32_t i = share.begin; i < share.end; i++)
+            if (holds(r, l->rank, i)) r->moe_index[count++] = n + i;
+        r->exchange_bytes[to] = (size_t)(count - before) * r->config->hidden * sizeof(float);
+    }
+    r->ops->gather(r->b, r->moe_out, r->partial, r->moe_index, count, r->config->hidden);
+}
+
+/* Where each rank's dense and expert rows of this rank's share stand in what came in; absent ones are the row of zeros. */
+static uint32_t index_arrivals(runner *r, range own, uint32_t n) {
+    const layout *l = r->o.split;
+    uint32_t rows = range_count(own), arrived = 0, at = 0, zero = 0;
+    for (uint32_t from = 0; from < l->ranks; from++) {
+        uint32_t before = arrived;
+        arrived += rows;
+        for (uint32_t i = own.begin; i < own.end; i++) arrived += holds(r, from, i);
+        r->exchange_bytes_in[from] = (size_t)(arrived - before) * r->config->hidden * sizeof(float);
+    }
+    zero = arrived;
+    INVARIANT(zero <= 2 * (n + l->ranks));
+    arrived = 0;
+    for (uint32_t from = 0; from < l->ranks; from++) {
+        for (uint32_t i = 0; i < rows; i++) r->moe_index[at++] = arrived++;
+        for (uint32_t i = own.begin; i < own.end; i++) r->moe_index[at++] = holds(r, from, i) ? arrived++ : zero;
+    }
+    return zero;
+}
+
+static status by_all_to_all(runner *r, const layer_weights *w, uint32_t n) {
+    const model_config *c = r->config;
+    const layout *l = r->o.split;
+    range own = rows_of(r, n, l->rank);
+    uint32_t rows = range_count(own);
+    size_t row_bytes = c->hidden * sizeof(float);
+    pack(r, n);
+    r->ops->finish(r->b);
+    uint32_t zero = index_arrivals(r, own, n);
+    TRY(comm_all_to_all_v(r->o.ranks, r->moe_out, r->exchange_bytes, r->moe_in, r->exchange_bytes_in));
+    memset(r->moe_in + (size_t)zero * c->hidden, 0, row_bytes);
+    r->ops->gather(r->b, r->moe_out, r->moe_in, r->moe_index, l->ranks * 2 * rows, c->hidden);
+    float *dense = r->moe_in, *experts = r->moe_in + (size_t)rows * c->hidden;
+    r->ops->sum_blocks(r->b, dense, r->moe_out, l->ranks, (size_t)2 * rows * c->hidden);
+    r->ops->norm(r->b, dense, dense, w->post_mlp_norm_1, c->norm_eps, rows, c->hidden);
+    r->ops->add_norm(r->b, dense, experts, w->post_mlp_norm_2, c->norm_eps, 1.0f, rows, c->hidden);
+    r->ops->finish(r->b);
+    for (uint32_t q = 0; q < l->ranks; q++) r->exchange_bytes[q] = range_count(rows_of(r, n, q)) * row_bytes;
+    return comm_all_gather_v(r->o.ranks, dense, r->exchange_bytes, r->partial);
+}
+
+status expert_sums(runner *r, uint32_t layer, uint32_t n) {
+    const model_config *c = r->config;
+    const layer_weights *w = &r->o.weights->layer[layer];
+    size_t sum = (size_t)n * c->hidden;
+    if (r->o.split->ranks > 1 && prefers_all_to_all(r, n)) return by_all_to_all(r, w, n);
+    TRY(sum_over_ranks(r, r->partial, 2 * sum));
+    /* f = rms(dense) + rms(experts); normed apart, so neither can be folded into the other's sum. */
+    r->ops->norm(r->b, r->partial, r->partial, w->post_mlp_norm_1, c->norm_eps, n, c->hidden);
+    r->ops->add_norm(r->b, r->partial, r->partial + sum, w->post_mlp_norm_2, c->norm_eps, 1.0f, n, c->hidden);
+    return ST_OK;
+}

@@ -1,0 +1,45 @@
+/* Everything one rank needs to run steps of one model: config, layout, checkpoint, weights, device, runner. Opened by all
+ * ranks together: they agree on build, config and checkpoint before weights are read, and on the size of the KV pool.
+ *
+ * Memory:  instance_open takes all; instance_close releases. The comm stays the caller's.
+ * Threads: engine thread; collective.
+ * Errors:  a refusal of the layout or budget comes before weights are read; ST_MISMATCH names both sides. */
+#ifndef SHARD_MODEL_INSTANCE_H
+#define SHARD_MODEL_INSTANCE_H
+
+#include "shard/model/budget.h"
+
+typedef struct instance_options {
+    const char *model_path;
+    const char *config_name;      /* NULL: config.json */
+    comm *ranks;
+    bool as_f32;                  /* --weights f32 */
+    bool needs_bf16;              /* --weights bf16: refused when the checkpoint stores something else */
+    bool kv_given;                /* else f32 with as_f32, bf16 otherwise */
+    kv_type kv;
+    uint32_t threads, spin_us;
+    bool pin;
+    uint32_t expert_degree, width_degree;
+    uint32_t context, slots, rows_max, chunk_max;
+    uint64_t memory_bytes;
+    expert_exchange exchange;     /* EXCHANGE_AUTO but in tests */
+    runner_tap *tap;
+    void *tap_context;
+} instance_options;
+
+typedef struct instance {
+    model_config *config;
+    layout *split;
+    checkpoint *files;
+    model_weights *weights;
+    backend *device;
+    runner *run;
+    budget plan;                  /* slabs and context are the agreed ones */
+    char checkpoint_hash[65], layout_text[64];
+    uint64_t load_ns;
+} instance;
+
+STATUS_CHECKED status instance_open(instance *out, const instance_options *options);
+void instance_close(instance *i);
+
+#endif

@@ -1,0 +1,77 @@
+/* Which rows a step computes, and for which of them logits are wanted. */
+#include "base/invariant.h"
+#include "shard/model/runner_internal.h"
+
+static void rebuild_spans(runner *r) {
+    live_rows *l = &r->live;
+    l->span_count = 0;
+    for (uint32_t i = 0; i < l->n; i++) {
+        bool follows = i > 0 && l->slot[i] == l->slot[i - 1] && l->position[i] == l->position[i - 1] + 1;
+        if (!follows) {
+            for (int kind = 0; kind < KV_KINDS; kind++)
+                l->span[kind][l->span_count] =
+                    (row_span){.row = i, .position = l->position[i], .pages = r->table[kind][l->slot[i]]};
+            l->span_count++;
+        }
+        for (int kind = 0; kind < KV_KINDS; kind++) l->span[kind][l->span_count - 1].count++;
+    }
+}
+
+static void want(runner *r, const plan *p, uint32_t span, uint32_t row, uint32_t step_row) {
+    const plan_span *s = &p->span[span];
+    uint32_t i = r->wanted_count++;
+    bool last = row + 1 == s->count;
+    r->wanted[i] = step_row;
+    r->result_span[i] = span;
+    r->result_row[i] = row;
+    r->sample_rows[i] = (sample_row){.slot = s->slot, .position = s->position + row + 1, .known = SAMPLE_NO_TOKEN};
+    if (last && s->draw) r->sample_rows[i].draw = true;
+    else r->sample_rows[i].known = last ? s->next_token : p->tokens[s->first_input + row + 1];
+}
+
+status rows_begin(runner *r, const plan *p) {
+    live_rows *l = &r->live;
+    l->n = r->wanted_count = 0;
+    for (uint32_t s = 0; s < p->span_count; s++) {
+        const plan_span *span = &p->span[s];
+        uint32_t listed = 0;
+        for (uint32_t i = 0; i < span->count; i++) {
+            uint32_t row = l->n++;
+            l->row[row] = row;
+            l->slot[row] = span->slot;
+            l->position[row] = span->position + i;
+            l->token[row] = p->tokens[span->first_input + i];
+            bool wanted = span->logits == PLAN_LOGITS_ALL || (span->logits == PLAN_LOGITS_LAST && i + 1 == span->count);
+            if (span->logits == PLAN_LOGITS_LISTED && listed < span->listed_count &&
+                p->listed[span->first_listed + listed] == i) {
+                wanted = true;
+                listed++;
+            }
+            if (wanted) want(r, p, s, i, row);
+        }
+        for (int kind = 0; kind < KV_KINDS; kind++) {
+            if (!r->geometry.page_bytes[kind]) continue;
+            for (uint32_t page = span->position / 64; page <= (span->position + span->count - 1) / 64; page++)
+                if (r->table[kind][span->slot][page] == PLAN_NO_TOKEN)
+                    return fail(ST_FORMAT, "step plan: slot %u has no page for positions from %u", span->slot, page * 64);
+        }
+    }
+    rebuild_spans(r);
+    return ST_OK;
+}
+
+void rows_keep_wanted(runner *r) {
+    live_rows *l = &r->live;
+    for (uint32_t i = 0; i < r->wanted_count; i++) {
+        uint32_t from = r->wanted[i];
+        INVARIANT(from >= i && from < l->n);
+        r->index[i] = from;
+        l->row[i] = l->row[from];
+        l->slot[i] = l->slot[from];
+        l->position[i] = l->position[from];
+        l->token[i] = l->token[from];
+        r->wanted[i] = i;
+    }
+    l->n = r->wanted_count;
+    rebuild_spans(r);
+}

@@ -1,0 +1,338 @@
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/invariant.h"
+#include "base/log.h"
+#include "base/memory.h"
+#include "shard/model/runner_internal.h"
+
+/* ---- sizes ---- */
+
+typedef struct sizes {
+    uint32_t q, kv, heads_per_kv, head_dim, mlp; /* the largest of any layer, of this rank */
+} sizes;
+
+static sizes largest(const model_config *c, const layout *l) {
+    sizes s = {0};
+    for (uint32_t i = 0; i < c->layers; i++) {
+        const layer_config *lc = &c->layer[i];
+        uint32_t q = range_count(l->heads) * lc->head_dim, kv = range_count(l->layer[i].kv_heads) * lc->head_dim;
+        uint32_t mlp = range_count(l->layer[i].mlp), per_kv = c->heads / lc->kv_heads;
+        if (q > s.q) s.q = q;
+        if (kv > s.kv) s.kv = kv;
+        if (mlp > s.mlp) s.mlp = mlp;
+        if (per_kv > s.heads_per_kv) s.heads_per_kv = per_kv;
+        if (lc->head_dim > s.head_dim) s.head_dim = lc->head_dim;
+    }
+    return s;
+}
+
+static void kv_shapes(const model_config *c, const layout *l, kv_layer_shape *shape) {
+    for (uint32_t i = 0; i < c->layers; i++) {
+        const layer_config *lc = &c->layer[i];
+        shape[i] = (kv_layer_shape){lc->full ? KV_FULL : KV_SLIDING, lc->owns_kv, lc->k_eq_v,
+                                    range_count(l->layer[i].kv_heads), lc->head_dim};
+    }
+}
+
+void runner_kv_geometry(const model_config *config, const layout *split, kv_type kv, kv_geometry *g) {
+    kv_layer_shape shape[LIMIT_LAYERS];
+    uint64_t offset[LIMIT_LAYERS];
+    INVARIANT(config->layers <= LIMIT_LAYERS);
+    kv_shapes(config, split, shape);
+    kv_geometry_make(g, shape, config->layers, kv_element_bytes(kv), offset);
+}
+
+/* One row of the table of activation buffers: floats per row of the step, or in all. */
+typedef struct buffer {
+    float **at;
+    const char *what;
+    uint64_t floats;
+} buffer;
+
+static uint32_t buffers(const model_config *c, const layout *l, uint32_t rows, runner *r, buffer out[24]) {
+    sizes s = largest(c, l);
+    uint64_t hidden = c->hidden, n = rows, ple = (uint64_t)c->layers * c->ple_width;
+    uint32_t i = 0;
+    out[i++] = (buffer){&r->h, "hidden states", n * hidden};
+    out[i++] = (buffer){&r->h_spare, "hidden states of wanted rows", n * hidden};
+    out[i++] = (buffer){&r->x, "normed states", n * hidden};
+    out[i++] = (buffer){&r->q, "queries", n * s.q};
+    out[i++] = (buffer){&r->k, "keys", n * s.kv};
+    out[i++] = (buffer){&r->v, "values", n * s.kv};
+    out[i++] = (buffer){&r->heads, "attention outputs", n * s.q};
+    out[i++] = (buffer){&r->partial, "partial sums", n * hidden * (c->experts ? 2 : 1)};
+    out[i++] = (buffer){&r->gate, "MLP gates", n * s.mlp};
+    out[i++] = (buffer){&r->up, "MLP inputs", n * s.mlp};
+    out[i++] = (buffer){&r->ple, "per-layer embeddings", n * ple};
+    out[i++] = (buffer){&r->ple_spare, "per-layer embeddings of wanted rows", n * ple};
+    out[i++] = (buffer){&r->ple_gate, "per-layer gates", n * c->ple_width};
+    out[i++] = (buffer){&r->packed, "exchanged embeddings", l->ranks > 1 ? n * hidden : 0};
+    if (c->experts && l->ranks > 1) {
+        /* Shares of rows are cut down, so a rank may get up to a row more than n / ranks from each. */
+        out[i++] = (buffer){&r->moe_out, "expert sums going out", 2 * (n + l->ranks) * hidden};
+        out[i++] = (buffer){&r->moe_in, "expert sums coming in", (2 * (n + l->ranks) + 1) * hidden};
+    }
+    out[i++] = (buffer){&r->logits, "logits", (uint64_t)RUNNER_LOGIT_ROWS * range_count(l->vocab)};
+    return i;
+}
+
+uint64_t runner_activation_bytes(const model_config *config, const layout *split, uint32_t rows_max) {
+    runner none;
+    buffer list[24];
+    uint64_t bytes = 0;
+    uint32_t n = buffers(config, split, rows_max, &none, list);
+    for (uint32_t i = 0; i < n; i++) bytes += list[i].floats * sizeof(float);
+    if (config->experts) /* the CPU back end's grouped inputs and outputs */
+        bytes += (uint64_t)rows_max * config->experts_active * sizeof(float) *
+                 (2 * (uint64_t)config->hidden + 2 * range_count(split->expert_width));
+    return bytes;
+}
+
+/* ---- open ---- */
+
+static status take(runner *r, size_t bytes, const char *what, void **out) {
+    *out = NULL;
+    if (bytes == 0) return ST_OK;
+    TRY(r->ops->alloc(r->b, bytes, what, out));
+    INVARIANT(r->block_count < sizeof r->blocks / sizeof *r->blocks);
+    r->blocks[r->block_count++] = (struct block){*out, bytes};
+    return ST_OK;
+}
+
+static status open_activations(runner *r) {
+    buffer list[24];
+    uint32_t n = buffers(r->config, r->o.split, r->o.rows_max, r, list);
+    for (uint32_t i = 0; i < n; i++) {
+        void *p;
+        TRY(take(r, list[i].floats * sizeof(float), list[i].what, &p));
+        *list[i].at = p;
+    }
+    return ST_OK;
+}
+
+static void open_tables(runner *r) {
+    uint32_t n = r->o.rows_max;
+    live_rows *l = &r->live;
+    l->row = memory_alloc_array(n, sizeof *l->row);
+    l->slot = memory_alloc_array(n, sizeof *l->slot);
+    l->position = memory_alloc_array(n, sizeof *l->position);
+    l->token = memory_alloc_array(n, sizeof *l->token);
+    r->wanted = memory_alloc_array(n, sizeof *r->wanted);
+    r->index = memory_alloc_array(n, sizeof *r->index);
+    r->sample_rows = memory_alloc_array(n, sizeof *r->sample_rows);
+    r->sample_results = memory_alloc_array(n, sizeof *r->sample_results);
+    r->result_span = memory_alloc_array(n, sizeof *r->result_span);
+    r->result_row = memory_alloc_array(n, sizeof *r->result_row);
+    r->exchange_bytes = memory_alloc_array(r->o.split->ranks, sizeof *r->exchange_bytes);
+    r->exchange_bytes_in = memory_alloc_array(r->o.split->ranks, sizeof *r->exchange_bytes_in);
+    r->moe_index = memory_alloc_array(2 * ((size_t)n + r->o.split->ranks), sizeof *r->moe_index);
+    r->expert_ids = memory_alloc_array((size_t)n * (r->config->experts_active + 1), sizeof *r->expert_ids);
+    r->expert_weights = memory_alloc_array((size_t)n * (r->config->experts_active + 1), sizeof *r->expert_weights);
+    r->pages_per_slot = r->o.context / KV_TOKENS_PER_PAGE + 1;
+    for (int kind = 0; kind < KV_KINDS; kind++) {
+        l->span[kind] = memory_alloc_array(n, sizeof *l->span[kind]);
+        r->table[kind] = memory_alloc_array(r->o.slots, sizeof *r->table[kind]);
+        for (uint32_t s = 0; s < r->o.slots; s++) {
+            r->table[kind][s] = memory_alloc_array(r->pages_per_slot, sizeof **r->table[kind]);
+            memset(r->table[kind][s], 0xFF, r->pages_per_slot * sizeof **r->table[kind]);
+        }
+    }
+}
+
+static status open_layers(runner *r) {
+    const model_config *c = r->config;
+    const layout *l = r->o.split;
+    r->attention = memory_alloc_array(c->layers, sizeof *r->attention);
+    r->tail_begin = c->layers;
+    while (r->tail_begin > 0 && !c->layer[r->tail_begin - 1].owns_kv) r->tail_begin--;
+    for (uint32_t i = 0; i < c->layers; i++) {
+        const layer_config *lc = &c->layer[i], *source = &c->layer[lc->kv_source];
+        const layer_weights *w = &r->o.weights->layer[i];
+        kv_kind kind = lc->full ? KV_FULL : KV_SLIDING;
+        /* One table of angles a kind: every layer of a kind has the same base and head size in every published config. */
+        if (!r->angles[kind])
+            TRY(r->ops->rope_open(r->b, lc->rope_base, lc->head_dim, lc->rope_pairs, r->o.context, r->o.rows_max,
+                                  &r->angles[kind]));
+        range kv = l->layer[lc->kv_source].kv_heads;
+        r->attention[i] = (attention_layer){
+            .kv = {.base = r->pool, .slab_bytes = r->geometry.slab_bytes, .page_bytes = r->geometry.page_bytes[kind],
+                   .layer_offset = r->layer_offset[lc->kv_source], .pages_per_slab = r->geometry.pages_per_slab[kind],
+                   .kv_heads = range_count(kv), .head_dim = lc->head_dim, .type = r->o.kv, .half_size = source->k_eq_v},
+            .angles = r->angles[kind], .heads = range_count(l->heads), .first_head = l->heads.begin,
+            .heads_per_kv = c->heads / source->kv_heads, .first_kv = kv.begin, .window = lc->window,
+            .q_norm = w->q_norm, .k_norm = w->k_norm, .eps = c->norm_eps};
+        /* A shared half-size cache is rebuilt with the k_norm of the layer that wrote it. */
+        if (!lc->owns_kv) r->attention[i].k_norm = r->o.weights->layer[lc->kv_source].k_norm;
+    }
+    return ST_OK;
+}
+
+static void open_experts(runner *r) {
+    const model_config *c = r->config;
+    const layout *l = r->o.split;
+    if (c->experts == 0) return;
+    r->moe = memory_alloc_array(c->layers, sizeof *r->moe);
+    for (uint32_t i = 0; i < c->layers; i++) {
+        const layer_weights *w = &r->o.weights->layer[i];
+        r->moe[i] = (moe_layer){.router_scale = w->router_scale, .per_expert_scale = w->per_expert_scale,
+                                .router = w->router, .expert = w->expert, .experts = c->experts,
+                                .active = c->experts_active, .hidden = c->hidden, .own_begin = l->experts.begin,
+                                .own_count = range_count(l->experts), .width = range_count(l->expert_width),
+                                .eps = c->norm_eps};
+    }
+}
+
+static status open_sampler(runner *r) {
+    const cpu_kernels *kernels;
+    TRY(cpu_kernels_pick(&kernels));
+    uint32_t ranks = r->o.split->ranks, *begin = memory_alloc_array(ranks + 1, sizeof *begin);
+    for (uint32_t i = 0; i < ranks; i++)
+        begin[i] = layout_share(r->config->vocab, r->o.split->group, ranks, i).begin;
+    begin[ranks] = r->config->vocab;
+    status st = sampler_open(&r->draw, &(sampler_options){.ranks = r->o.ranks, .kernels = kernels, .vocab = r->config->vocab,
+                                                          .share_begin = begin, .slots = r->o.slots,
+                                                          .rows_max = RUNNER_LOGIT_ROWS});
+    free(begin);
+    return st;
+}
+
+/* One rope table serves a kind of layer: a config whose layers of one kind differ is refused by name. */
+static status check_kinds(const model_config *c) {
+    const layer_config *first[KV_KINDS] = {NULL};
+    for (uint32_t i = 0; i < c->layers; i++) {
+        const layer_config *l = &c->layer[i], **f = &first[l->full ? KV_FULL : KV_SLIDING];
+        if (!*f) *f = l;
+        if (l->rope_base != (*f)->rope_base || l->head_dim != (*f)->head_dim || l->rope_pairs != (*f)->rope_pairs ||
+            l->window != (*f)->window)
+            return fail(ST_UNSUPPORTED, "layer %u differs in head size, rotation or window from another %s layer", i,
+                        l->full ? "full" : "sliding");
+    }
+    return ST_OK;
+}
+
+status runner_open(runner **out, const runner_options *o) {
+    runner *r = memory_alloc(sizeof *r);
+    status st;
+    r->o = *o;
+    r->config = o->config;
+    r->b = o->device;
+    r->ops = o->device->ops;
+    const model_config *c = o->config;
+    TRY_OR_FAIL(check_kinds(c));
+    r->layer_offset = memory_alloc_array(c->layers, sizeof *r->layer_offset);
+    kv_layer_shape shape[LIMIT_LAYERS];
+    kv_shapes(c, o->split, shape);
+    kv_geometry_make(&r->geometry, shape, c->layers, kv_element_bytes(o->kv), r->layer_offset);
+    kv_geometry_follow(&r->geometry, o->pages_per_slab);
+    r->pool_bytes = r->geometry.slab_bytes * o->slabs;
+    TRY_OR_FAIL(take(r, r->pool_bytes, "KV pool", &r->pool));
+    TRY_OR_FAIL(open_activations(r));
+    open_tables(r);
+    TRY_OR_FAIL(open_layers(r));
+    open_experts(r);
+    TRY_OR_FAIL(open_sampler(r));
+    *out = r;
+    return ST_OK;
+fail:
+    runner_close(r);
+    return st;
+}
+
+void runner_close(runner *r) {
+    if (!r) return;
+    sampler_close(r->draw);
+    for (int kind = 0; kind < KV_KINDS; kind++) {
+        r->ops->rope_close(r->b, r->angles[kind]);
+        for (uint32_t s = 0; r->table[kind] && s < r->o.slots; s++) free(r->table[kind][s]);
+        free(r->table[kind]);
+        free(r->live.span[kind]);
+    }
+    for (uint32_t i = 0; i < r->block_count; i++) r->ops->release(r->b, r->blocks[i].p, r->blocks[i].bytes);
+    free(r->live.row);
+    free(r->live.slot);
+    free(r->live.position);
+    free(r->live.token);
+    free(r->wanted);
+    free(r->index);
+    free(r->sample_rows);
+    free(r->sample_results);
+    free(r->result_span);
+    free(r->result_row);
+    free(r->exchange_bytes);
+    free(r->exchange_bytes_in);
+    free(r->moe_index);
+    free(r->expert_ids);
+    free(r->expert_weights);
+    free(r->attention);
+    free(r->moe);
+    free(r->layer_offset);
+    free(r);
+}
+
+plan_bounds runner_bounds(const runner *r) {
+    plan_bounds b = {.slots = r->o.slots, .rows_max = r->o.rows_max, .context = r->o.context, .vocab = r->config->vocab,
+                     .pages_per_slot = r->pages_per_slot};
+    for (int kind = 0; kind < KV_KINDS; kind++) b.pages[kind] = r->o.slabs * r->geometry.pages_per_slab[kind];
+    return b;
+}
+
+/* ---- step ---- */
+
+static void open_slots(runner *r, const plan *p) {
+    for (uint32_t i = 0; i < p->open_count; i++) {
+        const plan_open *o = &p->open[i];
+        for (int kind = 0; kind < KV_KINDS; kind++)
+            memset(r->table[kind][o->slot], 0xFF, r->pages_per_slot * sizeof **r->table[kind]);
+        sampler_begin(r->draw, o->slot, &o->params, p->tokens + o->first_history, o->history_count, o->prompt_count);
+    }
+    for (uint32_t i = 0; i < p->page_count; i++)
+        r->table[p->page[i].kind][p->page[i].slot][p->page[i].index] = p->page[i].page;
+}
+
+/* Logits of some wanted rows, whose states stand in r->h_spare, and what is drawn from them. */
+static status finish_rows(runner *r, uint32_t first, uint32_t n, runner_sink *sink, void *context) {
+    const model_config *c = r->config;
+    uint32_t share = range_count(r->o.split->vocab);
+    r->ops->linear(r->b, r->logits, share, r->h_spare + (size_t)first * c->hidden, c->hidden, &r->o.weights->embed, n);
+    if (c->softcap > 0) r->ops->softcap(r->b, r->logits, c->softcap, n, share);
+    r->ops->finish(r->b);
+    runner_look(r, "logits", first, r->logits, NULL, n, share);
+    /* The last row of a chunk whose next token nobody named has nothing to say; it is not asked of the sampler. */
+    uint32_t kept = 0;
+    for (uint32_t i = 0; i < n; i++) {
+        const sample_row *row = &r->sample_rows[first + i];
+        if (!row->draw && row->known == SAMPLE_NO_TOKEN) continue;
+        if (kept != i) {
+            memmove(r->logits + (size_t)kept * share, r->logits + (size_t)i * share, share * sizeof *r->logits);
+            r->sample_rows[first + kept] = *row;
+            r->result_span[first + kept] = r->result_span[first + i];
+            r->result_row[first + kept] = r->result_row[first + i];
+        }
+        kept++;
+    }
+    TRY(sampler_run(r->draw, r->logits, kept, r->sample_rows + first, r->sample_results));
+    for (uint32_t i = 0; sink && i < kept; i++) {
+        runner_result result = {r->result_span[first + i], r->result_row[first + i], r->sample_rows[first + i].draw,
+                                r->sample_results[i]};
+        TRY(sink(context, &result));
+    }
+    return ST_OK;
+}
+
+status runner_step(runner *r, const plan *p, runner_sink *sink, void *context) {
+    const model_config *c = r->config;
+    open_slots(r, p);
+    if (p->span_count == 0) return ST_OK;
+    TRY(rows_begin(r, p));
+    TRY(forward(r));
+    if (r->wanted_count == 0) return ST_OK;
+    rows_keep_wanted(r);
+    r->ops->gather(r->b, r->h_spare, r->h, r->index, r->live.n, c->hidden);
+    r->ops->norm(r->b, r->h_spare, r->h_spare, r->o.weights->final_norm, c->norm_eps, r->live.n, c->hidden);
+    for (uint32_t first = 0; first < r->wanted_count; first += RUNNER_LOGIT_ROWS) {
+        uint32_t left = r->wanted_count - first;
+        TRY(finish_rows(r, first, left < RUNNER_LOGIT_ROWS ? left : RUNNER_LOGIT_ROWS, sink, context));
+    }
+    return ST_OK;
+}

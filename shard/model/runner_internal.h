@@ -1,0 +1,61 @@
+/* Inside of the runner: what forward.c, runner.c and rows.c share. */
+#ifndef SHARD_MODEL_RUNNER_INTERNAL_H
+#define SHARD_MODEL_RUNNER_INTERNAL_H
+
+#include "shard/model/runner.h"
+
+/* The rows that are still being computed. Layers that share KV run only for rows whose logits are wanted. */
+typedef struct live_rows {
+    uint32_t n;
+    uint32_t *row;          /* [n] the row of the step */
+    uint32_t *slot, *position, *token;
+    row_span *span[KV_KINDS]; /* runs of consecutive positions, with the page table of each kind */
+    uint32_t span_count;
+} live_rows;
+
+struct runner {
+    runner_options o;
+    const model_config *config;
+    const backend_ops *ops;
+    backend *b;
+    kv_geometry geometry;
+    uint64_t *layer_offset;
+    void *pool;
+    uint64_t pool_bytes;
+    uint32_t **table[KV_KINDS]; /* [slots] → [pages_per_slot] */
+    uint32_t pages_per_slot;
+    rope *angles[KV_KINDS];
+    attention_layer *attention; /* [layers] */
+    moe_layer *moe;             /* [layers], NULL without experts */
+    sampler *draw;
+    uint32_t tail_begin;        /* first of the trailing layers that own no KV; = layers without any */
+    /* activations; rows × … */
+    float *h, *h_spare, *x, *q, *k, *v, *heads, *partial, *gate, *up, *ple, *ple_spare, *ple_gate, *logits, *packed;
+    float *moe_out, *moe_in;        /* rows on their way between ranks, moe_in with a row of zeros behind them */
+    uint32_t *expert_ids;
+    float *expert_weights;
+    live_rows live;
+    uint32_t *wanted, wanted_count; /* rows of the step whose logits are wanted, rising */
+    uint32_t *index;                /* scratch for gathers */
+    sample_row *sample_rows;        /* [rows_max] */
+    sample_result *sample_results;
+    uint32_t *result_span, *result_row;
+    size_t *exchange_bytes, *exchange_bytes_in; /* [ranks] */
+    uint32_t *moe_index;            /* [2 · rows_max + 2 · ranks] */
+    struct block { void *p; size_t bytes; } blocks[24];
+    uint32_t block_count;
+};
+
+/* Fills r->live and r->wanted from a plan. */
+status rows_begin(runner *r, const plan *p);
+/* Keeps only the wanted rows: r->live and r->wanted (now 0 … count-1) follow; r->index holds where each was. */
+void rows_keep_wanted(runner *r);
+/* The decoder up to the last layer's output in r->h, rows r->live. */
+status forward(runner *r);
+/* From r->partial = this rank's sums [dense | experts] of n rows to r->partial = rms(dense) + rms(experts). */
+status expert_sums(runner *r, uint32_t layer, uint32_t n);
+status sum_over_ranks(runner *r, float *x, size_t count);
+void runner_look(const runner *r, const char *name, uint32_t layer, const float *data, const uint32_t *ids,
+                 uint32_t rows, uint32_t cols);
+
+#endif

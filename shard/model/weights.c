@@ -1,0 +1,199 @@
+#include "shard/model/weights.h"
+
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/invariant.h"
+#include "base/memory.h"
+#include "shard/model/weights_parts.h"
+
+enum {
+    ALIGN = 64,
+    JOB_BYTES =
+        32 << 20, /* the embedding alone is gigabytes: it is read in pieces, so that threads share it */
+    THREADS_MAX = 64,
+};
+
+static uint64_t element_bytes_of(tensor_type type) { return type == TENSOR_F32 ? 4 : 2; }
+
+static uint64_t row_bytes(const weight_part *p) {
+    return (p->slice.col_end - p->slice.col_begin) * element_bytes_of(p->type);
+}
+
+static uint64_t row_count(const weight_part *p) { return p->slice.row_end - p->slice.row_begin; }
+
+/* One mapping for all; every part on a cache line of its own. */
+static status place_parts(weight_plan *plan, model_weights *w) {
+    uint64_t total = 0;
+    for (int pass = 0; pass < 2; pass++) {
+        uint64_t offset = 0;
+        for (uint32_t i = 0; i < plan->count; i++) {
+            weight_part *p = &plan->parts[i];
+            if (p->scalar) {
+                p->memory = (char *)p->scalar;
+                continue;
+            }
+            if (pass == 1) {
+                p->memory = (char *)w->mapping + offset;
+                if (p->matrix) p->matrix->data = p->memory;
+                else *p->vector = (const float *)(const void *)p->memory;
+            }
+            offset += (row_count(p) * row_bytes(p) + ALIGN - 1) / ALIGN * ALIGN;
+        }
+        if (pass == 1) break;
+        total = offset;
+        TRY(memory_map(&w->mapping, total));
+    }
+    w->bytes = total;
+    return ST_OK;
+}
+
+/* Some rows of a part, few enough for one thread at a time. */
+typedef struct job {
+    const weight_part *part;
+    uint64_t row_begin, row_end; /* counted from the part's first row */
+    uint64_t offset;             /* in the file, of the tensor: the order of reading */
+    uint32_t order;              /* breaks ties, so that the order is one */
+} job;
+
+typedef struct work {
+    checkpoint *checkpoint;
+    job *jobs;
+    uint32_t count;
+    atomic_uint next;
+    atomic_bool stop;
+    pthread_mutex_t lock;
+    status st;                      /* of the first failure; guarded by lock */
+    char sentence[STATUS_TEXT_MAX]; /* guarded by lock */
+} work;
+
+static int by_place(const void *a, const void *b) {
+    const job *x = a, *y = b;
+    uint32_t fx = x->part->source->file, fy = y->part->source->file;
+    if (fx != fy) return fx < fy ? -1 : 1;
+    if (x->offset != y->offset) return x->offset < y->offset ? -1 : 1;
+    return x->order < y->order ? -1 : x->order > y->order;
+}
+
+static void make_jobs(const weight_plan *plan, work *all) {
+    uint32_t capacity = 0;
+    for (uint32_t i = 0; i < plan->count; i++) {
+        const weight_part *p = &plan->parts[i];
+        uint64_t rows = JOB_BYTES / row_bytes(p) + 1;
+        for (uint64_t row = 0; row < row_count(p); row += rows) {
+            if (all->count == capacity) {
+                capacity = capacity ? capacity * 2 : 256;
+                all->jobs = memory_grow(all->jobs, (size_t)capacity * sizeof *all->jobs);
+            }
+            uint64_t end = row + rows < row_count(p) ? row + rows : row_count(p);
+            all->jobs[all->count] = (job){p, row, end, p->source->offset, all->count};
+            all->count++;
+        }
+    }
+    qsort(all->jobs, all->count, sizeof *all->jobs, by_place);
+}
+
+static status run_job(checkpoint *c, const job *j) {
+    const weight_part *p = j->part;
+    tensor_slice slice = p->slice;
+    slice.row_begin += j->row_begin;
+    slice.row_end = p->slice.row_begin + j->row_end;
+    return checkpoint_read_slice(c, p->source, &slice, p->type, p->memory + j->row_begin * row_bytes(p));
+}
+
+static void *run_jobs(void *context) {
+    work *all = context;
+    for (;;) {
+        uint32_t i = atomic_fetch_add(&all->next, 1);
+        if (i >= all->count || atomic_load(&all->stop)) return NULL;
+        status st = run_job(all->checkpoint, &all->jobs[i]);
+        if (st == ST_OK) continue;
+        /* The sentence belongs to this thread: a copy crosses to the one that answers. */
+        pthread_mutex_lock(&all->lock);
+        if (all->st == ST_OK) {
+            all->st = st;
+            snprintf(all->sentence, sizeof all->sentence, "%s", status_text());
+        }
+        pthread_mutex_unlock(&all->lock);
+        atomic_store(&all->stop, true);
+    }
+}
+
+static status read_parts(const weight_plan *plan, checkpoint *c, uint32_t threads) {
+    work all = {.checkpoint = c, .lock = PTHREAD_MUTEX_INITIALIZER};
+    make_jobs(plan, &all);
+    pthread_t ids[THREADS_MAX];
+    uint32_t started = 0;
+    if (threads > THREADS_MAX) threads = THREADS_MAX;
+    /* This thread reads too; if the system refuses more of them, fewer do the same work. */
+    while (started + 1 < threads && started + 1 < all.count) {
+        if (pthread_create(&ids[started], NULL, run_jobs, &all) != 0) break;
+        started++;
+    }
+    run_jobs(&all);
+    for (uint32_t i = 0; i < started; i++) pthread_join(ids[i], NULL);
+    free(all.jobs);
+    pthread_mutex_destroy(&all.lock);
+    return all.st == ST_OK ? ST_OK : fail(all.st, "%s", all.sentence);
+}
+
+static uint32_t stored_element_bytes(void *context, const weight_entry *e, uint32_t layer) {
+    const tensor *t = weight_plan_find(context, e, layer);
+    return t && t->type != TENSOR_OTHER ? (uint32_t)element_bytes_of(t->type) : 0;
+}
+
+/* The per-layer embedding is as large as the rest of an E-model, and a token needs one row of it. */
+static status map_ple_table(weight_plan *plan, checkpoint *c) {
+    if (plan->config->ple_width == 0) return ST_OK;
+    for (uint32_t i = 0; i < weight_model_entry_count; i++) {
+        const weight_entry *e = &weight_model_entries[i];
+        if (e->form == FORM_MAPPED)
+            TRY(checkpoint_map(c, weight_plan_find(plan, e, UINT32_MAX), &plan->weights->ple_table.data));
+    }
+    return ST_OK;
+}
+
+static void take_layers(model_weights *w, const model_config *config, const layout *l) {
+    w->layers = config->layers;
+    w->layer = memory_alloc_array(config->layers, sizeof *w->layer);
+    for (uint32_t i = 0; i < config->layers; i++) {
+        w->layer[i].scalar = 1;
+        if (range_count(l->experts) > 0)
+            w->layer[i].expert = memory_alloc_array(range_count(l->experts), sizeof *w->layer[i].expert);
+    }
+}
+
+status model_weights_open(model_weights **out, checkpoint *c, const model_config *config, const layout *l,
+                          const model_weights_options *options) {
+    *out = NULL;
+    status st = ST_OK;
+    model_weights *w = memory_alloc(sizeof *w);
+    take_layers(w, config, l);
+    weight_plan plan = {
+        .checkpoint = c, .config = config, .layout = l, .as_f32 = options->as_f32, .weights = w};
+    TRY_OR_FAIL(weight_plan_make(&plan));
+    TRY_OR_FAIL(place_parts(&plan, w));
+    uint64_t read_before = checkpoint_bytes_read(c), skipped_before = checkpoint_bytes_skipped(c);
+    TRY_OR_FAIL(read_parts(&plan, c, options->threads));
+    TRY_OR_FAIL(map_ple_table(&plan, c));
+    w->bytes_read = checkpoint_bytes_read(c) - read_before;
+    w->bytes_skipped = checkpoint_bytes_skipped(c) - skipped_before;
+    w->bytes_expected = weights_expected_bytes(config, l, stored_element_bytes, &plan);
+    *out = w;
+    w = NULL;
+fail:
+    weight_plan_release(&plan);
+    model_weights_close(w);
+    return st;
+}
+
+void model_weights_close(model_weights *w) {
+    if (!w) return;
+    memory_unmap(w->mapping, w->bytes);
+    for (uint32_t i = 0; i < w->layers; i++) free(w->layer[i].expert);
+    free(w->layer);
+    free(w);
+}

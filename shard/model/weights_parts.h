@@ -1,0 +1,42 @@
+/* Between weights_find.c, which finds, checks and slices every tensor, and weights.c, which takes the memory
+ * and reads. Nothing else includes this.
+ *
+ * Memory:  the plan owns parts; they point into the checkpoint and into the model_weights being made.
+ * Errors:  as weights.h. */
+#ifndef SHARD_MODEL_WEIGHTS_PARTS_H
+#define SHARD_MODEL_WEIGHTS_PARTS_H
+
+#include "shard/model/weights_table.h"
+
+/* One block of one tensor on its way to memory: a whole vector, or one matrix of this rank's. */
+typedef struct weight_part {
+    const tensor *source;
+    tensor_slice slice; /* of one plane: outer_end is outer_begin + 1 */
+    tensor_type type;   /* in memory */
+    weight *matrix;     /* exactly one of these three is where it goes */
+    const float **vector;
+    float *scalar;
+    char *memory; /* where its bytes go, once placed */
+} weight_part;
+
+typedef struct weight_plan {
+    const checkpoint *checkpoint;
+    const model_config *config;
+    const layout *layout;
+    bool as_f32;
+    const char *prefix; /* of the text model's names, "model.language_model." */
+    model_weights *weights;
+    bool *used; /* [tensors of the checkpoint] */
+    weight_part *parts;
+    uint32_t count, capacity;
+} weight_plan;
+
+/* Fills parts from the tables, or says which tensor is missing, of the wrong shape or dtype, or unknown.
+ * Reads no data. model_weights has its layers allocated. */
+STATUS_CHECKED status weight_plan_make(weight_plan *plan);
+void weight_plan_release(weight_plan *plan);
+
+/* NULL: not there. */
+const tensor *weight_plan_find(const weight_plan *plan, const weight_entry *e, uint32_t layer);
+
+#endif

@@ -1,0 +1,89 @@
+/* How many bytes a rank's share comes to, by arithmetic on the layout alone. */
+#include "base/invariant.h"
+#include "shard/model/weights_table.h"
+
+enum { ALIGN = 64 };
+
+static uint64_t aligned(uint64_t bytes) { return (bytes + ALIGN - 1) / ALIGN * ALIGN; }
+
+static uint64_t elements_of(const weight_entry *e, const model_config *config, uint32_t layer) {
+    uint64_t shape[3], n = 1;
+    uint32_t dims = weight_entry_shape(e, config, layer, shape);
+    for (uint32_t i = 0; i < dims; i++) n *= shape[i];
+    return n;
+}
+
+/* The share of n elements that this rank holds: exact, since every split is along a whole dimension. */
+static uint64_t share_of(const weight_entry *e, const model_config *c, const layout *l, uint32_t layer,
+                         uint64_t n) {
+    switch (e->split) {
+    case SPLIT_NONE: return n;
+    case SPLIT_HEAD_ROWS:
+    case SPLIT_HEAD_COLS: return n / c->heads * range_count(l->heads);
+    case SPLIT_KV_ROWS: return n / c->layer[layer].kv_heads * range_count(l->layer[layer].kv_heads);
+    case SPLIT_MLP_ROWS:
+    case SPLIT_MLP_COLS: return n / c->layer[layer].mlp_width * range_count(l->layer[layer].mlp);
+    case SPLIT_VOCAB_ROWS: return n / c->vocab * range_count(l->vocab);
+    case SPLIT_EXPERT_GATE_UP:
+    case SPLIT_EXPERT_DOWN:
+        return n / c->experts / c->expert_width * range_count(l->experts) * range_count(l->expert_width);
+    }
+    INVARIANT(!"a weight_split");
+    return 0;
+}
+
+static uint64_t expected_of(const weight_entry *e, const model_config *c, const layout *l, uint32_t layer,
+                            uint32_t element_bytes) {
+    if (weight_entry_need(e, c, layer) < NEED_OPTIONAL || e->form == FORM_MAPPED) return 0;
+    return share_of(e, c, l, layer, elements_of(e, c, layer)) * element_bytes;
+}
+
+uint64_t weights_expected_bytes(const model_config *config, const layout *l,
+                                uint32_t (*element_bytes)(void *context, const weight_entry *e,
+                                                          uint32_t layer),
+                                void *context) {
+    uint64_t total = 0;
+    for (uint32_t i = 0; i < weight_model_entry_count; i++) {
+        const weight_entry *e = &weight_model_entries[i];
+        total += expected_of(e, config, l, 0, element_bytes(context, e, UINT32_MAX));
+    }
+    for (uint32_t n = 0; n < config->layers; n++) {
+        for (uint32_t i = 0; i < weight_layer_entry_count; i++) {
+            const weight_entry *e = &weight_layer_entries[i];
+            total += expected_of(e, config, l, n, element_bytes(context, e, n));
+        }
+    }
+    return total;
+}
+
+/* Memory of one entry: every matrix and vector begins on a cache line, each expert's matrices too. */
+static uint64_t memory_of(const weight_entry *e, const model_config *c, const layout *l, uint32_t layer,
+                          uint32_t size) {
+    if (weight_entry_need(e, c, layer) != NEED_YES) return 0;
+    uint64_t n = elements_of(e, c, layer), matrices = e->split == SPLIT_EXPERT_GATE_UP ? 2 : 1;
+    switch (e->form) {
+    case FORM_VECTOR:
+    case FORM_MATRIX_F32: return aligned(n * 4);
+    case FORM_MATRIX: return aligned(share_of(e, c, l, layer, n) * size);
+    case FORM_EXPERTS:
+        if (range_count(l->experts) == 0) return 0;
+        n = share_of(e, c, l, layer, n) / range_count(l->experts) / matrices;
+        return aligned(n * size) * matrices * range_count(l->experts);
+    case FORM_SCALAR:
+    case FORM_MAPPED: return 0;
+    }
+    INVARIANT(!"a weight_form");
+    return 0;
+}
+
+uint64_t model_weights_plan_bytes(const model_config *config, const layout *l, weight_type stored,
+                                  bool as_f32) {
+    uint32_t size = as_f32 ? 4 : weight_element_bytes(stored);
+    uint64_t total = 0;
+    for (uint32_t i = 0; i < weight_model_entry_count; i++)
+        total += memory_of(&weight_model_entries[i], config, l, 0, size);
+    for (uint32_t n = 0; n < config->layers; n++)
+        for (uint32_t i = 0; i < weight_layer_entry_count; i++)
+            total += memory_of(&weight_layer_entries[i], config, l, n, size);
+    return total;
+}

@@ -1,0 +1,100 @@
+#include "shard/plan_command.h"
+
+#include <jansson.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+/* Budgets of every rank, each cut to what the poorest can hold, as the ranks themselves would agree. */
+static status rank_budgets(const plan_command_options *o, const model_config *c, kv_type kv, budget *all, layout **first) {
+    uint32_t context = 0, slabs = 0;
+    for (uint32_t r = 0; r < o->ranks; r++) {
+        layout *l = NULL;
+        TRY(layout_open(&l, c, &(layout_options){.ranks = o->ranks, .rank = r, .group = 1,
+                                                 .expert_degree = o->expert_degree, .width_degree = o->width_degree}));
+        status st = budget_make(&all[r], c, l,
+                                &(budget_options){.as_f32 = o->as_f32, .stored = c->stored_bf16 ? WEIGHT_BF16 : WEIGHT_F32,
+                                                  .kv = kv, .context = o->context, .memory_bytes = o->memory_bytes,
+                                                  .free_bytes = budget_free_memory() / o->ranks});
+        if (r == 0) *first = l;
+        else layout_close(l);
+        TRY(st);
+        kv_geometry_follow(&all[r].geometry, all[0].geometry.pages_per_slab);
+        if (r == 0 || all[r].context < context) context = all[r].context;
+        if (r == 0 || all[r].slabs < slabs) slabs = all[r].slabs;
+    }
+    for (uint32_t r = 0; r < o->ranks; r++) {
+        budget *b = &all[r];
+        b->slabs = slabs;
+        b->kv_bytes = slabs * b->geometry.slab_bytes;
+        b->context = context;
+        for (int kind = 0; kind < KV_KINDS; kind++) {
+            uint32_t pages = b->geometry.page_bytes[kind]
+                                 ? kv_pages_needed(kind, context, budget_window(c), b->chunk_max) : 0;
+            b->kv_request_bytes[kind] = pages * b->geometry.page_bytes[kind];
+        }
+    }
+    return ST_OK;
+}
+
+static json_t *integer(uint64_t n) { return json_integer((json_int_t)n); }
+
+static json_t *describe(const plan_command_options *o, const model_config *c, const budget *all, const layout *l) {
+    char text[64];
+    uint64_t weights = 0, activations = 0, full = 0, sliding = 0;
+    json_t *root = json_object(), *ranks = json_array(), *ends = json_array();
+    for (uint32_t r = 0; r < o->ranks; r++) {
+        const budget *b = &all[r];
+        weights += b->weight_bytes;
+        activations += b->activation_bytes;
+        full += b->kv_request_bytes[KV_FULL];
+        sliding += b->kv_request_bytes[KV_SLIDING];
+        json_t *rank = json_object();
+        json_object_set_new(rank, "rank", integer(r));
+        json_object_set_new(rank, "weight_bytes", integer(b->weight_bytes));
+        json_object_set_new(rank, "activation_bytes", integer(b->activation_bytes));
+        json_object_set_new(rank, "kv_bytes", integer(b->kv_bytes));
+        json_object_set_new(rank, "kv_slabs", integer(b->slabs));
+        json_array_append_new(ranks, rank);
+    }
+    for (uint32_t i = 0; i < c->end_token_count; i++) json_array_append_new(ends, integer(c->end_tokens[i]));
+    layout_describe(c, l, text, sizeof text);
+    json_object_set_new(root, "layout", json_string(text));
+    json_object_set_new(root, "vocab", integer(c->vocab));
+    json_object_set_new(root, "context_tokens", integer(all[0].context));
+    json_object_set_new(root, "bos_token", integer(c->bos_token));
+    json_object_set_new(root, "pad_token", integer(c->pad_token));
+    json_object_set_new(root, "end_tokens", ends);
+    json_object_set_new(root, "default_temperature", json_real(c->default_temperature));
+    json_object_set_new(root, "default_top_p", json_real(c->default_top_p));
+    json_object_set_new(root, "default_top_k", integer(c->default_top_k));
+    json_object_set_new(root, "checkpoint_hash", json_string(""));
+    json_object_set_new(root, "weight_bytes", integer(weights));
+    json_object_set_new(root, "kv_bytes_total", integer(full + sliding));
+    json_object_set_new(root, "kv_bytes_full", integer(full));
+    json_object_set_new(root, "kv_bytes_sliding", integer(sliding));
+    json_object_set_new(root, "activation_bytes", integer(activations));
+    json_object_set_new(root, "requests_max", integer(all[0].slots));
+    json_object_set_new(root, "per_rank", ranks);
+    return root;
+}
+
+status plan_command(const plan_command_options *o) {
+    model_config *c = NULL;
+    layout *l = NULL;
+    budget *all = calloc(o->ranks, sizeof *all);
+    status st = all ? ST_OK : fail(ST_NO_MEMORY, "budgets of %u ranks", o->ranks);
+    if (st == ST_OK) st = model_config_open(&c, o->model_path, NULL);
+    if (st == ST_OK && o->needs_bf16 && !c->stored_bf16)
+        st = fail(ST_UNSUPPORTED, "--weights bf16: the checkpoint's matrices are not stored as bf16");
+    if (st == ST_OK) st = rank_budgets(o, c, o->kv_given ? o->kv : o->as_f32 ? KV_F32 : KV_BF16, all, &l);
+    if (st == ST_OK) {
+        json_t *root = describe(o, c, all, l);
+        if (json_dumpf(root, stdout, JSON_INDENT(2)) != 0 || putchar('\n') == EOF || fflush(stdout) != 0)
+            st = fail(ST_IO, "cannot write the plan to standard output");
+        json_decref(root);
+    }
+    layout_close(l);
+    model_config_close(c);
+    free(all);
+    return st;
+}

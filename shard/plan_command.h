@@ -1,0 +1,18 @@
+/* `gemmad-shard plan`: the layout and memory of an engine as one JSON object on standard output, from config.json alone.
+ * A refusal is a sentence on standard error and exit code 3. */
+#ifndef SHARD_PLAN_COMMAND_H
+#define SHARD_PLAN_COMMAND_H
+
+#include "shard/model/instance.h"
+
+typedef struct plan_command_options {
+    const char *model_path;
+    uint32_t ranks, expert_degree, width_degree, context;
+    uint64_t memory_bytes;
+    bool as_f32, needs_bf16, kv_given;
+    kv_type kv;
+} plan_command_options;
+
+STATUS_CHECKED status plan_command(const plan_command_options *options);
+
+#endif

@@ -1,0 +1,22 @@
+/* `gemmad-shard serve`: one rank of an engine. Rank 0 is the leader: it talks to gemmad and plans steps; the others follow
+ * plans.
+ *
+ * Errors: the process exit code: 0 drained, 1 failure, 3 model or layout refused, EXIT_WATCHDOG when stuck. */
+#ifndef SHARD_SERVE_H
+#define SHARD_SERVE_H
+
+#include "shard/model/instance.h"
+
+typedef struct serve_options {
+    const char *link, *secret_file; /* leader only */
+    uint32_t grace_seconds;
+    instance_options instance;      /* ranks filled in by serve */
+} serve_options;
+
+/* Runs as every rank; ranks is open. */
+STATUS_CHECKED status serve_rank(comm *ranks, const serve_options *options);
+
+/* Seconds that a step, or a rank without its leader, may take. */
+enum { SERVE_STEP_SECONDS = 300, SERVE_KEEPALIVE_SECONDS = 10, SERVE_LEADERLESS_SECONDS = 30 };
+
+#endif

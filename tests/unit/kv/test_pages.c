@@ -1,0 +1,70 @@
+#include "base/invariant.h"
+#include "shard/kv/pages.h"
+#include "tests/test.h"
+
+TEST(geometry_of_the_31b_shape) {
+    /* 60 layers, every sixth full: 16 KV heads of 256 sliding (k and v), 4 of 512 full (u alone), bf16. */
+    kv_layer_shape layer[60];
+    uint64_t offset[60];
+    kv_geometry g;
+    for (uint32_t i = 0; i < 60; i++)
+        layer[i] = i % 6 == 5 ? (kv_layer_shape){KV_FULL, true, true, 4, 512} : (kv_layer_shape){KV_SLIDING, true, false, 16, 256};
+    kv_geometry_make(&g, layer, 60, 2, offset);
+    CHECK(g.page_bytes[KV_FULL] == 64 * 40960ull); /* 40 KiB a token */
+    CHECK(g.page_bytes[KV_SLIDING] == 64 * 50ull * 16 * 256 * 2 * 2);
+    CHECK(g.pages_per_slab[KV_SLIDING] == 1 && g.pages_per_slab[KV_FULL] == 20);
+    CHECK(g.slab_bytes == g.page_bytes[KV_SLIDING]);
+    CHECK(offset[0] == 0 && offset[1] == 64ull * 16 * 256 * 2 * 2 && offset[5] == 0 && offset[11] == 64ull * 4 * 512 * 2);
+    /* 262,144 tokens: 10.0 GiB full; window 1024 and a chunk of 512: 25 pages. */
+    CHECK(kv_pages_needed(KV_FULL, 262144, 1024, 512) * g.page_bytes[KV_FULL] == 10ull << 30);
+    CHECK(kv_pages_needed(KV_SLIDING, 262144, 1024, 512) == 25);
+    CHECK(kv_pages_needed(KV_SLIDING, 100, 1024, 512) == 2 && kv_pages_needed(KV_SLIDING, 128, 8, 1) == 2);
+    CHECK(kv_pages_needed(KV_FULL, 1, 0, 1) == 1);
+    uint32_t follow[KV_KINDS] = {2, 8};
+    kv_geometry_follow(&g, follow);
+    CHECK(g.slab_bytes == 2 * g.page_bytes[KV_SLIDING]);
+}
+
+TEST(a_ring_of_pages_covers_window_and_chunk_at_every_alignment) {
+    for (uint32_t window = 1; window <= 200; window += 7)
+        for (uint32_t chunk = 1; chunk <= 150; chunk += 11) {
+            uint32_t ring = kv_pages_needed(KV_SLIDING, 1 << 20, window, chunk);
+            for (uint32_t first = 1000; first < 1064; first++) {
+                uint32_t oldest = first + 1 - window, newest = first + chunk - 1;
+                CHECK_THAT(newest / 64 - oldest / 64 < ring, "window %u chunk %u first %u", window, chunk, first);
+            }
+        }
+}
+
+TEST(slabs_serve_one_kind_at_a_time) {
+    kv_pages *p;
+    const uint32_t per_slab[KV_KINDS] = {1, 3};
+    uint32_t sliding[8], full[16];
+    uint32_t *out[KV_KINDS] = {sliding, full};
+    CHECK_STATUS(kv_pages_open(&p, 4, per_slab), ST_OK);
+    CHECK_STATUS(kv_pages_take(p, (uint32_t[]){1, 4}, out), ST_OK);
+    CHECK(kv_pages_slabs_used(p) == 3);
+    CHECK_STATUS(kv_pages_take(p, (uint32_t[]){0, 6}, out), ST_KV_FULL); /* 2 places and one empty slab: 5 */
+    CHECK_SENTENCE("1 of 4 free");
+    CHECK(kv_pages_slabs_used(p) == 3);
+    uint32_t more[8], *second[KV_KINDS] = {more, more};
+    CHECK_STATUS(kv_pages_take(p, (uint32_t[]){0, 5}, second), ST_OK);
+    CHECK(kv_pages_slabs_used(p) == 4);
+    for (int i = 0; i < 5; i++)
+        for (int k = 0; k < 4; k++) CHECK(more[i] != full[k]);
+    CHECK_STATUS(kv_pages_take(p, (uint32_t[]){1, 0}, second), ST_KV_FULL);
+    kv_pages_release(p, KV_FULL, more, 5);
+    kv_pages_release(p, KV_FULL, full, 4);
+    CHECK(kv_pages_slabs_used(p) == 1);
+    CHECK_STATUS(kv_pages_take(p, (uint32_t[]){3, 0}, second), ST_OK); /* the same slabs, another kind */
+    CHECK(kv_pages_could_hold(p, (uint32_t[]){4, 0}) && kv_pages_could_hold(p, (uint32_t[]){1, 9}));
+    CHECK(!kv_pages_could_hold(p, (uint32_t[]){5, 0}) && !kv_pages_could_hold(p, (uint32_t[]){1, 10}));
+    kv_pages_close(p);
+}
+
+int main(void) {
+    RUN(geometry_of_the_31b_shape);
+    RUN(a_ring_of_pages_covers_window_and_chunk_at_every_alignment);
+    RUN(slabs_serve_one_kind_at_a_time);
+    return test_result();
+}

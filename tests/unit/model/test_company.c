@@ -1,0 +1,178 @@
+/* Same answer whatever the company: the same requests alone, together, in chunks of 1, 7 and 64, resumed
+ * half-way, at every instruction set this machine has and any thread count, give the same tokens and the same
+ * log-probabilities to the last bit, for each layout (1, 2, 3 and 4 ranks where the heads divide). */
+#include "base/invariant.h"
+#include "tests/engine_driver.h"
+#include "tests/golden_reader.h"
+#include "tests/test.h"
+
+enum { REQUESTS = 6, NEW_TOKENS = 20 };
+
+typedef struct setting {
+    const char *what, *isa;
+    uint32_t chunk, rows, threads;
+    bool together, resumed;
+    expert_exchange exchange;
+} setting;
+
+typedef struct company {
+    const char *model;
+    bool as_f32;
+    uint32_t ranks, vocab;
+    uint32_t tokens[REQUESTS][512], count[REQUESTS];
+    driver_request reference[REQUESTS];
+    const setting *now;
+    bool has_reference;
+} company;
+
+/* Greedy, plain sampling, and each filter and penalty once; all with log-probabilities. */
+static sampling params_of(uint32_t i) {
+    sampling p = driver_greedy(NEW_TOKENS);
+    p.logprobs = p.prompt_logprobs = 0;
+    p.temperature = i == 0 ? 0 : 0.5f + 0.25f * (float)i;
+    p.seed = 1000 + i;
+    if (i == 2) p.top_k = 5;
+    if (i == 3) p.top_p = 0.8f;
+    if (i == 4) p.min_p = 0.05f, p.repetition_penalty = 1.2f;
+    if (i == 5) p.presence_penalty = 0.5f, p.frequency_penalty = 0.25f;
+    return p;
+}
+
+static void prompts(company *c, const char *expected) {
+    golden *g = golden_open(expected);
+    for (uint32_t i = 0; i < REQUESTS; i++) {
+        char name[64];
+        uint64_t shape[4];
+        snprintf(name, sizeof name, "case%u.input_ids", i % 3);
+        const int32_t *ids = golden_i32(g, name, shape);
+        INVARIANT(ids && shape[0] <= 400);
+        /* Lengths on both sides of page and window borders, and a prompt of one token. */
+        c->count[i] = i == 1 ? 1 : (uint32_t)shape[0] + (i >= 3 ? 64 - (uint32_t)shape[0] % 64 + i - 4 : 0);
+        for (uint32_t k = 0; k < c->count[i]; k++) c->tokens[i][k] = (uint32_t)ids[k % (uint32_t)shape[0]];
+    }
+    golden_close(g);
+}
+
+static driver_request request_of(company *c, uint32_t i) {
+    return (driver_request){.tokens = c->tokens[i],
+                            .token_count = c->count[i],
+                            .prompt_count = c->count[i],
+                            .params = params_of(i)};
+}
+
+static void compare(const company *c, uint32_t i, const driver_request *got, uint32_t skipped) {
+    const driver_request *want = &c->reference[i];
+    uint32_t n = want->out_count - skipped;
+    bool same = got->out_count == n && !memcmp(got->out, want->out + skipped, n * sizeof *got->out) &&
+                !memcmp(got->logprob, want->logprob + skipped, n * sizeof *got->logprob);
+    if (same && want->prompt_logprob && !skipped)
+        same = got->prompt_logprob_count == want->prompt_logprob_count &&
+               !memcmp(got->prompt_logprob + 1, want->prompt_logprob + 1, (c->count[i] - 1) * sizeof(float));
+    CHECK_THAT(same, "%s %s at %u ranks, %s: request %u differs", c->model, c->as_f32 ? "f32" : "as stored",
+               c->ranks, c->now->what, i);
+}
+
+static status run_setting(company *c, comm *ranks, instance *in) {
+    const setting *s = c->now;
+    driver_request r[REQUESTS];
+    for (uint32_t i = 0; i < REQUESTS; i++) {
+        r[i] = request_of(c, i);
+        if (s->together) r[i].submit_at_step = i * 2; /* prompts meet streams that are already running */
+        if (s->resumed && c->has_reference) {
+            uint32_t half = NEW_TOKENS / 2;
+            memcpy(c->tokens[i] + c->count[i], c->reference[i].out, half * sizeof **c->tokens);
+            r[i].token_count += half;
+        }
+    }
+    if (s->together) TRY(driver_run(in, ranks, r, REQUESTS));
+    else
+        for (uint32_t i = 0; i < REQUESTS; i++) TRY(driver_run(in, ranks, &r[i], 1));
+    if (comm_rank(ranks) != 0) return ST_OK;
+    if (!c->has_reference) {
+        memcpy(c->reference, r, sizeof r);
+        c->has_reference = true;
+        return ST_OK;
+    }
+    for (uint32_t i = 0; i < REQUESTS; i++) compare(c, i, &r[i], s->resumed ? NEW_TOKENS / 2 : 0);
+    driver_free(r, REQUESTS);
+    return ST_OK;
+}
+
+static status body(comm *ranks, void *context) {
+    company *c = context;
+    char path[512];
+    instance in;
+    snprintf(path, sizeof path, "%s/%s", TEST_DATA, c->model);
+    TRY(instance_open(&in, &(instance_options){.model_path = path,
+                                               .ranks = ranks,
+                                               .as_f32 = c->as_f32,
+                                               .threads = c->now->threads,
+                                               .context = 512,
+                                               .slots = 8,
+                                               .rows_max = c->now->rows,
+                                               .chunk_max = c->now->chunk,
+                                               .exchange = c->now->exchange}));
+    c->vocab = in.config->vocab;
+    status st = run_setting(c, ranks, &in);
+    instance_close(&in);
+    return st;
+}
+
+/* The scalar reference alone comes first; everything else is compared with it. Plain C fused multiply-adds
+ * without the instruction are slow, so the short list runs where an instruction set has been compared once.
+ */
+static const setting settings[] = {
+    {"alone, scalar", "scalar", 512, 512, 1, false, false, EXCHANGE_AUTO},
+    {"together, scalar", "scalar", 64, 96, 2, true, false, EXCHANGE_AUTO},
+    {"alone, avx2", "avx2", 512, 512, 1, false, false, EXCHANGE_AUTO},
+    {"together, avx2", "avx2", 512, 512, 2, true, false, EXCHANGE_AUTO},
+    {"chunks of 1, avx2", "avx2", 1, 16, 1, true, false, EXCHANGE_AUTO},
+    {"chunks of 7, avx2", "avx2", 7, 16, 2, true, false, EXCHANGE_AUTO},
+    {"chunks of 64, avx2", "avx2", 64, 64, 3, true, false, EXCHANGE_AUTO},
+    {"resumed, avx2", "avx2", 512, 512, 1, false, true, EXCHANGE_AUTO},
+    {"resumed together in chunks of 7, avx2", "avx2", 7, 24, 1, true, true, EXCHANGE_AUTO},
+    {"together, best", "amx", 512, 512, 2, true, false, EXCHANGE_AUTO},
+    {"chunks of 7, best", "amx", 7, 16, 1, true, false, EXCHANGE_AUTO},
+    {"expert sums by all-to-all", "amx", 64, 96, 1, true, false, EXCHANGE_ALL_TO_ALL},
+    {"expert sums by all-reduce", "amx", 64, 96, 1, true, false, EXCHANGE_REPLICATED},
+};
+
+static void check(const char *model, const char *expected, bool as_f32, uint32_t heads) {
+    static company c;
+    for (uint32_t ranks = 1; ranks <= 4; ranks++) {
+        if (heads % ranks) continue;
+        memset(&c, 0, sizeof c);
+        c.model = model;
+        c.as_f32 = as_f32;
+        c.ranks = ranks;
+        prompts(&c, expected);
+        for (size_t i = 0; i < sizeof settings / sizeof *settings; i++) {
+            c.now = &settings[i];
+            setenv("GEMMAD_ISA", c.now->isa, 1);
+            CHECK_STATUS(comm_fork_run(&(comm_fork_options){.ranks = ranks}, body, &c), ST_OK);
+        }
+        CHECK(c.has_reference);
+        driver_free(c.reference, REQUESTS);
+    }
+    unsetenv("GEMMAD_ISA");
+}
+
+#define GOLDEN(name) TEST_DATA "/golden/" name "/expected.safetensors"
+TEST(dense_f32) { check("golden/dense", GOLDEN("dense"), true, 8); }
+TEST(dense_as_stored) { check("golden/dense", GOLDEN("dense"), false, 8); }
+TEST(realheads_as_stored) { check("golden/dense-realheads", GOLDEN("dense-realheads"), false, 4); }
+TEST(moe_f32) { check("golden/moe", GOLDEN("moe"), true, 8); }
+TEST(moe_as_stored) { check("golden/moe", GOLDEN("moe"), false, 8); }
+TEST(e2b_as_stored) { check("golden/e2b", GOLDEN("e2b"), false, 8); }
+TEST(e4b_f32) { check("golden/e4b", GOLDEN("e4b"), true, 4); }
+
+int main(void) {
+    RUN(dense_f32);
+    RUN(dense_as_stored);
+    RUN(realheads_as_stored);
+    RUN(moe_f32);
+    RUN(moe_as_stored);
+    RUN(e2b_as_stored);
+    RUN(e4b_f32);
+    return test_result();
+}

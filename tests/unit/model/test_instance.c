@@ -1,0 +1,94 @@
+/* Ranks agree before they serve, or all leave together with a sentence that names both sides; refusals come before weights
+ * are read; the budget fits what it is given. */
+#include <unistd.h>
+
+#include "base/log.h"
+#include "shard/model/instance.h"
+#include "tests/test.h"
+
+typedef struct attempt {
+    const char *model[4];    /* by rank; NULL: as rank 0 */
+    const char *build[4];    /* what GEMMAD_BUILD says on that rank */
+    uint32_t context, expert_degree, width_degree;
+    uint64_t memory_bytes;
+    char layout[64];
+} attempt;
+
+static status body(comm *ranks, void *context) {
+    attempt *a = context;
+    uint32_t me = comm_rank(ranks);
+    instance in;
+    if (a->build[me]) setenv("GEMMAD_BUILD", a->build[me], 1);
+    status st = instance_open(&in, &(instance_options){.model_path = a->model[me] ? a->model[me] : a->model[0],
+                                                       .ranks = ranks, .threads = 1, .context = a->context,
+                                                       .expert_degree = a->expert_degree, .width_degree = a->width_degree,
+                                                       .memory_bytes = a->memory_bytes});
+    unsetenv("GEMMAD_BUILD");
+    if (st != ST_OK) return st;
+    snprintf(a->layout, sizeof a->layout, "%s", in.layout_text);
+    CHECK(a->context == 0 || in.plan.context == a->context);
+    CHECK(a->memory_bytes == 0 || in.plan.weight_bytes + in.plan.activation_bytes + in.plan.kv_bytes <= a->memory_bytes);
+    instance_close(&in);
+    return ST_OK;
+}
+
+static status run(attempt *a, uint32_t ranks) {
+    return comm_fork_run(&(comm_fork_options){.ranks = ranks}, body, a);
+}
+
+#define DENSE TEST_DATA "/golden/dense"
+#define MOE TEST_DATA "/golden/moe"
+
+TEST(ranks_that_agree_open) {
+    CHECK_STATUS(run(&(attempt){.model = {DENSE}}, 1), ST_OK);
+    attempt a = {.model = {DENSE}, .build = {"one", "one"}, .context = 256, .memory_bytes = 40 << 20};
+    CHECK_STATUS(run(&a, 2), ST_OK);
+    CHECK_THAT(!strcmp(a.layout, "tp 2"), "%s", a.layout);
+    attempt e = {.model = {MOE}, .context = 256};
+    CHECK_STATUS(run(&e, 4), ST_OK);
+    CHECK_THAT(!strcmp(e.layout, "tp 4 ep 4x1"), "%s", e.layout);
+    attempt w = {.model = {MOE}, .context = 256, .expert_degree = 2, .width_degree = 2};
+    CHECK_STATUS(run(&w, 4), ST_OK);
+    CHECK_THAT(!strcmp(w.layout, "tp 4 ep 2x2"), "%s", w.layout);
+}
+
+TEST(a_mismatch_names_both_sides) {
+    CHECK_STATUS(run(&(attempt){.model = {DENSE}, .build = {"aaaa", "bbbb"}}, 2), ST_MISMATCH);
+    CHECK_SENTENCE("disagree on the build");
+    CHECK_SENTENCE("has aaaa");
+    CHECK_SENTENCE("has bbbb");
+    char host[64] = "";
+    gethostname(host, sizeof host - 1);
+    CHECK_SENTENCE(host);
+    CHECK_STATUS(run(&(attempt){.model = {DENSE, MOE}}, 2), ST_MISMATCH);
+    CHECK_SENTENCE("disagree on the config.json");
+}
+
+TEST(refusals_name_what_works) {
+    CHECK_STATUS(run(&(attempt){.model = {DENSE}}, 3), ST_LAYOUT);
+    CHECK_SENTENCE("3 ranks do not divide the model's 8 query heads; 1, 2, 4, 8 work");
+    CHECK_STATUS(run(&(attempt){.model = {TEST_DATA "/golden/none"}}, 2), ST_NOT_FOUND);
+    CHECK_SENTENCE("golden/none");
+    CHECK_STATUS(run(&(attempt){.model = {DENSE, TEST_DATA "/golden/none"}}, 2), ST_NOT_FOUND);
+    CHECK_STATUS(run(&(attempt){.model = {DENSE}, .context = 131073}, 2), ST_LAYOUT);
+    CHECK_SENTENCE("--context 131073 is over the model's own limit of 131072");
+    CHECK_STATUS(run(&(attempt){.model = {DENSE}, .memory_bytes = 1 << 20}, 2), ST_NO_MEMORY);
+    CHECK_SENTENCE("--memory is 1048576");
+    CHECK_STATUS(run(&(attempt){.model = {DENSE}, .context = 100000, .memory_bytes = 12 << 20}, 1), ST_NO_MEMORY);
+    CHECK_SENTENCE("one request of 100000 tokens needs");
+    CHECK_STATUS(run(&(attempt){.model = {MOE}, .expert_degree = 3, .width_degree = 1}, 2), ST_LAYOUT);
+}
+
+TEST(a_context_that_does_not_fit_is_cut) {
+    attempt a = {.model = {DENSE}, .memory_bytes = 12 << 20};
+    CHECK_STATUS(run(&a, 1), ST_OK);
+}
+
+int main(void) {
+    log_open("test", LOG_ERROR);
+    RUN(ranks_that_agree_open);
+    RUN(a_mismatch_names_both_sides);
+    RUN(refusals_name_what_works);
+    RUN(a_context_that_does_not_fit_is_cut);
+    return test_result();
+}
