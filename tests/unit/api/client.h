@@ -124,11 +124,14 @@ static inline bool client_receive(client_call *k, strbuf *out) {
 
 /* Waits for the status; client_end releases. */
 static inline grpc_status_code client_status(client_call *k) {
-    grpc_op op = {.op = GRPC_OP_RECV_STATUS_ON_CLIENT};
-    op.data.recv_status_on_client.status = &k->code;
-    op.data.recv_status_on_client.status_details = &k->details;
-    op.data.recv_status_on_client.trailing_metadata = &k->trailing;
-    (void)client_batch(k, &op, 1);
+    grpc_op ops[2] = {{.op = GRPC_OP_RECV_STATUS_ON_CLIENT}, {.op = GRPC_OP_RECV_INITIAL_METADATA}};
+    ops[0].data.recv_status_on_client.status = &k->code;
+    ops[0].data.recv_status_on_client.status_details = &k->details;
+    ops[0].data.recv_status_on_client.trailing_metadata = &k->trailing;
+    ops[1].data.recv_initial_metadata.recv_initial_metadata = &k->initial;
+    /* An answer of a status alone waits behind its initial metadata until that is asked for. */
+    (void)client_batch(k, ops, k->answered ? 1 : 2);
+    k->answered = true;
     k->text = memory_alloc(GRPC_SLICE_LENGTH(k->details) + 1);
     memcpy(k->text, GRPC_SLICE_START_PTR(k->details), GRPC_SLICE_LENGTH(k->details));
     grpc_slice_unref(k->details);
