@@ -65,7 +65,8 @@ static status read_line(config_file *f, uint32_t number, char *line, const char 
     }
     char *equals = strchr(line, '=');
     if (!equals || equals == line)
-        return fail(ST_FORMAT, "%s:%u: \"%.64s\" is neither key = value nor [section]", f->name, number, line);
+        return fail(ST_FORMAT, "%s:%u: \"%.64s\" is neither key = value nor [section]", f->name, number,
+                    line);
     *equals = 0;
     config_entry e = {.section = *section, .key = trim(line), .line = number};
     TRY(read_value(f, number, trim(equals + 1), &e.value));

@@ -1,5 +1,6 @@
-/* A config file of lines: "key = value", "[section]", "# comment", empty ones. A value may stand in double quotes, which
- * keep its outer spaces; there are no escapes. '#' begins a comment only at the start of a line or after a space.
+/* A config file of lines: "key = value", "[section]", "# comment", empty ones. A value may stand in double
+ * quotes, which keep its outer spaces; there are no escapes. '#' begins a comment only at the start of a line
+ * or after a space.
  *
  * Memory:  config_file_close releases; the entries point into the file.
  * Threads: one; read-only once opened.
@@ -7,9 +8,9 @@
 #ifndef BASE_CONFIG_FILE_H
 #define BASE_CONFIG_FILE_H
 
+#include "base/status.h"
 #include <stddef.h>
 #include <stdint.h>
-#include "base/status.h"
 
 enum { CONFIG_FILE_BYTES_MAX = 1 << 20, CONFIG_FILE_ENTRIES_MAX = 4096 };
 

@@ -44,7 +44,8 @@ static size_t distance(const char *a, size_t a_size, const char *b) {
     return row[b_size];
 }
 
-static status fail_unknown(const options *o, const char *where, const char *dashes, const char *name, size_t n) {
+static status fail_unknown(const options *o, const char *where, const char *dashes, const char *name,
+                           size_t n) {
     const char *nearest = NULL;
     size_t least = n / 3 > 2 ? n / 3 + 1 : 3;
     for (size_t i = 0; n <= NAME_MAX_BYTES && i < o->count; i++) {
@@ -54,9 +55,10 @@ static status fail_unknown(const options *o, const char *where, const char *dash
         nearest = o->row[i].name;
     }
     if (nearest)
-        return fail(ST_INVALID, "%sunknown option %s%.*s; did you mean %s%s?", where, dashes, (int)n, name, dashes,
-                    nearest);
-    return fail(ST_INVALID, "%sunknown option %s%.*s; --help lists them", where, dashes, (int)(n < 64 ? n : 64), name);
+        return fail(ST_INVALID, "%sunknown option %s%.*s; did you mean %s%s?", where, dashes, (int)n, name,
+                    dashes, nearest);
+    return fail(ST_INVALID, "%sunknown option %s%.*s; --help lists them", where, dashes,
+                (int)(n < 64 ? n : 64), name);
 }
 
 /* ---- values ---- */
@@ -81,12 +83,14 @@ static status read_digits(const char *what, const char *text, uint64_t *out, cha
     return ST_OK;
 }
 
-static status check_bounds(const option *row, const char *what, const char *text, uint64_t n, uint64_t type_most) {
+static status check_bounds(const option *row, const char *what, const char *text, uint64_t n,
+                           uint64_t type_most) {
     bool bounded = row->least || row->most;
     uint64_t least = bounded ? row->least : 0, most = bounded ? row->most : type_most;
     if (n >= least && n <= most) return ST_OK;
-    return fail(ST_INVALID, "%s is %.64s, allowed are %llu to %llu%s%s", what, text, (unsigned long long)least,
-                (unsigned long long)most, row->unit ? " " : "", row->unit ? row->unit : "");
+    return fail(ST_INVALID, "%s is %.64s, allowed are %llu to %llu%s%s", what, text,
+                (unsigned long long)least, (unsigned long long)most, row->unit ? " " : "",
+                row->unit ? row->unit : "");
 }
 
 static status read_u32(const option *row, const char *what, const char *text, uint32_t *out) {
@@ -100,14 +104,17 @@ static status read_u32(const option *row, const char *what, const char *text, ui
 }
 
 static status read_bytes(const option *row, const char *what, const char *text, uint64_t *out) {
-    static const struct { const char *unit; unsigned shift; } units[] = {
-        {"", 0}, {"KiB", 10}, {"MiB", 20}, {"GiB", 30}, {"TiB", 40}};
+    static const struct {
+        const char *unit;
+        unsigned shift;
+    } units[] = {{"", 0}, {"KiB", 10}, {"MiB", 20}, {"GiB", 30}, {"TiB", 40}};
     char *end;
     uint64_t n;
     TRY(read_digits(what, text, &n, &end));
     for (size_t i = 0; i < sizeof units / sizeof *units; i++) {
         if (strcmp(end, units[i].unit) != 0) continue;
-        if (n > UINT64_MAX >> units[i].shift) return fail(ST_INVALID, "%s is %.64s, which is too large", what, text);
+        if (n > UINT64_MAX >> units[i].shift)
+            return fail(ST_INVALID, "%s is %.64s, which is too large", what, text);
         TRY(check_bounds(row, what, text, n << units[i].shift, UINT64_MAX));
         *out = n << units[i].shift;
         return ST_OK;
@@ -128,7 +135,8 @@ static bool has_word(const char *list, const char *word) {
 
 static status read_word(const option *row, const char *what, const char *text, const char **out) {
     if (has_word(row->words_later, text))
-        return fail(ST_UNSUPPORTED, "%s %s is not available in this version; allowed: %s", what, text, row->words);
+        return fail(ST_UNSUPPORTED, "%s %s is not available in this version; allowed: %s", what, text,
+                    row->words);
     if (!has_word(row->words, text))
         return fail(ST_INVALID, "%s is \"%.64s\"; allowed: %s", what, text, row->words);
     *out = text;
@@ -136,20 +144,24 @@ static status read_word(const option *row, const char *what, const char *text, c
 }
 
 static status add_text(const char *what, const char *text, option_texts *list) {
-    if (list->count == OPTION_TEXTS_MAX) return fail(ST_INVALID, "%s is given more than %d times", what, OPTION_TEXTS_MAX);
+    if (list->count == OPTION_TEXTS_MAX)
+        return fail(ST_INVALID, "%s is given more than %d times", what, OPTION_TEXTS_MAX);
     list->at = memory_grow(list->at, (list->count + 1) * sizeof *list->at);
     list->at[list->count++] = text;
     return ST_OK;
 }
 
-/* A stronger source replaces what a weaker one said; within one source, lists grow and all else is said once. */
+/* A stronger source replaces what a weaker one said; within one source, lists grow and all else is said once.
+ */
 static status set(options *o, size_t i, option_source from, const char *what, const char *text) {
     const option *row = &o->row[i];
     void *field = (char *)o->values + row->offset;
-    if (row->flags & OPTION_NOT_BUILT) return fail(ST_UNSUPPORTED, "%s is not available in this version", what);
+    if (row->flags & OPTION_NOT_BUILT)
+        return fail(ST_UNSUPPORTED, "%s is not available in this version", what);
     if (o->source[i] > from) return ST_OK;
     bool again = o->source[i] == from && from != OPTION_FROM_PRESET;
-    if (again && row->kind != OPTION_TEXTS && row->kind != OPTION_FLAG) return fail(ST_INVALID, "%s is given twice", what);
+    if (again && row->kind != OPTION_TEXTS && row->kind != OPTION_FLAG)
+        return fail(ST_INVALID, "%s is given twice", what);
     if (row->kind != OPTION_FLAG && !*text) return fail(ST_INVALID, "%s is empty", what);
     switch (row->kind) {
     case OPTION_FLAG: TRY(read_flag(what, text, field)); break;
@@ -251,7 +263,8 @@ status options_read_section(options *o, const config_file *file, const char *sec
         if (o->row[i].flags & (OPTION_ARGUMENT_ONLY | OPTION_NOT_IN_FILE))
             return fail(ST_INVALID, "%s is no option of a file", what);
         if (*section && !(o->row[i].flags & OPTION_OF_SECTION))
-            return fail(ST_INVALID, "%s is an option of the whole daemon and stands in [%.64s]", what, section);
+            return fail(ST_INVALID, "%s is an option of the whole daemon and stands in [%.64s]", what,
+                        section);
         TRY(set(o, i, OPTION_FROM_FILE, what, e->value));
     }
     return ST_OK;
@@ -269,7 +282,8 @@ static void add_number(strbuf *b, const option *row, uint64_t n) {
 
 static void add_facts(strbuf *b, const option *row) {
     const char *between = " (";
-    if (row->flags & OPTION_NOT_BUILT) strbuf_add_format(b, "%snot available in this version", between), between = "; ";
+    if (row->flags & OPTION_NOT_BUILT)
+        strbuf_add_format(b, "%snot available in this version", between), between = "; ";
     if (row->unit) strbuf_add_format(b, "%s%s", between, row->unit), between = "; ";
     if (row->least || row->most) {
         strbuf_add_string(b, between);
@@ -278,7 +292,9 @@ static void add_facts(strbuf *b, const option *row) {
         add_number(b, row, row->most);
         between = "; ";
     }
-    if (row->words_later) strbuf_add_format(b, "%snot available in this version: %s", between, row->words_later), between = "; ";
+    if (row->words_later)
+        strbuf_add_format(b, "%snot available in this version: %s", between, row->words_later),
+            between = "; ";
     if (row->preset) strbuf_add_format(b, "%sdefault %s", between, row->preset), between = "; ";
     if (*between == ';') strbuf_add_string(b, ")");
 }

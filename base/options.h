@@ -1,24 +1,23 @@
-/* Options of a program from one table: the command line, the environment, the config file and --help all read the same
- * rows, so that none of them can say something else than another.
+/* Options of a program from one table: the command line, the environment, the config file and --help all read
+ * the same rows, so that none of them can say something else than another.
  *
- * The command line wins over the environment (PREFIX_<NAME>, upper case, '_' for '-'), that over the config file, that
- * over the preset. Sources may be read in any order: each option remembers where its value came from.
+ * The command line wins over the environment (PREFIX_<NAME>, upper case, '_' for '-'), that over the config
+ * file, that over the preset. Sources may be read in any order: each option remembers where its value came
+ * from.
  *
- * Memory:  values point into what was read (argv, the environment, a config_file), which must outlive them. Lists are
- *          freed by options_close.
- * Threads: one.
- * Errors:  ST_INVALID with a sentence that names the option where it was given, the value and what is allowed, and for
- *          an unknown name the nearest one; ST_UNSUPPORTED for what the contract has and this version has not. Values of
- *          the rows read before stay. */
+ * Memory:  values point into what was read (argv, the environment, a config_file), which must outlive them.
+ * Lists are freed by options_close. Threads: one. Errors:  ST_INVALID with a sentence that names the option
+ * where it was given, the value and what is allowed, and for an unknown name the nearest one; ST_UNSUPPORTED
+ * for what the contract has and this version has not. Values of the rows read before stay. */
 #ifndef BASE_OPTIONS_H
 #define BASE_OPTIONS_H
 
+#include "base/config_file.h"
+#include "base/status.h"
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <stdio.h>
-#include "base/config_file.h"
-#include "base/status.h"
 
 /* What a value is, and the type of the field at `offset`. */
 typedef enum option_kind {
@@ -35,7 +34,10 @@ enum {
     OPTION_TEXTS_MAX = 64 /* values of one option */
 };
 
-typedef struct option_texts { const char **at; size_t count; } option_texts;
+typedef struct option_texts {
+    const char **at;
+    size_t count;
+} option_texts;
 
 typedef enum option_flags {
     OPTION_ARGUMENT_ONLY = 1, /* neither variable nor file: --help */
@@ -49,21 +51,27 @@ typedef struct option {
     option_kind kind;
     unsigned flags;
     size_t offset;
-    const char *value;        /* how help writes the value: "N", "DIR"; NULL for flags */
-    const char *unit;         /* "tokens", "seconds"; NULL: none */
-    const char *preset;       /* the default as it would be written; NULL: the field stays zero and help says more */
-    uint64_t least, most;     /* OPTION_U32 and OPTION_BYTES, ends included; both 0: the type's own */
-    const char *words;        /* "auto f32": allowed */
-    const char *words_later;  /* "q8 q4": in the contract, refused in this version; NULL: none */
+    const char *value; /* how help writes the value: "N", "DIR"; NULL for flags */
+    const char *unit;  /* "tokens", "seconds"; NULL: none */
+    const char
+        *preset; /* the default as it would be written; NULL: the field stays zero and help says more */
+    uint64_t least, most;    /* OPTION_U32 and OPTION_BYTES, ends included; both 0: the type's own */
+    const char *words;       /* "auto f32": allowed */
+    const char *words_later; /* "q8 q4": in the contract, refused in this version; NULL: none */
     const char *help;
 } option;
 
-typedef enum option_source { OPTION_FROM_PRESET, OPTION_FROM_FILE, OPTION_FROM_VARIABLE, OPTION_FROM_ARGUMENT } option_source;
+typedef enum option_source {
+    OPTION_FROM_PRESET,
+    OPTION_FROM_FILE,
+    OPTION_FROM_VARIABLE,
+    OPTION_FROM_ARGUMENT
+} option_source;
 
 typedef struct options {
     const option *row; /* [count] */
     size_t count;
-    void *values; /* the struct that offsets point into */
+    void *values;       /* the struct that offsets point into */
     const char *prefix; /* of environment variables: "GEMMAD" */
     option_source source[OPTIONS_MAX];
 } options;
@@ -75,7 +83,8 @@ void options_close(options *o);
 /* argv[1 … argc): "--name value", "--name=value", "--flag". Words that are no option are refused. */
 STATUS_CHECKED status options_read_arguments(options *o, int argc, char **argv);
 STATUS_CHECKED status options_read_environment(options *o);
-/* The entries of one section; "" is the part above every section. In any other, only rows with OPTION_OF_SECTION. */
+/* The entries of one section; "" is the part above every section. In any other, only rows with
+ * OPTION_OF_SECTION. */
 STATUS_CHECKED status options_read_section(options *o, const config_file *file, const char *section);
 
 /* The source of one option by its name, which must be in the table. */

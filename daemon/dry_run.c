@@ -15,10 +15,19 @@ enum { REQUESTS_PLANNED = 16 };
 static const uint64_t PLENTY_BYTES = UINT64_C(1) << 44;
 
 engine_options settings_engine_options(const gemmad_options *o, const char *path) {
-    return (engine_options){.model_path = path, .ranks = o->ranks, .threads = o->threads, .context = o->context,
-                            .memory_bytes = o->memory, .weights = o->weights, .kv = o->kv, .device = o->device,
-                            .expert_layout = o->expert_layout, .launcher = o->launcher,
-                            .launcher_args = o->launcher_args, .hosts = o->hosts, .interface = o->interface};
+    return (engine_options){.model_path = path,
+                            .ranks = o->ranks,
+                            .threads = o->threads,
+                            .context = o->context,
+                            .memory_bytes = o->memory,
+                            .weights = o->weights,
+                            .kv = o->kv,
+                            .device = o->device,
+                            .expert_layout = o->expert_layout,
+                            .launcher = o->launcher,
+                            .launcher_args = o->launcher_args,
+                            .hosts = o->hosts,
+                            .interface = o->interface};
 }
 
 static status plan(const engine_options *o, json_t **out) {
@@ -34,8 +43,9 @@ static uint64_t number(const json_t *object, const char *key) {
     return n > 0 ? (uint64_t)n : 0;
 }
 
-/* A size is planned for machines that are not this one, so this one's free memory says nothing: a first plan without a
- * bound tells what weights and one request need, the second has just that for the default number of requests. */
+/* A size is planned for machines that are not this one, so this one's free memory says nothing: a first plan
+ * without a bound tells what weights and one request need, the second has just that for the default number of
+ * requests. */
 static status plan_shape(engine_options *o, json_t **out) {
     if (o->memory_bytes) return plan(o, out);
     json_t *loose = NULL, *rank;
@@ -93,13 +103,15 @@ static void print_plan(const char *name, const json_t *p) {
     printf("  layout           %s\n", layout ? layout : "");
     printf("  context          %llu tokens\n", (unsigned long long)number(p, "context_tokens"));
     printf("  weights          %10.3f GiB, all ranks\n", gib(number(p, "weight_bytes")));
-    printf("  KV, one request  %10.3f GiB: full layers %.3f, sliding %.3f\n", gib(number(p, "kv_bytes_total")),
-           gib(number(p, "kv_bytes_full")), gib(number(p, "kv_bytes_sliding")));
+    printf("  KV, one request  %10.3f GiB: full layers %.3f, sliding %.3f\n",
+           gib(number(p, "kv_bytes_total")), gib(number(p, "kv_bytes_full")),
+           gib(number(p, "kv_bytes_sliding")));
     printf("  activations      %10.3f GiB\n", gib(number(p, "activation_bytes")));
-    json_array_foreach(json_object_get(p, "per_rank"), i, rank)
-        printf("  rank %-4zu        %10.3f GiB: weights %.3f, KV %.3f, activations %.3f\n", i,
-               gib(number(rank, "weight_bytes") + number(rank, "kv_bytes") + number(rank, "activation_bytes")),
-               gib(number(rank, "weight_bytes")), gib(number(rank, "kv_bytes")), gib(number(rank, "activation_bytes")));
+    json_array_foreach(json_object_get(p, "per_rank"), i, rank) printf(
+        "  rank %-4zu        %10.3f GiB: weights %.3f, KV %.3f, activations %.3f\n", i,
+        gib(number(rank, "weight_bytes") + number(rank, "kv_bytes") + number(rank, "activation_bytes")),
+        gib(number(rank, "weight_bytes")), gib(number(rank, "kv_bytes")),
+        gib(number(rank, "activation_bytes")));
 }
 
 /* One object for one model, a list of them for several. */

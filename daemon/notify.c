@@ -23,7 +23,8 @@ void notify_manager(const char *text) {
     if (path[0] == '@') address.sun_path[0] = 0; /* an abstract socket */
     int fd = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
     socklen_t size = (socklen_t)(offsetof(struct sockaddr_un, sun_path) + n);
-    if (fd < 0 || sendto(fd, text, strlen(text), MSG_NOSIGNAL | MSG_DONTWAIT, (struct sockaddr *)&address, size) < 0)
+    if (fd < 0 ||
+        sendto(fd, text, strlen(text), MSG_NOSIGNAL | MSG_DONTWAIT, (struct sockaddr *)&address, size) < 0)
         log_warn("cannot tell %s to %s: %s", text, path, strerror(errno));
     if (fd >= 0) close(fd);
 }

@@ -1,19 +1,21 @@
-/* The one table of gemmad's options. What the contract names and this version cannot do stands here too, so that it is
- * refused by its name and not as unknown. docs/gemmad.1 tells the same at more length. */
+/* The one table of gemmad's options. What the contract names and this version cannot do stands here too, so
+ * that it is refused by its name and not as unknown. docs/gemmad.1 tells the same at more length. */
 #include "daemon/settings.h"
 
 #define FIELD(name) offsetof(gemmad_options, name)
 
 const option gemmad_option_table[] = {
     {"model", OPTION_TEXTS, OPTION_OF_SECTION, FIELD(model), .value = "[NAME=]PATH",
-     .help = "a directory with config.json and *.safetensors; may repeat, the first is the default; NAME is what clients "
+     .help = "a directory with config.json and *.safetensors; may repeat, the first is the default; NAME is "
+             "what clients "
              "call it, default the last part of PATH"},
-    {"ranks", OPTION_U32, OPTION_OF_SECTION, FIELD(ranks), .value = "N", .preset = "1", .least = 1, .most = LIMIT_RANKS,
-     .help = "processes that hold the model together; N must divide its query heads"},
-    {"replicas", OPTION_U32, OPTION_OF_SECTION, FIELD(replicas), .value = "N", .preset = "1", .least = 1, .most = 64,
-     .help = "engines of each model; more than 1 is not available in this version"},
+    {"ranks", OPTION_U32, OPTION_OF_SECTION, FIELD(ranks), .value = "N", .preset = "1", .least = 1,
+     .most = LIMIT_RANKS, .help = "processes that hold the model together; N must divide its query heads"},
+    {"replicas", OPTION_U32, OPTION_OF_SECTION, FIELD(replicas), .value = "N", .preset = "1", .least = 1,
+     .most = 64, .help = "engines of each model; more than 1 is not available in this version"},
     {"hosts", OPTION_TEXT, OPTION_OF_SECTION, FIELD(hosts), .value = "LIST",
-     .help = "where ranks run, as localhost:2; other hosts are not available in this version; default this machine"},
+     .help = "where ranks run, as localhost:2; other hosts are not available in this version; default this "
+             "machine"},
     {"interface", OPTION_TEXT, OPTION_OF_SECTION, FIELD(interface), .value = "NAME|CIDR",
      .help = "network that ranks use between each other; default the loopback"},
     {"launcher", OPTION_WORD, OPTION_OF_SECTION, FIELD(launcher), .preset = "local", .words = "local",
@@ -24,8 +26,8 @@ const option gemmad_option_table[] = {
      .help = "what computes; default cpu"},
     {"weights", OPTION_WORD, OPTION_OF_SECTION, FIELD(weights), .preset = "auto", .words = "auto f32",
      .words_later = "bf16 q8 q4 fp8", .help = "type of weights in memory; auto keeps them as stored"},
-    {"kv", OPTION_WORD, OPTION_OF_SECTION, FIELD(kv), .preset = "auto", .words = "auto bf16 f32", .words_later = "q8",
-     .help = "type of the KV cache; auto is f32 with --weights f32, else bf16"},
+    {"kv", OPTION_WORD, OPTION_OF_SECTION, FIELD(kv), .preset = "auto", .words = "auto bf16 f32",
+     .words_later = "q8", .help = "type of the KV cache; auto is f32 with --weights f32, else bf16"},
     {"threads", OPTION_U32, OPTION_OF_SECTION, FIELD(threads), .value = "N", .least = 1, .most = 512,
      .help = "threads of each rank; default the usable CPUs divided by the ranks"},
     {"context", OPTION_U32, OPTION_OF_SECTION, FIELD(context), .value = "N", .unit = "tokens", .least = 1,
@@ -33,16 +35,20 @@ const option gemmad_option_table[] = {
      .help = "prompt and answer of one request together; default the model's own limit, cut to what fits"},
     {"expert-layout", OPTION_TEXT, OPTION_OF_SECTION, FIELD(expert_layout), .value = "EPxWIDTH",
      .help = "how experts are split, as 2x1; default chosen and printed"},
-    {"memory", OPTION_BYTES, OPTION_OF_SECTION, FIELD(memory), .value = "BYTES", .unit = "bytes, KiB, MiB, GiB or TiB",
-     .least = 1 << 20, .most = UINT64_C(1) << 50,
-     .help = "budget of each rank; default what weights, activations and the KV of 16 requests need, at most 80 % of "
+    {"memory", OPTION_BYTES, OPTION_OF_SECTION, FIELD(memory), .value = "BYTES",
+     .unit = "bytes, KiB, MiB, GiB or TiB", .least = 1 << 20, .most = UINT64_C(1) << 50,
+     .help = "budget of each rank; default what weights, activations and the KV of 16 requests need, at most "
+             "80 % of "
              "what is free"},
     {"listen", OPTION_TEXTS, 0, FIELD(listen), .value = "ADDR",
-     .help = "gRPC address, unix:/path or host:port; may repeat; default unix:$XDG_RUNTIME_DIR/gemmad.sock, else "
-             "gemmad.sock in the state directory"},
+     .help =
+         "gRPC address, unix:/path or host:port; may repeat; default unix:$XDG_RUNTIME_DIR/gemmad.sock, else "
+         "gemmad.sock in the state directory"},
     {"http", OPTION_TEXT, OPTION_NOT_BUILT, FIELD(http), .value = "ADDR", .help = "OpenAI-compatible HTTP"},
-    {"keys", OPTION_TEXT, OPTION_NOT_BUILT, FIELD(keys), .value = "FILE", .help = "keys that clients must show"},
-    {"tls-cert", OPTION_TEXT, OPTION_NOT_BUILT, FIELD(tls_cert), .value = "FILE", .help = "certificate of the server"},
+    {"keys", OPTION_TEXT, OPTION_NOT_BUILT, FIELD(keys), .value = "FILE",
+     .help = "keys that clients must show"},
+    {"tls-cert", OPTION_TEXT, OPTION_NOT_BUILT, FIELD(tls_cert), .value = "FILE",
+     .help = "certificate of the server"},
     {"tls-key", OPTION_TEXT, OPTION_NOT_BUILT, FIELD(tls_key), .value = "FILE", .help = "its private key"},
     {"insecure", OPTION_FLAG, 0, FIELD(insecure),
      .help = "listen beyond the loopback without keys and TLS: whoever reaches the port may use the models"},
@@ -50,14 +56,16 @@ const option gemmad_option_table[] = {
      .words = "gemma4 gemma4-small", .help = "for a checkpoint whose own template is unknown"},
     {"media-root", OPTION_TEXT, OPTION_NOT_BUILT, FIELD(media_root), .value = "DIR",
      .help = "local files that requests may name"},
-    {"spill", OPTION_TEXT, OPTION_NOT_BUILT, FIELD(spill), .value = "DIR[:SIZE]", .help = "prefix cache on disk"},
-    {"engine-grace", OPTION_U32, 0, FIELD(engine_grace), .value = "N", .unit = "seconds", .preset = "120", .least = 0,
-     .most = 86400, .help = "how long an engine waits for a coordinator that is gone"},
+    {"spill", OPTION_TEXT, OPTION_NOT_BUILT, FIELD(spill), .value = "DIR[:SIZE]",
+     .help = "prefix cache on disk"},
+    {"engine-grace", OPTION_U32, 0, FIELD(engine_grace), .value = "N", .unit = "seconds", .preset = "120",
+     .least = 0, .most = 86400, .help = "how long an engine waits for a coordinator that is gone"},
     {"state", OPTION_TEXT, 0, FIELD(state), .value = "DIR",
      .help = "engine records, logs and sockets; default $XDG_STATE_HOME/gemmad, else ~/.local/state/gemmad"},
     {"config", OPTION_TEXT, OPTION_NOT_IN_FILE, FIELD(config), .value = "FILE",
      .help = "lines of \"option = value\" by the names here; options of one model under [model NAME]"},
-    {"dry-run", OPTION_FLAG, 0, FIELD(dry_run), .help = "print the plan of layout and memory and end; loads nothing"},
+    {"dry-run", OPTION_FLAG, 0, FIELD(dry_run),
+     .help = "print the plan of layout and memory and end; loads nothing"},
     {"shape", OPTION_WORD, 0, FIELD(shape), .words = "31b 26b-a4b e4b e2b",
      .help = "with --dry-run: plan for a published size instead of a --model"},
     {"json", OPTION_FLAG, 0, FIELD(json), .help = "with --dry-run: print the plan as JSON"},
@@ -65,8 +73,10 @@ const option gemmad_option_table[] = {
      .help = "the least important lines that are logged, on standard error"},
     {"verbose", OPTION_FLAG, 0, FIELD(verbose), .help = "the same as --log-level debug"},
     {"help", OPTION_FLAG, OPTION_ARGUMENT_ONLY, FIELD(help), .help = "print this and end"},
-    {"version", OPTION_FLAG, OPTION_ARGUMENT_ONLY, FIELD(version), .help = "print the version and the build and end"},
+    {"version", OPTION_FLAG, OPTION_ARGUMENT_ONLY, FIELD(version),
+     .help = "print the version and the build and end"},
 };
 const size_t gemmad_option_count = sizeof gemmad_option_table / sizeof *gemmad_option_table;
 
-_Static_assert(sizeof gemmad_option_table / sizeof *gemmad_option_table <= OPTIONS_MAX, "rows of the option table");
+_Static_assert(sizeof gemmad_option_table / sizeof *gemmad_option_table <= OPTIONS_MAX,
+               "rows of the option table");

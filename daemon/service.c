@@ -33,8 +33,8 @@ typedef struct served {
     bool was_ready, start_failed, running; /* running: `closed` has not come */
 } served;
 
-/* The way down: RUNNING, then DRAINING (running calls end), ENDING (engines end), CLOSING (the server ends). A hurried
- * stop goes to ENDING at once. */
+/* The way down: RUNNING, then DRAINING (running calls end), ENDING (engines end), CLOSING (the server ends).
+ * A hurried stop goes to ENDING at once. */
 typedef enum stage { STAGE_RUNNING, STAGE_DRAINING, STAGE_ENDING, STAGE_CLOSING } stage;
 
 typedef struct service {
@@ -113,7 +113,8 @@ static void stop(service *s, bool drain) {
 static void on_signal(uv_signal_t *handle, int number) {
     service *s = handle->data;
     if (s->stage == STAGE_RUNNING) {
-        log_info("signal %s: finishing what runs, then ending the engines; a second one ends at once", strsignal(number));
+        log_info("signal %s: finishing what runs, then ending the engines; a second one ends at once",
+                 strsignal(number));
         stop(s, true);
     } else {
         log_info("signal %s again: ending at once", strsignal(number));
@@ -135,8 +136,9 @@ static void tell_ready(service *s) {
     strbuf_add_string(&text, "; serving");
     for (uint32_t i = 0; i < s->count; i++) {
         const served *m = &s->model[i];
-        strbuf_add_format(&text, "%s %s (%s, context %u%s)", i ? "," : "", m->settings->name, m->engine->facts.layout,
-                          m->engine->facts.context_tokens, m->tokenizer ? "" : ", token ids only");
+        strbuf_add_format(&text, "%s %s (%s, context %u%s)", i ? "," : "", m->settings->name,
+                          m->engine->facts.layout, m->engine->facts.context_tokens,
+                          m->tokenizer ? "" : ", token ids only");
     }
     log_info("%s", strbuf_text(&text));
     strbuf_close(&text);
@@ -208,10 +210,13 @@ static status open_tokenizer(served *m) {
     else if (errno != ENOENT && errno != ENOTDIR) st = fail_errno(ST_IO, "%s", path);
     free(path);
     TRY(st);
-    if (!m->tokenizer) log_info("model %s has no tokenizer.json: it serves token ids only", m->settings->name);
+    if (!m->tokenizer)
+        log_info("model %s has no tokenizer.json: it serves token ids only", m->settings->name);
     else if (tokenizer_vocab_size(m->tokenizer) > m->facts.vocab)
-        log_warn("model %s: tokenizer.json has ids up to %u, the model's vocabulary is %u; prompts with the others are "
-                 "refused", m->settings->name, tokenizer_vocab_size(m->tokenizer) - 1, m->facts.vocab);
+        log_warn("model %s: tokenizer.json has ids up to %u, the model's vocabulary is %u; prompts with the "
+                 "others are "
+                 "refused",
+                 m->settings->name, tokenizer_vocab_size(m->tokenizer) - 1, m->facts.vocab);
     return ST_OK;
 }
 
@@ -224,8 +229,8 @@ static status plan_model(service *s, served *m, const model_settings *from) {
     name_engine(from->name, m->options.id, sizeof m->options.id);
     status st = engine_plan(&m->options, &m->facts);
     if (st == ST_OK) {
-        log_info("model %s: %s, context %u, weights %.3f GiB", from->name, m->facts.layout, m->facts.context_tokens,
-                 (double)m->facts.weight_bytes / (1 << 30));
+        log_info("model %s: %s, context %u, weights %.3f GiB", from->name, m->facts.layout,
+                 m->facts.context_tokens, (double)m->facts.weight_bytes / (1 << 30));
         st = open_tokenizer(m);
     }
     return st == ST_OK ? ST_OK : fail_within(st, "model %s", from->name);
@@ -236,12 +241,15 @@ static status catch_signals(service *s) {
     for (int i = 0; i < SIGNALS; i++) {
         struct sigaction now;
         /* nohup, or a shell's background job, has said that this signal is not for us. */
-        if (sigaction(numbers[i], NULL, &now) == 0 && now.sa_handler == SIG_IGN && numbers[i] == SIGHUP) continue;
+        if (sigaction(numbers[i], NULL, &now) == 0 && now.sa_handler == SIG_IGN && numbers[i] == SIGHUP)
+            continue;
         uv_signal_t *handle = &s->signal[s->signal_count];
-        if (uv_signal_init(&s->loop, handle) != 0) return fail(ST_INTERNAL, "the event loop takes no more handles");
+        if (uv_signal_init(&s->loop, handle) != 0)
+            return fail(ST_INTERNAL, "the event loop takes no more handles");
         handle->data = s;
         s->signal_count++;
-        if (uv_signal_start(handle, on_signal, numbers[i]) != 0) return fail(ST_INTERNAL, "signal %d", numbers[i]);
+        if (uv_signal_start(handle, on_signal, numbers[i]) != 0)
+            return fail(ST_INTERNAL, "signal %d", numbers[i]);
     }
     return ST_OK;
 }
@@ -253,7 +261,8 @@ static status open_server(service *s) {
     o.methods = core_methods(&o.method_count);
     o.state = state_word;
     TRY(server_open(&s->server, &o));
-    for (uint32_t i = 0; i < s->settings->listen_count; i++) TRY(server_listen(s->server, s->settings->listen[i]));
+    for (uint32_t i = 0; i < s->settings->listen_count; i++)
+        TRY(server_listen(s->server, s->settings->listen[i]));
     return ST_OK;
 }
 

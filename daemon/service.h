@@ -1,5 +1,5 @@
-/* gemmad's life: opens models, engines, the core and the server, runs the loop until it is told to stop, and ends
- * everything in order. One per process.
+/* gemmad's life: opens models, engines, the core and the server, runs the loop until it is told to stop, and
+ * ends everything in order. One per process.
  *
  * Memory:  all within service_run.
  * Threads: main thread; the loop is its own. */

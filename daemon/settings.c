@@ -27,13 +27,16 @@ status settings_check_address(const char *address, bool *loopback) {
     char host[256];
     *loopback = true;
     if (!strncmp(address, "unix:", 5))
-        return address[5] == '/' ? ST_OK : fail(ST_INVALID, "--listen %s: the path must begin with '/'", address);
+        return address[5] == '/' ? ST_OK
+                                 : fail(ST_INVALID, "--listen %s: the path must begin with '/'", address);
     const char *colon = strrchr(address, ':');
     size_t n = colon ? (size_t)(colon - address) : 0;
     char *end;
     unsigned long port = colon && isdigit((unsigned char)colon[1]) ? strtoul(colon + 1, &end, 10) : 0;
     if (n == 0 || n >= sizeof host || port == 0 || port > 65535 || *end)
-        return fail(ST_INVALID, "--listen \"%.300s\" is neither unix:/path nor host:port with a port of 1 to 65535", address);
+        return fail(ST_INVALID,
+                    "--listen \"%.300s\" is neither unix:/path nor host:port with a port of 1 to 65535",
+                    address);
     bool brackets = n > 2 && address[0] == '[' && address[n - 1] == ']';
     snprintf(host, sizeof host, "%.*s", (int)(brackets ? n - 2 : n), address + (brackets ? 1 : 0));
     if (!brackets && strchr(host, ':'))
@@ -57,8 +60,10 @@ static status check_listen(settings *s) {
         TRY(settings_check_address(given->at[i], &loopback));
         /* Keys and TLS are refused as not available before this is reached, so they cannot be there. */
         if (!loopback && !s->options.insecure)
-            return fail(ST_INVALID, "--listen %s is not a loopback address, and this version has neither --keys nor TLS: "
-                        "whoever reaches it could use the models. --insecure listens there all the same", given->at[i]);
+            return fail(ST_INVALID,
+                        "--listen %s is not a loopback address, and this version has neither --keys nor TLS: "
+                        "whoever reaches it could use the models. --insecure listens there all the same",
+                        given->at[i]);
         s->listen[s->listen_count++] = given->at[i];
     }
     return ST_OK;
@@ -86,7 +91,8 @@ static status split_model(const char *text, model_settings *m) {
     } else {
         m->path = text;
         snprintf(name, sizeof name, "%s", text);
-        /* "." and ".." have no name of their own; a path that is not there is refused later, with its model. */
+        /* "." and ".." have no name of their own; a path that is not there is refused later, with its model.
+         */
         const char *last = strrchr(text, '/') ? strrchr(text, '/') + 1 : text;
         if ((!strcmp(last, ".") || !strcmp(last, "..")) && realpath(text, resolved))
             snprintf(name, sizeof name, "%s", resolved);
@@ -104,7 +110,8 @@ static status split_model(const char *text, model_settings *m) {
 static status add_model(settings *s, const model_settings *m) {
     for (uint32_t i = 0; i < s->model_count; i++)
         if (!strcmp(s->model[i].name, m->name))
-            return fail(ST_INVALID, "two models have the name %s (%s and %s); --model NAME=PATH gives another", m->name,
+            return fail(ST_INVALID,
+                        "two models have the name %s (%s and %s); --model NAME=PATH gives another", m->name,
                         s->model[i].path, m->path);
     if (s->model_count == LIMIT_MODELS) return fail(ST_INVALID, "more than %d --model", LIMIT_MODELS);
     s->model = memory_grow(s->model, (s->model_count + 1) * sizeof *s->model);
@@ -151,14 +158,18 @@ static status check_sections(const settings *s) {
         const char *name = section_model(e->section);
         if (*e->key) continue;
         bool known = false;
-        for (uint32_t k = 0; name && k < s->model_count; k++) known = known || !strcmp(s->model[k].name, name);
+        for (uint32_t k = 0; name && k < s->model_count; k++)
+            known = known || !strcmp(s->model[k].name, name);
         if (!name || !*name)
-            return fail(ST_INVALID, "%s:%u: unknown section [%.64s]; there is [model NAME]", s->file.name, e->line, e->section);
+            return fail(ST_INVALID, "%s:%u: unknown section [%.64s]; there is [model NAME]", s->file.name,
+                        e->line, e->section);
         const config_entry *first = find_section(s, name, i);
         if (first)
-            return fail(ST_INVALID, "%s:%u: [%.64s] is already in line %u", s->file.name, e->line, e->section, first->line);
+            return fail(ST_INVALID, "%s:%u: [%.64s] is already in line %u", s->file.name, e->line, e->section,
+                        first->line);
         if (!known && !replaced)
-            return fail(ST_INVALID, "%s:%u: [%.64s]: no model has this name", s->file.name, e->line, e->section);
+            return fail(ST_INVALID, "%s:%u: [%.64s]: no model has this name", s->file.name, e->line,
+                        e->section);
     }
     return ST_OK;
 }
@@ -191,7 +202,8 @@ static status check_layout(const char *text) {
 static status check_model(const model_settings *m) {
     TRY(check_layout(m->options.expert_layout));
     if (m->options.replicas > 1)
-        return fail(ST_UNSUPPORTED, "--replicas %u is not available in this version; allowed is 1", m->options.replicas);
+        return fail(ST_UNSUPPORTED, "--replicas %u is not available in this version; allowed is 1",
+                    m->options.replicas);
     return ST_OK;
 }
 
@@ -235,10 +247,12 @@ status settings_read(settings *s, int argc, char **argv) {
     if (s->options.help || s->options.version) return ST_OK;
     TRY(options_read_environment(&s->reader));
     if (s->options.config) {
-        if (config_file_open(&s->file, s->options.config) != ST_OK) return fail_within(ST_INVALID, "--config");
+        if (config_file_open(&s->file, s->options.config) != ST_OK)
+            return fail_within(ST_INVALID, "--config");
         TRY(options_read_section(&s->reader, &s->file, ""));
     }
-    if (s->options.shape && options_source(&s->reader, "model") <= OPTION_FROM_FILE) s->options.model.count = 0;
+    if (s->options.shape && options_source(&s->reader, "model") <= OPTION_FROM_FILE)
+        s->options.model.count = 0;
     if (!s->options.shape) TRY(read_models(s));
     TRY(check_modes(s));
     if (s->options.state) s->state_dir = memory_copy_string(s->options.state);
@@ -258,11 +272,16 @@ void settings_close(settings *s) {
 }
 
 void settings_print_help(FILE *out) {
-    fputs("usage: gemmad --model [NAME=]PATH [options]\n\nServes Gemma 4 models over gRPC.\n\noptions:\n", out);
+    fputs("usage: gemmad --model [NAME=]PATH [options]\n\nServes Gemma 4 models over gRPC.\n\noptions:\n",
+          out);
     options_print_help(out, gemmad_option_table, gemmad_option_count);
-    fputs("\nAn option may also stand in the environment as GEMMAD_<OPTION> (GEMMAD_ENGINE_GRACE=60; several models or\n"
-          "addresses with commas between) or in --config FILE. The command line wins, then the environment, then the file.\n"
+    fputs("\nAn option may also stand in the environment as GEMMAD_<OPTION> (GEMMAD_ENGINE_GRACE=60; several "
+          "models or\n"
+          "addresses with commas between) or in --config FILE. The command line wins, then the environment, "
+          "then the file.\n"
           "GEMMAD_ISA=scalar|avx2|avxvnni|avx512|amx caps the instruction set.\n"
-          "\nexit codes: 0 stopped as asked, 1 failure, 2 usage, 3 model or layout refused, 4 address, lock or live socket "
-          "taken\n", out);
+          "\nexit codes: 0 stopped as asked, 1 failure, 2 usage, 3 model or layout refused, 4 address, lock "
+          "or live socket "
+          "taken\n",
+          out);
 }

@@ -1,10 +1,9 @@
-/* What gemmad was asked to do: its option table, read from the command line, the environment and the config file, and
- * checked as far as that is possible without touching anything.
+/* What gemmad was asked to do: its option table, read from the command line, the environment and the config
+ * file, and checked as far as that is possible without touching anything.
  *
- * Memory:  settings_close releases; strings point into argv, the environment or the config file, which it owns.
- * Threads: main thread.
- * Errors:  ST_INVALID and ST_UNSUPPORTED with a sentence that names the option: usage, exit 2. ST_NOT_FOUND, ST_IO and
- *          ST_FORMAT for the config file: usage as well. */
+ * Memory:  settings_close releases; strings point into argv, the environment or the config file, which it
+ * owns. Threads: main thread. Errors:  ST_INVALID and ST_UNSUPPORTED with a sentence that names the option:
+ * usage, exit 2. ST_NOT_FOUND, ST_IO and ST_FORMAT for the config file: usage as well. */
 #ifndef DAEMON_SETTINGS_H
 #define DAEMON_SETTINGS_H
 
@@ -50,7 +49,8 @@ STATUS_CHECKED status settings_read(settings *s, int argc, char **argv);
 void settings_close(settings *s);
 void settings_print_help(FILE *out);
 
-/* "host:port" that only this machine reaches: localhost, 127.x.y.z, [::1]. ST_INVALID for what cannot be read. */
+/* "host:port" that only this machine reaches: localhost, 127.x.y.z, [::1]. ST_INVALID for what cannot be
+ * read. */
 STATUS_CHECKED status settings_check_address(const char *address, bool *loopback);
 
 #endif

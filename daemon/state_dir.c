@@ -18,7 +18,8 @@ static status make_folders(char *path) {
         if (*p && *p != '/') continue;
         char was = *p;
         *p = 0;
-        if (mkdir(path, 0700) != 0 && errno != EEXIST) return fail_errno(ST_IO, "cannot make the state directory %s", path);
+        if (mkdir(path, 0700) != 0 && errno != EEXIST)
+            return fail_errno(ST_IO, "cannot make the state directory %s", path);
         *p = was;
         if (!was) return ST_OK;
     }
@@ -30,10 +31,11 @@ static status check_folder(const char *path) {
     if (!S_ISDIR(info.st_mode)) return fail(ST_IO, "state directory %s is not a directory", path);
     /* Engine secrets lie in it: whoever may rename what is there could put others in their place. */
     if (info.st_uid != geteuid() && geteuid() != 0)
-        return fail(ST_IO, "state directory %s belongs to user %u, this is user %u", path, (unsigned)info.st_uid,
-                    (unsigned)geteuid());
+        return fail(ST_IO, "state directory %s belongs to user %u, this is user %u", path,
+                    (unsigned)info.st_uid, (unsigned)geteuid());
     if (info.st_mode & (S_IWGRP | S_IWOTH))
-        return fail(ST_IO, "state directory %s may be written by others (mode %03o)", path, (unsigned)info.st_mode & 0777);
+        return fail(ST_IO, "state directory %s may be written by others (mode %03o)", path,
+                    (unsigned)info.st_mode & 0777);
     return ST_OK;
 }
 
@@ -48,12 +50,14 @@ static status take_lock(state_dir *d) {
         bool taken = errno == EWOULDBLOCK;
         ssize_t n = taken ? pread(d->lock, text, sizeof text - 1, 0) : -1;
         text[n > 0 ? strcspn(text, "\n") : 0] = 0;
-        if (taken) st = fail(ST_IN_USE, "state directory %s is used by gemmad process %s; --state names another", d->path,
-                             text[0] ? text : "(starting)");
+        if (taken)
+            st = fail(ST_IN_USE, "state directory %s is used by gemmad process %s; --state names another",
+                      d->path, text[0] ? text : "(starting)");
         else st = fail_errno(ST_IO, "cannot lock %s", path);
     } else {
         int n = snprintf(text, sizeof text, "%d\n", (int)getpid());
-        if (ftruncate(d->lock, 0) != 0 || pwrite(d->lock, text, (size_t)n, 0) != n) st = fail_errno(ST_IO, "%s", path);
+        if (ftruncate(d->lock, 0) != 0 || pwrite(d->lock, text, (size_t)n, 0) != n)
+            st = fail_errno(ST_IO, "%s", path);
     }
     free(path);
     return st;

@@ -14,11 +14,13 @@ typedef struct sample {
 static const option rows[] = {
     {"loud", OPTION_FLAG, 0, FIELD(loud), .help = "shout"},
     {"name", OPTION_TEXT, 0, FIELD(name), .value = "NAME", .preset = "nobody", .help = "who"},
-    {"colour", OPTION_WORD, OPTION_OF_SECTION, FIELD(colour), .words = "red green", .words_later = "blue", .help = "which"},
+    {"colour", OPTION_WORD, OPTION_OF_SECTION, FIELD(colour), .words = "red green", .words_later = "blue",
+     .help = "which"},
     {"file", OPTION_TEXTS, 0, FIELD(file), .value = "FILE", .help = "may repeat"},
-    {"ranks", OPTION_U32, OPTION_OF_SECTION, FIELD(ranks), .value = "N", .preset = "1", .least = 1, .most = 1024,
-     .help = "how many"},
-    {"engine-grace", OPTION_U32, 0, FIELD(grace), .value = "N", .unit = "seconds", .preset = "120", .help = "patience"},
+    {"ranks", OPTION_U32, OPTION_OF_SECTION, FIELD(ranks), .value = "N", .preset = "1", .least = 1,
+     .most = 1024, .help = "how many"},
+    {"engine-grace", OPTION_U32, 0, FIELD(grace), .value = "N", .unit = "seconds", .preset = "120",
+     .help = "patience"},
     {"memory", OPTION_BYTES, 0, FIELD(memory), .value = "BYTES", .help = "budget"},
     {"http", OPTION_TEXT, OPTION_NOT_BUILT, FIELD(name), .value = "ADDR", .help = "later"},
     {"config", OPTION_TEXT, OPTION_NOT_IN_FILE, FIELD(name), .value = "FILE", .help = "the file"},
@@ -33,7 +35,8 @@ static status read_line(sample *values, options *o, const char *line) {
     char *rest = NULL;
     int n = 1;
     snprintf(text, sizeof text, "%s", line);
-    for (char *w = strtok_r(text, " ", &rest); w && n < WORDS_MAX; w = strtok_r(NULL, " ", &rest)) word[n++] = w;
+    for (char *w = strtok_r(text, " ", &rest); w && n < WORDS_MAX; w = strtok_r(NULL, " ", &rest))
+        word[n++] = w;
     *values = (sample){0};
     options_open(o, rows, ROWS, "SAMPLE", values);
     return options_read_arguments(o, n, word);
@@ -50,11 +53,14 @@ static void check_refused(const char *line, status want, const char *part) {
 TEST(reads_arguments) {
     sample v;
     options o;
-    CHECK_STATUS(read_line(&v, &o, "--ranks 4 --name=a=b --file x --loud --file y --memory 3GiB --colour green"), ST_OK);
+    CHECK_STATUS(
+        read_line(&v, &o, "--ranks 4 --name=a=b --file x --loud --file y --memory 3GiB --colour green"),
+        ST_OK);
     CHECK(v.ranks == 4 && v.loud && v.grace == 120 && v.memory == UINT64_C(3) << 30);
     CHECK(!strcmp(v.name, "a=b") && !strcmp(v.colour, "green"));
     CHECK(v.file.count == 2 && !strcmp(v.file.at[1], "y"));
-    CHECK(options_source(&o, "ranks") == OPTION_FROM_ARGUMENT && options_source(&o, "engine-grace") == OPTION_FROM_PRESET);
+    CHECK(options_source(&o, "ranks") == OPTION_FROM_ARGUMENT &&
+          options_source(&o, "engine-grace") == OPTION_FROM_PRESET);
     options_close(&o);
     CHECK_STATUS(read_line(&v, &o, "--loud=false --ranks 1024 --memory 0"), ST_OK);
     CHECK(!v.loud && v.ranks == 1024 && v.memory == 0 && !strcmp(v.name, "nobody"));
@@ -86,7 +92,9 @@ TEST(refuses_arguments) {
     check_refused("--", ST_INVALID, "unexpected argument");
 }
 
-static void parse(config_file *f, const char *text) { CHECK_STATUS(config_file_parse(f, "c", text, strlen(text)), ST_OK); }
+static void parse(config_file *f, const char *text) {
+    CHECK_STATUS(config_file_parse(f, "c", text, strlen(text)), ST_OK);
+}
 
 /* Argument over variable over file over preset, whatever is read first. */
 TEST(follows_precedence) {
@@ -103,7 +111,8 @@ TEST(follows_precedence) {
     CHECK_STATUS(read_line(&v, &o, "--ranks 4"), ST_OK);
     CHECK_STATUS(options_read_environment(&o), ST_OK);
     CHECK_STATUS(options_read_section(&o, &f, ""), ST_OK);
-    CHECK_THAT(v.ranks == 4 && v.grace == 3 && v.memory == 2, "%u %u %u", v.ranks, v.grace, (unsigned)v.memory);
+    CHECK_THAT(v.ranks == 4 && v.grace == 3 && v.memory == 2, "%u %u %u", v.ranks, v.grace,
+               (unsigned)v.memory);
     CHECK(v.file.count == 3 && !strcmp(v.file.at[2], "e3") && !v.loud && !strcmp(v.name, "nobody"));
     setenv("SAMPLE_RANKS", "many", 1);
     sample w = {0};
@@ -190,7 +199,8 @@ TEST(prints_help) {
     free(text);
 }
 
-static void check_path(const char *run_time, const char *state, const char *home, const char *given, const char *want) {
+static void check_path(const char *run_time, const char *state, const char *home, const char *given,
+                       const char *want) {
     static const char *const names[] = {"XDG_RUNTIME_DIR", "XDG_STATE_HOME", "HOME"};
     const char *const values[] = {run_time, state, home};
     char *got = NULL;

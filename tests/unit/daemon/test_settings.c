@@ -1,9 +1,9 @@
 #include <unistd.h>
 
 #include "base/file.h"
+#include "base/json.h"
 #include "daemon/settings.h"
 #include "daemon/shape.h"
-#include "base/json.h"
 #include "tests/test.h"
 
 enum { WORDS_MAX = 64 };
@@ -15,7 +15,8 @@ static status read_line(settings *s, const char *line) {
     char *rest = NULL;
     int n = 1;
     snprintf(text, sizeof text, "%s", line);
-    for (char *w = strtok_r(text, " ", &rest); w && n < WORDS_MAX; w = strtok_r(NULL, " ", &rest)) word[n++] = w;
+    for (char *w = strtok_r(text, " ", &rest); w && n < WORDS_MAX; w = strtok_r(NULL, " ", &rest))
+        word[n++] = w;
     return settings_read(s, n, word);
 }
 
@@ -43,7 +44,8 @@ static status read_with_config(settings *s, const char *text, const char *more) 
 TEST(names_models) {
     settings s;
     CHECK_STATUS(read_line(&s, "--model /models/tiny/ --model b=/x/y=z --model /p/c=d --model rel"), ST_OK);
-    CHECK(s.model_count == 4 && !strcmp(s.model[0].name, "tiny") && !strcmp(s.model[0].path, "/models/tiny/"));
+    CHECK(s.model_count == 4 && !strcmp(s.model[0].name, "tiny") &&
+          !strcmp(s.model[0].path, "/models/tiny/"));
     CHECK(!strcmp(s.model[1].name, "b") && !strcmp(s.model[1].path, "/x/y=z"));
     CHECK(!strcmp(s.model[2].name, "c=d") && !strcmp(s.model[3].name, "rel"));
     CHECK(s.listen_count == 1 && !strncmp(s.listen[0], "unix:/", 6) && s.state_dir);
@@ -55,9 +57,21 @@ TEST(names_models) {
 }
 
 TEST(refuses_what_is_not_built) {
-    static const char *const lines[] = {"--http :80", "--keys k", "--tls-cert c", "--tls-key k", "--media-root /", "--spill /",
-                                        "--chat-template gemma4", "--launcher srun", "--launcher external", "--device cuda",
-                                        "--replicas 2", "--weights q8", "--weights q4", "--weights fp8", "--kv q8"};
+    static const char *const lines[] = {"--http :80",
+                                        "--keys k",
+                                        "--tls-cert c",
+                                        "--tls-key k",
+                                        "--media-root /",
+                                        "--spill /",
+                                        "--chat-template gemma4",
+                                        "--launcher srun",
+                                        "--launcher external",
+                                        "--device cuda",
+                                        "--replicas 2",
+                                        "--weights q8",
+                                        "--weights q4",
+                                        "--weights fp8",
+                                        "--kv q8"};
     for (size_t i = 0; i < sizeof lines / sizeof *lines; i++) {
         char line[128];
         snprintf(line, sizeof line, "--model m %s", lines[i]);
@@ -67,8 +81,10 @@ TEST(refuses_what_is_not_built) {
 
 TEST(listens_safely) {
     static const char *const safe[] = {"127.0.0.1:80", "127.9.9.9:80", "localhost:80", "[::1]:80", "unix:/a"};
-    static const char *const open_to_all[] = {"0.0.0.0:80", "[::]:80", "192.168.0.1:80", "127.evil.example:80", "host:80"};
-    static const char *const unreadable[] = {"80", ":80", "a:", "a:0", "a:65536", "a:8x", "::1:80", "unix:a", "a:-1"};
+    static const char *const open_to_all[] = {"0.0.0.0:80", "[::]:80", "192.168.0.1:80",
+                                              "127.evil.example:80", "host:80"};
+    static const char *const unreadable[] = {"80",   ":80",    "a:",     "a:0", "a:65536",
+                                             "a:8x", "::1:80", "unix:a", "a:-1"};
     settings s;
     char line[128];
     for (size_t i = 0; i < sizeof safe / sizeof *safe; i++) {
@@ -91,7 +107,8 @@ TEST(listens_safely) {
 
 TEST(reads_sections_of_models) {
     settings s;
-    static const char two[] = "ranks = 2\nmodel = a=/a\n[model a]\nthreads = 3\n[model b]\nmodel = /some/b\nranks = 4\n";
+    static const char two[] =
+        "ranks = 2\nmodel = a=/a\n[model a]\nthreads = 3\n[model b]\nmodel = /some/b\nranks = 4\n";
     CHECK_STATUS(read_with_config(&s, two, ""), ST_OK);
     CHECK(s.model_count == 2 && !strcmp(s.model[1].name, "b") && !strcmp(s.model[1].path, "/some/b"));
     if (s.model_count == 2) {
@@ -109,7 +126,8 @@ TEST(reads_sections_of_models) {
     CHECK_STATUS(read_with_config(&s, "model = /a\n[models]\nranks = 2\n", ""), ST_INVALID);
     CHECK_SENTENCE("unknown section [models]");
     settings_close(&s);
-    CHECK_STATUS(read_with_config(&s, "model = /a\n[model a]\nranks = 2\n[model a]\nranks = 2\n", ""), ST_INVALID);
+    CHECK_STATUS(read_with_config(&s, "model = /a\n[model a]\nranks = 2\n[model a]\nranks = 2\n", ""),
+                 ST_INVALID);
     CHECK_SENTENCE("is already in line 2");
     settings_close(&s);
     CHECK_STATUS(read_with_config(&s, "model = /a\n[model a]\nlisten = unix:/x\n", ""), ST_INVALID);
@@ -154,14 +172,17 @@ TEST(writes_shapes) {
     CHECK_STATUS(shape_write_config("12b", &none), ST_NOT_FOUND);
 }
 
-/* The manual has an entry (.TP) ".B --name" or ".BI --name" for each row of the table, and none beside them. */
+/* The manual has an entry (.TP) ".B --name" or ".BI --name" for each row of the table, and none beside them.
+ */
 TEST(manual_follows_the_table) {
     char *text = NULL;
     size_t size = 0, entries = 0;
     CHECK_STATUS(file_read_all(TEST_DATA "/../docs/gemmad.1", 1 << 20, &text, &size), ST_OK);
     for (char *at = text; at && (at = strstr(at, "\n.TP\n"));) {
         at += strlen("\n.TP\n");
-        const char *name = !strncmp(at, ".B \\-\\-", 7) ? at + 7 : !strncmp(at, ".BI \\-\\-", 8) ? at + 8 : NULL;
+        const char *name = !strncmp(at, ".B \\-\\-", 7)    ? at + 7
+                           : !strncmp(at, ".BI \\-\\-", 8) ? at + 8
+                                                           : NULL;
         if (!name) continue;
         char plain[64];
         size_t n = 0;
@@ -169,7 +190,8 @@ TEST(manual_follows_the_table) {
             if (*name != '\\') plain[n++] = *name;
         plain[n] = 0;
         bool known = false;
-        for (size_t i = 0; i < gemmad_option_count; i++) known = known || !strcmp(gemmad_option_table[i].name, plain);
+        for (size_t i = 0; i < gemmad_option_count; i++)
+            known = known || !strcmp(gemmad_option_table[i].name, plain);
         CHECK_THAT(known, "--%s is in the manual and not in the table", plain);
         entries++;
     }
