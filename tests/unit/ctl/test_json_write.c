@@ -21,7 +21,7 @@ TEST(texts_are_quoted) {
 }
 
 TEST(floats_read_back_the_same) {
-    static const float v[] = {0, -0.0f, 1, 0.1f, 1.0f / 3, FLT_MAX, FLT_MIN, 1e-45f, 16777217, -0.69314718f};
+    static const float v[] = {0, -0.0f, 1, 0.1f, 1.0f / 3, FLT_MAX, FLT_MIN, FLT_TRUE_MIN, 16777216, -0.69314718f};
     for (size_t i = 0; i < sizeof v / sizeof *v; i++) {
         json_writer w = {0};
         json_float(&w, v[i]);
