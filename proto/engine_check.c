@@ -24,8 +24,8 @@ typedef Gemmad__Engine__TokenLogprob logprob_message;
 
 static status in_range(const char *kind, const char *field, int64_t value, int64_t least, int64_t most) {
     if (value >= least && value <= most) return ST_OK;
-    return fail(ST_FORMAT, "%s: %s is %" PRId64 ", allowed are %" PRId64 " to %" PRId64, kind, field, value, least,
-                most);
+    return fail(ST_FORMAT, "%s: %s is %" PRId64 ", allowed are %" PRId64 " to %" PRId64, kind, field, value,
+                least, most);
 }
 
 static status in_float_range(const char *kind, const char *field, double value, double least, double most) {
@@ -36,7 +36,8 @@ static status in_float_range(const char *kind, const char *field, double value, 
 static status text_within(const char *kind, const char *field, const char *text, size_t most) {
     if (!text) return fail(ST_FORMAT, "%s: %s is missing", kind, field);
     size_t n = strlen(text);
-    if (n > most) return fail(ST_FORMAT, "%s: %s has %zu bytes, at most %zu are allowed", kind, field, n, most);
+    if (n > most)
+        return fail(ST_FORMAT, "%s: %s has %zu bytes, at most %zu are allowed", kind, field, n, most);
     return ST_OK;
 }
 
@@ -57,7 +58,8 @@ static status check_id(const char *kind, bool has, uint64_t id) {
 }
 
 static status check_ranks(const char *kind, rank_info *const *ranks, size_t n) {
-    if (n > LIMIT_RANKS) return fail(ST_FORMAT, "%s: %zu ranks, at most %d are allowed", kind, n, LIMIT_RANKS);
+    if (n > LIMIT_RANKS)
+        return fail(ST_FORMAT, "%s: %zu ranks, at most %d are allowed", kind, n, LIMIT_RANKS);
     for (size_t i = 0; i < n; i++) {
         const rank_info *r = ranks[i];
         NEED(kind, r, rank);
@@ -113,7 +115,8 @@ static status check_logprobs(const char *kind, logprob_message *const *p, size_t
         /* log-softmax in float32 may round a certainty to slightly more than 0. */
         NEED_FLOAT(kind, p[i], logprob, -INFINITY, 1e-3);
         if (p[i]->n_top > LIMIT_LOGPROBS)
-            return fail(ST_FORMAT, "%s: %zu top entries, at most %d are allowed", kind, p[i]->n_top, LIMIT_LOGPROBS);
+            return fail(ST_FORMAT, "%s: %zu top entries, at most %d are allowed", kind, p[i]->n_top,
+                        LIMIT_LOGPROBS);
         for (size_t k = 0; k < p[i]->n_top; k++) {
             NEED_RANGE(kind, p[i]->top[k], token_id, 0, (int64_t)vocab - 1);
             NEED_FLOAT(kind, p[i]->top[k], logprob, -INFINITY, 1e-3);
@@ -150,8 +153,10 @@ static status check_finished(const Gemmad__Engine__Finished *f, const engine_bou
     TRY(check_id(kind, f->has_id, f->id));
     TRY(text_within(kind, "finish_reason", f->finish_reason, 15));
     bool known = false;
-    for (size_t i = 0; i < sizeof reasons / sizeof *reasons; i++) known |= !strcmp(f->finish_reason, reasons[i]);
-    if (!known) return fail(ST_FORMAT, "finished: finish_reason is none of stop, length, cancelled and error");
+    for (size_t i = 0; i < sizeof reasons / sizeof *reasons; i++)
+        known |= !strcmp(f->finish_reason, reasons[i]);
+    if (!known)
+        return fail(ST_FORMAT, "finished: finish_reason is none of stop, length, cancelled and error");
     NEED(kind, f, queue_us);
     NEED(kind, f, prefill_us);
     NEED(kind, f, decode_us);
@@ -168,11 +173,13 @@ status engine_check_from_leader(const engine_frame *f, const engine_bounds *b) {
     case GEMMAD__ENGINE__FRAME__KIND_STARTED:
         TRY(check_id("started", f->started->has_id, f->started->id));
         NEED("started", f->started, queue_us);
-        NEED_RANGE("started", f->started, cached_tokens, 0, or_limit(b->context_tokens, LIMIT_CONTEXT_TOKENS));
+        NEED_RANGE("started", f->started, cached_tokens, 0,
+                   or_limit(b->context_tokens, LIMIT_CONTEXT_TOKENS));
         return ST_OK;
     case GEMMAD__ENGINE__FRAME__KIND_PROGRESS:
         TRY(check_id("progress", f->progress->has_id, f->progress->id));
-        NEED_RANGE("progress", f->progress, prefilled_tokens, 0, or_limit(b->context_tokens, LIMIT_CONTEXT_TOKENS));
+        NEED_RANGE("progress", f->progress, prefilled_tokens, 0,
+                   or_limit(b->context_tokens, LIMIT_CONTEXT_TOKENS));
         return ST_OK;
     case GEMMAD__ENGINE__FRAME__KIND_PROMPT_LOGPROBS: return check_prompt_logprobs(f->prompt_logprobs, b);
     case GEMMAD__ENGINE__FRAME__KIND_TOKENS: return check_tokens(f->tokens, b);
@@ -206,7 +213,8 @@ static status check_sampling(const Gemmad__Engine__Sampling *s, const engine_bou
         return fail(ST_FORMAT, "submit: %zu logit_bias entries, at most %d are allowed", s->n_logit_bias,
                     LIMIT_LOGIT_BIAS);
     for (size_t i = 0; i < s->n_logit_bias; i++) {
-        NEED_RANGE("submit: logit_bias", s->logit_bias[i], token_id, 0, (int64_t)or_limit(b->vocab, LIMIT_VOCAB) - 1);
+        NEED_RANGE("submit: logit_bias", s->logit_bias[i], token_id, 0,
+                   (int64_t)or_limit(b->vocab, LIMIT_VOCAB) - 1);
         NEED_FLOAT(kind, s->logit_bias[i], bias, -0x1.fffffep127, 0x1.fffffep127);
     }
     return ST_OK;

@@ -1,6 +1,7 @@
-/* What a frame of the engine link must look like, checked by both ends on everything they receive, and by gemmad on what
- * it is about to submit: a request that the leader would refuse must fail alone, not take the link with it. These checks
- * need no memory of earlier frames; order, live ids and counts so far are checked by the ends themselves.
+/* What a frame of the engine link must look like, checked by both ends on everything they receive, and by
+ * gemmad on what it is about to submit: a request that the leader would refuse must fail alone, not take the
+ * link with it. These checks need no memory of earlier frames; order, live ids and counts so far are checked
+ * by the ends themselves.
  *
  * Errors:  ST_FORMAT with "kind: field, value, bound". */
 #ifndef PROTO_ENGINE_CHECK_H

@@ -10,7 +10,8 @@
 enum {
     FIRST_BYTES = 4096,
     KEPT_BYTES = 1 << 20, /* a buffer that one large frame made larger than this is given back once empty */
-    UNPACK_FACTOR = 32,   /* bytes in memory for a byte on the wire: a TopEntry of 4 bytes takes 40 + a pointer */
+    UNPACK_FACTOR =
+        32, /* bytes in memory for a byte on the wire: a TopEntry of 4 bytes takes 40 + a pointer */
     UNPACK_BASE = 4096,
 };
 
@@ -125,8 +126,8 @@ void frame_writer_close(frame_writer *w) {
 
 size_t frame_writer_size(const frame_writer *w) { return w->end - w->begin; }
 
-/* Room for n more bytes at w->end. Moving queued bytes to the front happens only when at least as many were already
- * sent, so that a long queue is not copied for every frame. */
+/* Room for n more bytes at w->end. Moving queued bytes to the front happens only when at least as many were
+ * already sent, so that a long queue is not copied for every frame. */
 static void make_room(frame_writer *w, size_t n) {
     size_t queued = w->end - w->begin;
     if (w->begin >= queued && w->begin > 0) {

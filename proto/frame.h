@@ -1,10 +1,13 @@
-/* Frames of the engine link: a little-endian uint32 length and that many bytes of one Frame (proto/engine.proto). The
- * reader takes bytes as they come, the writer queues whole frames up to a bound; neither knows a socket.
+/* Frames of the engine link: a little-endian uint32 length and that many bytes of one Frame
+ * (proto/engine.proto). The reader takes bytes as they come, the writer queues whole frames up to a bound;
+ * neither knows a socket.
  *
- * Memory:  both own their bytes; close releases them. A frame handed out points into the reader until frame_reader_room.
- *          A reader grows with the bytes that came, never with the length that a header claims.
+ * Memory:  both own their bytes; close releases them. A frame handed out points into the reader until
+ *          frame_reader_room. A reader grows with the bytes that came, never with the length that a header
+ *          claims.
  * Threads: one at a time.
- * Errors:  ST_FORMAT for a length that cannot be; the stream is then beyond repair and the connection must be closed. */
+ * Errors:  ST_FORMAT for a length that cannot be; the stream is then beyond repair and the connection must be
+ *          closed. */
 #ifndef PROTO_FRAME_H
 #define PROTO_FRAME_H
 
@@ -34,8 +37,8 @@ void frame_reader_add(frame_reader *r, size_t n);
 /* *payload is NULL when no whole frame is there yet. */
 STATUS_CHECKED status frame_reader_next(frame_reader *r, const uint8_t **payload, uint32_t *n);
 
-/* Unpacks one frame; memory is bounded by a multiple of n, so that a frame of millions of empty messages is refused
- * instead of unfolding to gigabytes. Release with frame_free. */
+/* Unpacks one frame; memory is bounded by a multiple of n, so that a frame of millions of empty messages is
+ * refused instead of unfolding to gigabytes. Release with frame_free. */
 STATUS_CHECKED status frame_unpack(const uint8_t *payload, uint32_t n, engine_frame **out);
 void frame_free(engine_frame *f); /* NULL is fine */
 /* Header and payload in one block, the caller's to free(). ST_INVALID: larger than a frame may be. */

@@ -82,15 +82,18 @@ static bool names_this_machine(const char *hosts) {
     for (char *name = strtok_r(copy, ",", &rest); name; name = strtok_r(NULL, ",", &rest)) {
         char *slots = strchr(name, ':');
         if (slots) *slots = 0;
-        if (strcmp(name, "localhost") != 0 && strcmp(name, "127.0.0.1") != 0 && strcmp(name, own) != 0) return false;
+        if (strcmp(name, "localhost") != 0 && strcmp(name, "127.0.0.1") != 0 && strcmp(name, own) != 0)
+            return false;
     }
     return true;
 }
 
 status command_check_options(const engine_options *o) {
-    if (o->ranks > LIMIT_RANKS) return fail(ST_INVALID, "--ranks %u, allowed are 1 to %d", o->ranks, LIMIT_RANKS);
+    if (o->ranks > LIMIT_RANKS)
+        return fail(ST_INVALID, "--ranks %u, allowed are 1 to %d", o->ranks, LIMIT_RANKS);
     if (o->launcher && strcmp(o->launcher, "local") != 0)
-        return fail(ST_UNSUPPORTED, "--launcher %s: this build starts ranks with the launcher local only", o->launcher);
+        return fail(ST_UNSUPPORTED, "--launcher %s: this build starts ranks with the launcher local only",
+                    o->launcher);
     if (o->hosts && !names_this_machine(o->hosts))
         return fail(ST_UNSUPPORTED, "--hosts %s: this build starts ranks on its own machine only", o->hosts);
     return ST_OK;
@@ -98,8 +101,10 @@ status command_check_options(const engine_options *o) {
 
 static status shard_program(const engine_options *o, char path[PATH_MAX]) {
     if (o->shard_program) {
-        if (strlen(o->shard_program) >= PATH_MAX) return fail(ST_INVALID, "the path of gemmad-shard is too long");
-        /* A name without a slash is looked for in PATH; any other must outlast the keeper's change of directory. */
+        if (strlen(o->shard_program) >= PATH_MAX)
+            return fail(ST_INVALID, "the path of gemmad-shard is too long");
+        /* A name without a slash is looked for in PATH; any other must outlast the keeper's change of
+         * directory. */
         if (strchr(o->shard_program, '/') && !realpath(o->shard_program, path))
             return fail_errno(ST_NOT_FOUND, "%s", o->shard_program);
         if (!strchr(o->shard_program, '/')) strcpy(path, o->shard_program);
@@ -110,7 +115,8 @@ static status shard_program(const engine_options *o, char path[PATH_MAX]) {
     if (n <= 0) return fail_errno(ST_IO, "/proc/self/exe");
     path[n] = 0;
     char *slash = strrchr(path, '/');
-    if (!slash || (size_t)(slash + 1 - path) + sizeof name > PATH_MAX) return fail(ST_IO, "%s has no folder", path);
+    if (!slash || (size_t)(slash + 1 - path) + sizeof name > PATH_MAX)
+        return fail(ST_IO, "%s has no folder", path);
     strcpy(slash + 1, name);
     if (access(path, X_OK) != 0) return fail_errno(ST_NOT_FOUND, "%s", path);
     return ST_OK;
@@ -150,15 +156,16 @@ static void add_mca(command *c, const char *name, const char *value) {
     command_add(c, value);
 }
 
-/* mpirun for ranks on this machine. Its own ideas are turned off where they need something that a bare machine lacks:
- * a remote shell, a batch system, a network, the right to read other processes' memory. */
+/* mpirun for ranks on this machine. Its own ideas are turned off where they need something that a bare
+ * machine lacks: a remote shell, a batch system, a network, the right to read other processes' memory. */
 static status add_mpirun(command *c, const engine_options *o, const command_paths *p) {
     uint32_t ranks = rank_count(o);
     const char *interface = o->interface ? o->interface : "lo";
     command_add(c, "mpirun");
     if (geteuid() == 0) command_add(c, "--allow-run-as-root");
     command_add(c, "--quiet");
-    /* Ranks pin themselves; mpirun would bind each to one core, and refuse more ranks than cores without slots. */
+    /* Ranks pin themselves; mpirun would bind each to one core, and refuse more ranks than cores without
+     * slots. */
     command_add(c, "--bind-to");
     command_add(c, "none");
     add_number(c, "-np", ranks);
@@ -176,7 +183,8 @@ static status add_mpirun(command *c, const engine_options *o, const command_path
     add_mca(c, "orte_tmpdir_base", p->scratch);
     add_mca(c, "btl_vader_backing_directory", p->scratch);
     add_mca(c, "osc_sm_backing_directory", p->scratch);
-    /* Ranks have nothing to save: when one has died, the second that mpirun gives the others only delays the news. */
+    /* Ranks have nothing to save: when one has died, the second that mpirun gives the others only delays the
+     * news. */
     add_mca(c, "odls_base_sigkill_timeout", "0");
     if (ranks > cpus_usable()) add_mca(c, "mpi_yield_when_idle", "1");
     return o->launcher_args ? command_add_words(c, o->launcher_args) : ST_OK;
@@ -186,7 +194,8 @@ status command_serve(command *c, const engine_options *o, const command_paths *p
     char shard[PATH_MAX];
     TRY(command_check_options(o));
     TRY(shard_program(o, shard));
-    /* One rank needs no launcher, and starts half a second sooner without; arguments for it show that one is wanted. */
+    /* One rank needs no launcher, and starts half a second sooner without; arguments for it show that one is
+     * wanted. */
     bool alone = rank_count(o) == 1 && !o->launcher_args && !o->hosts;
     if (!alone) TRY(add_mpirun(c, o, p));
     command_add(c, shard);

@@ -35,7 +35,8 @@ void directory_remove_scratch(const char *path) {
     struct stat info;
     if (!slash || strncmp(slash + 1, "gemmad-", 7) != 0) return;
     if (lstat(path, &info) != 0 || !S_ISDIR(info.st_mode) || info.st_uid != geteuid()) return;
-    if (nftw(path, remove_entry, 16, FTW_DEPTH | FTW_PHYS | FTW_MOUNT) != 0) log_warn("cannot remove %s", path);
+    if (nftw(path, remove_entry, 16, FTW_DEPTH | FTW_PHYS | FTW_MOUNT) != 0)
+        log_warn("cannot remove %s", path);
 }
 
 /* ---- what a dead gemmad left ---- */
@@ -67,13 +68,15 @@ static status end_previous(const engine_directory *d) {
         goto fail;
     }
     if (running) {
-        log_info("engine %s of a gemmad that ended is still there (process %d): ending it", r->id, (int)top->pid);
+        log_info("engine %s of a gemmad that ended is still there (process %d): ending it", r->id,
+                 (int)top->pid);
         kill(top->pid, SIGTERM);
         if (!wait_for_end(top, PREVIOUS_END_MS)) {
             process_signal_descendants(top->pid, SIGKILL);
             kill(top->pid, SIGKILL);
             if (!wait_for_end(top, PREVIOUS_KILL_MS))
-                st = fail(ST_IN_USE, "engine %s of a gemmad that ended will not end (process %d)", r->id, (int)top->pid);
+                st = fail(ST_IN_USE, "engine %s of a gemmad that ended will not end (process %d)", r->id,
+                          (int)top->pid);
         }
     }
     if (st == ST_OK) directory_remove_scratch(r->scratch);
@@ -118,7 +121,8 @@ static status name_files(engine_directory *d, const char *state_dir, const char 
     strbuf_add_format(&name, "%s/engines/", state_dir);
     add_id(&name, id);
     status st = make_folders(strbuf_text(&name));
-    if (st == ST_OK && !realpath(strbuf_text(&name), d->path)) st = fail_errno(ST_IO, "%s", strbuf_text(&name));
+    if (st == ST_OK && !realpath(strbuf_text(&name), d->path))
+        st = fail_errno(ST_IO, "%s", strbuf_text(&name));
     strbuf_close(&name);
     TRY(st);
     TRY(name_file(d->record_file, d->path, "engine.json"));
@@ -127,7 +131,8 @@ static status name_files(engine_directory *d, const char *state_dir, const char 
 }
 
 static status make_secret(engine_directory *d) {
-    if (getrandom(d->secret, sizeof d->secret, 0) != (ssize_t)sizeof d->secret) return fail_errno(ST_IO, "getrandom");
+    if (getrandom(d->secret, sizeof d->secret, 0) != (ssize_t)sizeof d->secret)
+        return fail_errno(ST_IO, "getrandom");
     /* A new file, so that whoever holds the old one open learns nothing. */
     if (unlink(d->secret_file) != 0 && errno != ENOENT) return fail_errno(ST_IO, "%s", d->secret_file);
     int fd = open(d->secret_file, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, 0600);
@@ -161,7 +166,8 @@ static status name_socket(engine_directory *d) {
 static void keep_last_log(const engine_directory *d) {
     strbuf old = {0};
     strbuf_add_format(&old, "%s.1", d->log_file);
-    if (rename(d->log_file, strbuf_text(&old)) != 0 && errno != ENOENT) log_warn("cannot keep %s", d->log_file);
+    if (rename(d->log_file, strbuf_text(&old)) != 0 && errno != ENOENT)
+        log_warn("cannot keep %s", d->log_file);
     strbuf_close(&old);
 }
 
@@ -170,6 +176,11 @@ status directory_open(engine_directory *d, const char *state_dir, const char *id
     status st;
     TRY_OR_FAIL(name_files(d, state_dir, id));
     TRY_OR_FAIL(end_previous(d));
+    if (unlink(d->record_file) != 0 &&
+        errno != ENOENT) { /* nobody shall take it for that of the engine to come */
+        st = fail_errno(ST_IO, "%s", d->record_file);
+        goto fail;
+    }
     keep_last_log(d);
     TRY_OR_FAIL(make_secret(d));
     TRY_OR_FAIL(make_scratch(d));

@@ -1,12 +1,12 @@
-/* The folder of one engine below the state directory: record, log, secret, link socket; and its scratch folder on
- * shared memory for what MPI needs.
+/* The folder of one engine below the state directory: record, log, secret, link socket; and its scratch
+ * folder on shared memory for what MPI needs.
  *
  *     STATE/engines/tiny-dense@0/{engine.json, engine.log, engine.log.1, secret, link.sock}
  *     /dev/shm/gemmad-XXXXXX/
  *
  * Memory:  a plain struct, large: keep it on the heap.
- * Errors:  directory_open leaves nothing but the folder and the log of the last engine. ST_IN_USE: a living gemmad, or
- *          an engine that would not end. */
+ * Errors:  directory_open leaves nothing but the folder and the log of the last engine. ST_IN_USE: a living
+ *          gemmad, or an engine that would not end. */
 #ifndef DAEMON_ENGINE_DIRECTORY_H
 #define DAEMON_ENGINE_DIRECTORY_H
 
@@ -25,7 +25,8 @@ typedef struct engine_directory {
 STATUS_CHECKED status directory_open(engine_directory *d, const char *state_dir, const char *id);
 /* Takes secret, socket and scratch away; record and log stay for people to read. */
 void directory_close(engine_directory *d);
-/* Removes a scratch folder with all in it, if it is one of ours ("gemmad-…"); nothing else is ever removed. */
+/* Removes a scratch folder with all in it, if it is one of ours ("gemmad-…"); nothing else is ever
+ * removed. */
 void directory_remove_scratch(const char *path);
 
 #endif

@@ -24,8 +24,12 @@ enum {
     REQUESTS_MAX = LIMIT_QUEUE_PER_MODEL + LIMIT_REQUESTS_PER_ENGINE,
 };
 
-const engine_times engine_times_default = {
-    .first_hello_ms = 120000, .prove_ms = 10000, .silence_ms = 10000, .end_ms = 15000, .kill_ms = 15000};
+/* first_hello_ms leaves room for a leader that dials only when its model is loaded, from a slow disk. */
+const engine_times engine_times_default = {.first_hello_ms = 3600000,
+                                           .prove_ms = 10000,
+                                           .silence_ms = 10000,
+                                           .end_ms = 15000,
+                                           .kill_ms = 15000};
 
 /* What the one alarm does when it goes off. */
 typedef enum alarm_stage { ALARM_NONE, ALARM_SETTLE, ALARM_END, ALARM_KILL } alarm_stage;
@@ -53,7 +57,7 @@ typedef struct supervisor {
     uint32_t ticks_waiting, ticks_silent;
     uint64_t bytes_seen;
     char cause[512], last_words[512]; /* why it failed; what the leader said of it */
-    engine_status counts; /* numbers of the last heartbeat */
+    engine_status counts;             /* numbers of the last heartbeat */
     engine_rank_status *rank;
     uint32_t rank_count;
 
@@ -71,7 +75,8 @@ const char *engine_state_name(engine_state s) {
 static supervisor *from_engine(engine *e) { return (supervisor *)(void *)e; }
 
 static void announce_state(supervisor *s) {
-    log_info("engine %s: %s", s->base.id, s->state == ENGINE_STOPPED ? "stopped" : engine_state_name(s->state));
+    log_info("engine %s: %s", s->base.id,
+             s->state == ENGINE_STOPPED ? "stopped" : engine_state_name(s->state));
     if (s->watch.state_changed) s->watch.state_changed(s->watch.context, &s->base, s->state);
 }
 
@@ -176,7 +181,8 @@ static void keep_cause(supervisor *s, const char *cause) {
     if (!s->cause[0]) failure_clean_text(s->cause, sizeof s->cause, cause);
 }
 
-/* The link and the launcher end within moments of each other, in either order, and each knows a part of why. */
+/* The link and the launcher end within moments of each other, in either order, and each knows a part of
+ * why. */
 static void fail_when_settled(supervisor *s, const char *cause) {
     keep_cause(s, cause);
     if (!s->keeper_running && !leader_is_connected(s->leader)) {
@@ -219,7 +225,8 @@ static void on_tick(uv_timer_t *timer) {
         fail_now(s);
         return;
     }
-    /* Ticks and not time: a gemmad that was stopped for a minute has not listened, which is not the leader's silence. */
+    /* Ticks and not time: a gemmad that was stopped for a minute has not listened, which is not the leader's
+     * silence. */
     uint64_t bytes = leader_bytes_received(s->leader);
     s->ticks_silent = bytes == s->bytes_seen ? s->ticks_silent + 1 : 0;
     s->bytes_seen = bytes;
@@ -286,8 +293,11 @@ static void copy_ranks(supervisor *s, Gemmad__Engine__RankInfo *const *info, siz
     s->rank_count = (uint32_t)n;
     for (size_t i = 0; i < n; i++) {
         engine_rank_status *r = &s->rank[i];
-        *r = (engine_rank_status){.rank = info[i]->rank, .pid = info[i]->pid, .threads = info[i]->threads,
-                                  .cpu_ms = info[i]->cpu_ms, .kv_bytes = info[i]->kv_bytes,
+        *r = (engine_rank_status){.rank = info[i]->rank,
+                                  .pid = info[i]->pid,
+                                  .threads = info[i]->threads,
+                                  .cpu_ms = info[i]->cpu_ms,
+                                  .kv_bytes = info[i]->kv_bytes,
                                   .weight_bytes_read = info[i]->weight_bytes_read};
         failure_clean_text(r->host, sizeof r->host, info[i]->host);
         failure_clean_text(r->state, sizeof r->state, info[i]->state);
@@ -309,13 +319,15 @@ static status send_welcome(supervisor *s) {
 /* What was planned and what was loaded must be the same model, split the same way. */
 static status check_ready(const supervisor *s, const Gemmad__Engine__Hello *h) {
     const model_facts *facts = &s->base.facts;
-    if (s->state != ENGINE_STARTING) return fail(ST_FORMAT, "hello: the engine is %s", engine_state_name(s->state));
+    if (s->state != ENGINE_STARTING)
+        return fail(ST_FORMAT, "hello: the engine is %s", engine_state_name(s->state));
     if (h->vocab != facts->vocab)
         return fail(ST_MISMATCH, "hello: a vocabulary of %u, the plan said %u", h->vocab, facts->vocab);
     if (facts->layout[0] && strcmp(h->layout, facts->layout) != 0)
         return fail(ST_MISMATCH, "hello: layout %s, the plan said %s", h->layout, facts->layout);
     if (facts->checkpoint_hash[0] && strcmp(h->checkpoint_hash, facts->checkpoint_hash) != 0)
-        return fail(ST_MISMATCH, "hello: checkpoint %s, the plan read %s", h->checkpoint_hash, facts->checkpoint_hash);
+        return fail(ST_MISMATCH, "hello: checkpoint %s, the plan read %s", h->checkpoint_hash,
+                    facts->checkpoint_hash);
     return ST_OK;
 }
 
@@ -330,7 +342,9 @@ static status handle_hello(supervisor *s, const Gemmad__Engine__Hello *h) {
                  h->context_tokens, facts->context_tokens);
         facts->context_tokens = h->context_tokens;
     }
-    leader_set_bounds(s->leader, (engine_bounds){.vocab = facts->vocab, .context_tokens = facts->context_tokens});
+    snprintf(facts->checkpoint_hash, sizeof facts->checkpoint_hash, "%s", h->checkpoint_hash);
+    leader_set_bounds(s->leader,
+                      (engine_bounds){.vocab = facts->vocab, .context_tokens = facts->context_tokens});
     copy_ranks(s, h->ranks, h->n_ranks);
     s->heart_beats = true; /* from here on it must, whether it did while loading or not */
     s->ticks_silent = 0;
@@ -340,9 +354,13 @@ static status handle_hello(supervisor *s, const Gemmad__Engine__Hello *h) {
 
 static void handle_heartbeat(supervisor *s, const Gemmad__Engine__Heartbeat *h) {
     s->heart_beats = true;
-    s->counts = (engine_status){.running = h->running, .waiting = h->waiting, .steps = h->steps,
-                                .kv_pages_used = h->kv_pages_used, .kv_pages_total = h->kv_pages_total,
-                                .prompt_tokens = h->prompt_tokens, .generated_tokens = h->generated_tokens};
+    s->counts = (engine_status){.running = h->running,
+                                .waiting = h->waiting,
+                                .steps = h->steps,
+                                .kv_pages_used = h->kv_pages_used,
+                                .kv_pages_total = h->kv_pages_total,
+                                .prompt_tokens = h->prompt_tokens,
+                                .generated_tokens = h->generated_tokens};
     copy_ranks(s, h->ranks, h->n_ranks);
 }
 
@@ -369,10 +387,11 @@ static status supervisor_submit(engine *e, const engine_request *request, const 
     supervisor *s = from_engine(e);
     if (s->state == ENGINE_FAILED) return fail(ST_UNAVAILABLE, "%s", s->failure);
     if (s->state != ENGINE_READY || s->failing)
-        return fail(ST_UNAVAILABLE, "engine %s is %s", e->id, s->failing ? "failing" : engine_state_name(s->state));
+        return fail(ST_UNAVAILABLE, "engine %s is %s", e->id,
+                    s->failing ? "failing" : engine_state_name(s->state));
     if (requests_count(s->requests) >= REQUESTS_MAX)
-        return fail(ST_BUSY, "engine %s has %u requests, at most %d are allowed", e->id, requests_count(s->requests),
-                    REQUESTS_MAX);
+        return fail(ST_BUSY, "engine %s has %u requests, at most %d are allowed", e->id,
+                    requests_count(s->requests), REQUESTS_MAX);
     submit_pack p;
     engine_frame f = GEMMAD__ENGINE__FRAME__INIT;
     engine_bounds bounds = {.vocab = e->facts.vocab, .context_tokens = e->facts.context_tokens};
@@ -450,8 +469,8 @@ static void supervisor_close(engine *e) {
     free_supervisor(s);
 }
 
-static const engine_ops supervisor_ops = {supervisor_submit, supervisor_cancel, supervisor_get_status, supervisor_stop,
-                                          supervisor_close};
+static const engine_ops supervisor_ops = {supervisor_submit, supervisor_cancel, supervisor_get_status,
+                                          supervisor_stop, supervisor_close};
 
 /* ---- starting ---- */
 
@@ -461,8 +480,8 @@ static status start_keeper(supervisor *s) {
     command_add(&c, "gemmad");
     command_add(&c, "--keeper");
     const char *const options[][2] = {
-        {"--record", d->record_file}, {"--id", s->base.id},         {"--log", d->log_file},
-        {"--socket", d->socket_path}, {"--scratch", d->scratch},    {"--secret-file", d->secret_file},
+        {"--record", d->record_file}, {"--id", s->base.id},      {"--log", d->log_file},
+        {"--socket", d->socket_path}, {"--scratch", d->scratch}, {"--secret-file", d->secret_file},
     };
     for (size_t i = 0; i < sizeof options / sizeof *options; i++) {
         command_add(&c, options[i][0]);
@@ -472,10 +491,13 @@ static status start_keeper(supervisor *s) {
     command_add_format(&c, "%d", (int)getpid());
     command_add(&c, "--");
     for (uint32_t i = 0; i < s->command.count; i++) command_add(&c, s->command.word[i]);
-    uv_stdio_container_t stdio[3] = {{.flags = UV_IGNORE}, {.flags = UV_IGNORE},
-                                     {.flags = UV_INHERIT_FD, .data.fd = STDERR_FILENO}};
-    uv_process_options_t o = {.file = s->keeper_program ? s->keeper_program : "/proc/self/exe", .args = c.word,
-                              .flags = UV_PROCESS_DETACHED, .exit_cb = on_keeper_exit, .stdio = stdio,
+    uv_stdio_container_t stdio[3] = {
+        {.flags = UV_IGNORE}, {.flags = UV_IGNORE}, {.flags = UV_INHERIT_FD, .data.fd = STDERR_FILENO}};
+    uv_process_options_t o = {.file = s->keeper_program ? s->keeper_program : "/proc/self/exe",
+                              .args = c.word,
+                              .flags = UV_PROCESS_DETACHED,
+                              .exit_cb = on_keeper_exit,
+                              .stdio = stdio,
                               .stdio_count = 3};
     int error = uv_spawn(s->loop, &s->keeper, &o);
     s->keeper_known = true; /* libuv has made the handle even when the process could not be */
@@ -511,8 +533,15 @@ static status prepare(supervisor *s, const engine_options *o) {
     return st;
 }
 
+/* libuv writes without MSG_NOSIGNAL: an engine that dies between two frames must not take gemmad with it. */
+static void ignore_sigpipe(void) {
+    struct sigaction now;
+    if (sigaction(SIGPIPE, NULL, &now) == 0 && now.sa_handler == SIG_DFL) signal(SIGPIPE, SIG_IGN);
+}
+
 status engine_open(engine **out, uv_loop_t *loop, const engine_options *options, const model_facts *facts,
                    const engine_watch *watch) {
+    ignore_sigpipe();
     supervisor *s = memory_alloc(sizeof *s);
     s->base.ops = &supervisor_ops;
     s->base.facts = *facts;

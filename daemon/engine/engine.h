@@ -1,11 +1,11 @@
-/* One engine as the coordinator sees it: a launcher's process tree under a keeper, and the link to its leader. Requests
- * go in, tokens come out; steps are not visible here.
+/* One engine as the coordinator sees it: a launcher's process tree under a keeper, and the link to its
+ * leader. Requests go in, tokens come out; steps are not visible here.
  *
- * Memory:  engine_open allocates; engine_close releases after the `closed` event. Structs passed to events belong to the
- *          engine and are valid during the call; structs passed in are copied.
+ * Memory:  engine_open allocates; engine_close releases after the `closed` event. Structs passed to events
+ *          belong to the engine and are valid during the call; structs passed in are copied.
  * Threads: loop thread only (libuv); events are called there, never from inside engine_submit.
- * Errors:  a request ends with exactly one `finished` or `failed`. An engine that dies fails its requests with
- *          ST_UNAVAILABLE. */
+ * Errors:  a request ends with exactly one `finished` or `failed`. An engine that dies fails its requests
+ *          with ST_UNAVAILABLE. */
 #ifndef DAEMON_ENGINE_ENGINE_H
 #define DAEMON_ENGINE_ENGINE_H
 
@@ -16,7 +16,13 @@
 #include "base/status.h"
 #include "proto/limits.h"
 
-typedef enum engine_state { ENGINE_STARTING, ENGINE_READY, ENGINE_DRAINING, ENGINE_FAILED, ENGINE_STOPPED } engine_state;
+typedef enum engine_state {
+    ENGINE_STARTING,
+    ENGINE_READY,
+    ENGINE_DRAINING,
+    ENGINE_FAILED,
+    ENGINE_STOPPED
+} engine_state;
 const char *engine_state_name(engine_state s); /* "starting", "ready", "draining", "failed", "failed" */
 
 /* What `gemmad-shard plan --json` says of a model and a layout before anything is loaded. */
@@ -32,7 +38,7 @@ typedef struct model_facts {
 
 /* How long an engine may take; NULL in the options means engine_times_default. */
 typedef struct engine_times {
-    uint32_t first_hello_ms; /* from the launcher's start to the leader's first frame: 120 s */
+    uint32_t first_hello_ms; /* from the launcher's start to the leader's first frame: 1 h */
     uint32_t prove_ms;       /* for a connection to show the secret: 10 s */
     uint32_t silence_ms;     /* without a byte from a leader whose heart has beaten: 10 s */
     uint32_t end_ms;         /* for a drained leader to end by itself: 15 s */
@@ -41,25 +47,26 @@ typedef struct engine_times {
 extern const engine_times engine_times_default;
 
 typedef struct engine_options {
-    char id[64];              /* "tiny-dense/0" */
+    char id[64]; /* "tiny-dense/0" */
     const char *model_path;
-    uint32_t ranks;           /* default 1 */
-    uint32_t threads;         /* per rank; 0: chosen */
-    uint32_t context;         /* 0: chosen */
-    uint64_t memory_bytes;    /* 0: chosen */
+    uint32_t ranks;                                    /* default 1 */
+    uint32_t threads;                                  /* per rank; 0: chosen */
+    uint32_t context;                                  /* 0: chosen */
+    uint64_t memory_bytes;                             /* 0: chosen */
     const char *weights, *kv, *device, *expert_layout; /* NULL: default */
-    const char *launcher;     /* "local" */
+    const char *launcher;                              /* "local" */
     const char *launcher_args, *hosts, *interface;     /* NULL: none */
-    const char *state_dir;    /* engine records, logs, link sockets below it */
+    const char *state_dir;                             /* engine records, logs, link sockets below it */
     const char *shard_program;  /* path of gemmad-shard; NULL: beside this executable */
     const char *keeper_program; /* path of gemmad; NULL: /proc/self/exe */
     uint32_t grace_seconds;
-    const engine_times *times;  /* NULL: engine_times_default */
+    const engine_times *times; /* NULL: engine_times_default */
 } engine_options;
 
-/* Runs `gemmad-shard plan`; blocking, before the loop starts. ST_LAYOUT, ST_FORMAT, ST_NOT_FOUND, ST_UNSUPPORTED, … with
- * the shard's own sentence: a last error line "NOT_FOUND: sentence" gives that status, one without a status's name
- * ST_LAYOUT. ST_UNSUPPORTED too for a launcher, or hosts, that this build does not start ranks on. */
+/* Runs `gemmad-shard plan`; blocking, before the loop starts. ST_LAYOUT, ST_FORMAT, ST_NOT_FOUND,
+ * ST_UNSUPPORTED, … with the shard's own sentence: a last error line "NOT_FOUND: sentence" gives that status,
+ * one without a status's name ST_LAYOUT. ST_UNSUPPORTED too for a launcher, or hosts, that this build does
+ * not start ranks on. */
 STATUS_CHECKED status engine_plan(const engine_options *options, model_facts *facts);
 
 typedef struct engine engine;
@@ -86,15 +93,20 @@ typedef struct engine_watch {
 } engine_watch;
 
 /* Fields as proto/engine.proto's Sampling; every one set. Pointers are the caller's during engine_submit. */
-typedef struct engine_bias { uint32_t token; float bias; } engine_bias;
+typedef struct engine_bias {
+    uint32_t token;
+    float bias;
+} engine_bias;
 typedef struct engine_sampling {
     uint32_t max_tokens;
     float temperature, top_p, min_p;
     uint32_t top_k;
     uint64_t seed;
-    const uint32_t *stop_token; uint32_t stop_token_count;
+    const uint32_t *stop_token;
+    uint32_t stop_token_count;
     float repetition_penalty, presence_penalty, frequency_penalty;
-    const engine_bias *bias; uint32_t bias_count;
+    const engine_bias *bias;
+    uint32_t bias_count;
     int32_t logprobs, prompt_logprobs; /* -1: not asked */
 } engine_sampling;
 
@@ -103,17 +115,23 @@ typedef struct engine_request {
     uint32_t token_count, prompt_count, sample_index;
     engine_sampling sampling;
     int32_t priority;
-    uint64_t deadline_ms;     /* from now; 0: none */
+    uint64_t deadline_ms; /* from now; 0: none */
 } engine_request;
 
-typedef struct engine_top { uint32_t token; float logprob; } engine_top;
+typedef struct engine_top {
+    uint32_t token;
+    float logprob;
+} engine_top;
 typedef struct engine_logprob {
     uint32_t token;
     float logprob;
-    const engine_top *top; uint32_t top_count;
+    const engine_top *top;
+    uint32_t top_count;
 } engine_logprob;
 
-typedef struct engine_timings { uint64_t queue_us, prefill_us, decode_us; } engine_timings;
+typedef struct engine_timings {
+    uint64_t queue_us, prefill_us, decode_us;
+} engine_timings;
 
 typedef struct engine_listener {
     void (*started)(void *context, uint32_t cached_tokens);
@@ -130,10 +148,11 @@ typedef struct engine_listener {
 typedef struct engine_ops {
     status (*submit)(engine *e, const engine_request *request, const engine_listener *listener, void *context,
                      uint64_t *id);
-    void (*cancel)(engine *e, uint64_t id); /* the request then ends with finished("cancelled") unless it ended before */
+    void (*cancel)(engine *e,
+                   uint64_t id); /* the request then ends with finished("cancelled") unless it ended before */
     void (*get_status)(const engine *e, engine_status *out);
-    void (*stop)(engine *e, bool drain);    /* then watch.closed; a second call with drain false hurries */
-    void (*close)(engine *e); /* only after watch.closed */
+    void (*stop)(engine *e, bool drain); /* then watch.closed; a second call with drain false hurries */
+    void (*close)(engine *e);            /* only after watch.closed */
 } engine_ops;
 struct engine {
     const engine_ops *ops;
@@ -141,20 +160,22 @@ struct engine {
     char id[64];
 };
 
-/* Makes the engine's directory, listens, and starts the keeper. ST_IN_USE: a living gemmad has this engine. An engine
- * that a dead gemmad left in the directory is ended first (blocking, usually under a second). When it fails, handles
- * may still be closing: run the loop once before uv_loop_close. facts.context_tokens falls to what the leader could
- * fit into memory, if that is less. */
+/* Makes the engine's directory, listens, and starts the keeper. ST_IN_USE: a living gemmad has this engine.
+ * An engine that a dead gemmad left in the directory is ended first (blocking, usually under a second). When
+ * it fails, handles may still be closing: run the loop once before uv_loop_close. facts.context_tokens falls
+ * to what the leader could fit into memory, if that is less. SIGPIPE is ignored from here on. */
 STATUS_CHECKED status engine_open(engine **out, uv_loop_t *loop, const engine_options *options,
                                   const model_facts *facts, const engine_watch *watch);
-static inline status engine_submit(engine *e, const engine_request *r, const engine_listener *l, void *context,
-                                   uint64_t *id) {
+static inline status engine_submit(engine *e, const engine_request *r, const engine_listener *l,
+                                   void *context, uint64_t *id) {
     return e->ops->submit(e, r, l, context, id);
 }
 static inline void engine_cancel(engine *e, uint64_t id) { e->ops->cancel(e, id); }
 static inline void engine_get_status(const engine *e, engine_status *out) { e->ops->get_status(e, out); }
 static inline void engine_stop(engine *e, bool drain) { e->ops->stop(e, drain); }
-static inline void engine_close(engine *e) { if (e) e->ops->close(e); }
+static inline void engine_close(engine *e) {
+    if (e) e->ops->close(e);
+}
 
 /* `gemmad --keeper …`: the process between gemmad and the launcher. Never returns to the daemon's main. */
 int keeper_main(int argc, char **argv);

@@ -15,8 +15,8 @@
 
 enum { LOG_TAIL_BYTES = 64 << 10, ERRORS_MAX = 3 };
 
-/* Bytes of the UTF-8 character at p, 0 when there is none. Overlong forms, surrogates and numbers past U+10FFFF are
- * none either. */
+/* Bytes of the UTF-8 character at p, 0 when there is none. Overlong forms, surrogates and numbers past
+ * U+10FFFF are none either. */
 static size_t character_bytes(const uint8_t *p) {
     static const uint32_t least[5] = {0, 0, 0x80, 0x800, 0x10000};
     if (p[0] < 0x80) return 1;
@@ -56,7 +56,8 @@ void failure_clean_text(char *out, size_t size, const char *text) {
 
 /* The message of a log line "2026-01-31T12:00:00.123Z error component message"; NULL for any other line. */
 static char *error_message(char *line) {
-    if (strlen(line) < 31 || line[10] != 'T' || line[23] != 'Z' || strncmp(line + 24, " error ", 7) != 0) return NULL;
+    if (strlen(line) < 31 || line[10] != 'T' || line[23] != 'Z' || strncmp(line + 24, " error ", 7) != 0)
+        return NULL;
     char *space = strchr(line + 31, ' ');
     return space ? space + 1 : NULL;
 }
@@ -109,7 +110,8 @@ void failure_from_log(const char *path, char *out, size_t size) {
 void failure_describe_exit(long long code, int signal_number, char *out, size_t size) {
     /* Keeper and mpirun both report a signal as 128 + its number. */
     if (signal_number == 0 && code > 128 && code < 128 + 65) signal_number = (int)code - 128;
-    if (signal_number) snprintf(out, size, "killed by signal %d (%s)", signal_number, strsignal(signal_number));
+    if (signal_number)
+        snprintf(out, size, "killed by signal %d (%s)", signal_number, strsignal(signal_number));
     else if (code == 0) snprintf(out, size, "it ended by itself");
     else if (code == 3) snprintf(out, size, "exit status 3: model or layout refused");
     else if (code == 86) snprintf(out, size, "exit status 86: its watchdog ended it");

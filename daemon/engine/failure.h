@@ -5,12 +5,12 @@
 
 #include <stddef.h>
 
-/* Copies text for a place that takes UTF-8 only: control characters and bytes that are none become '?', and what does
- * not fit is cut between characters, with "…". */
+/* Copies text for a place that takes UTF-8 only: control characters and bytes that are none become '?', and
+ * what does not fit is cut between characters, with "…". */
 void failure_clean_text(char *out, size_t size, const char *text);
 
-/* The messages of the last error lines (base/log.h) of text[n], at most three different ones, oldest first, joined with
- * "; ". Without an error line the last line that is not empty; "" for no text. */
+/* The messages of the last error lines (base/log.h) of text[n], at most three different ones, oldest first,
+ * joined with "; ". Without an error line the last line that is not empty; "" for no text. */
 void failure_last_errors(const char *text, size_t n, char *out, size_t size);
 /* The same of the end of a log file; "" when it cannot be read. */
 void failure_from_log(const char *path, char *out, size_t size);

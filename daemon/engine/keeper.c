@@ -1,8 +1,10 @@
-/* gemmad --keeper --record FILE --id ID --gemmad PID --log FILE --socket FILE --secret-file FILE --scratch DIR -- COMMAND…
+/* gemmad --keeper --record FILE --id ID --gemmad PID --log FILE --socket FILE --secret-file FILE
+ *        --scratch DIR -- COMMAND…
  *
- * The launcher's parent. It lives in a session of its own, so that the end of gemmad, or of its terminal, is not the
- * engine's; it is the reaper of everything below it, so that nothing of the engine outlives it, however often a launcher
- * forked; and it writes down how the launcher ended. One thread, asleep in sigtimedwait. */
+ * The launcher's parent. It lives in a session of its own, so that the end of gemmad, or of its terminal, is
+ * not the engine's; it is the reaper of everything below it, so that nothing of the engine outlives it,
+ * however often a launcher forked; and it writes down how the launcher ended. One thread, asleep in
+ * sigtimedwait. */
 #include <errno.h>
 #include <fcntl.h>
 #include <signal.h>
@@ -55,7 +57,8 @@ static bool parse(keeper *k, int argc, char **argv) {
         else if (!strcmp(name, "--gemmad")) r->gemmad.pid = (pid_t)atoi(value);
         else if (!strcmp(name, "--log")) good = copy_argument(r->log, sizeof r->log, value);
         else if (!strcmp(name, "--socket")) good = copy_argument(r->socket, sizeof r->socket, value);
-        else if (!strcmp(name, "--secret-file")) good = copy_argument(r->secret_file, sizeof r->secret_file, value);
+        else if (!strcmp(name, "--secret-file"))
+            good = copy_argument(r->secret_file, sizeof r->secret_file, value);
         else if (!strcmp(name, "--scratch")) good = copy_argument(r->scratch, sizeof r->scratch, value);
         else good = false;
         if (!good) return false;
@@ -65,7 +68,8 @@ static bool parse(keeper *k, int argc, char **argv) {
     return k->record_file && r->log[0] && r->gemmad.pid > 0;
 }
 
-/* Own session; log instead of a terminal; none of gemmad's files, or its listening sockets would outlive it. */
+/* Own session; log instead of a terminal; none of gemmad's files, or its listening sockets would outlive
+ * it. */
 static status detach(keeper *k) {
     (void)setsid(); /* fails when gemmad has started us as a session's leader already */
     int null = open("/dev/null", O_RDONLY), log = open(k->record.log, O_WRONLY | O_CREAT | O_APPEND, 0600);
@@ -85,7 +89,13 @@ static status detach(keeper *k) {
     return ST_OK;
 }
 
-static _Noreturn void become_launcher(const keeper *k, pid_t parent) {
+static void write_record(const keeper *k) {
+    if (record_write(k->record_file, &k->record) != ST_OK) log_error("engine record: %s", status_text());
+}
+
+static _Noreturn void become_launcher(const keeper *k, pid_t parent, int recorded) {
+    char byte;
+    while (read(recorded, &byte, 1) < 0 && errno == EINTR) continue;
     sigset_t none;
     sigemptyset(&none);
     sigprocmask(SIG_SETMASK, &none, NULL);
@@ -96,17 +106,24 @@ static _Noreturn void become_launcher(const keeper *k, pid_t parent) {
     _exit(EXIT_NOT_RUN);
 }
 
+/* The launcher begins only once the record names it: whatever runs can be found by the next gemmad. */
 static status start_launcher(keeper *k) {
     pid_t self = getpid();
+    int recorded[2];
+    if (pipe2(recorded, O_CLOEXEC) != 0) return fail_errno(ST_IO, "pipe");
     pid_t child = fork();
-    if (child < 0) return fail_errno(ST_IO, "fork");
-    if (child == 0) become_launcher(k, self);
-    k->record.launcher = (record_process){.pid = child, .start_time = process_start_time(child)};
-    return ST_OK;
-}
-
-static void write_record(const keeper *k) {
-    if (record_write(k->record_file, &k->record) != ST_OK) log_error("engine record: %s", status_text());
+    if (child == 0) {
+        close(recorded[1]);
+        become_launcher(k, self, recorded[0]);
+    }
+    status st = child < 0 ? fail_errno(ST_IO, "fork") : ST_OK;
+    if (st == ST_OK) {
+        k->record.launcher = (record_process){.pid = child, .start_time = process_start_time(child)};
+        write_record(k);
+    }
+    close(recorded[0]);
+    close(recorded[1]);
+    return st;
 }
 
 /* Everyone who ended. False: nobody is left. */
@@ -163,7 +180,8 @@ int keeper_main(int argc, char **argv) {
     static keeper k;
     log_open("keeper", LOG_INFO);
     if (!parse(&k, argc, argv)) {
-        log_error("usage: gemmad --keeper --record FILE --gemmad PID --log FILE … -- COMMAND… (started by gemmad only)");
+        log_error("usage: gemmad --keeper --record FILE --gemmad PID --log FILE … -- COMMAND… (started by "
+                  "gemmad only)");
         return EXIT_USAGE;
     }
     sigemptyset(&k.signals);
@@ -176,7 +194,6 @@ int keeper_main(int argc, char **argv) {
         log_error("%s", status_text());
         return EXIT_NOT_RUN;
     }
-    write_record(&k);
     keep(&k);
     directory_remove_scratch(k.record.scratch);
     k.record.ended = true;

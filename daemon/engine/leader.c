@@ -202,7 +202,8 @@ status leader_listen(leader **out, uv_loop_t *loop, const leader_options *option
     if (error) {
         l->events.closed = NULL;
         leader_close(l);
-        return fail(error == UV_EADDRINUSE ? ST_IN_USE : ST_IO, "%s: %s", options->socket_path, uv_strerror(error));
+        return fail(error == UV_EADDRINUSE ? ST_IN_USE : ST_IO, "%s: %s", options->socket_path,
+                    uv_strerror(error));
     }
     *out = l;
     return ST_OK;
@@ -242,7 +243,8 @@ status leader_send(leader *l, const engine_frame *f) {
     uv_stream_t *stream = (uv_stream_t *)&l->proven->pipe;
     size_t waiting = uv_stream_get_write_queue_size(stream), n;
     if (waiting > SEND_BYTES_MAX)
-        return fail(ST_BUSY, "%zu bytes wait to be taken by the engine, at most %d may", waiting, SEND_BYTES_MAX);
+        return fail(ST_BUSY, "%zu bytes wait to be taken by the engine, at most %d may", waiting,
+                    SEND_BYTES_MAX);
     sending *s = memory_alloc(sizeof *s);
     status st = frame_pack(f, &s->bytes, &n);
     if (st != ST_OK) {

@@ -1,10 +1,12 @@
-/* gemmad's end of one engine link: listens on the engine's socket, lets in the one peer that shows the secret, and hands
- * over its frames, checked. Nothing of a peer is looked at before its first frame, which must be a hello with the right
- * secret, small and soon.
+/* gemmad's end of one engine link: listens on the engine's socket, lets in the one peer that shows the
+ * secret, and hands over its frames, checked. Nothing of a peer is looked at before its first frame, which
+ * must be a hello with the right secret, small and soon.
  *
- * Memory:  leader_listen allocates; leader_close releases after the `closed` event. Frames are valid during the event.
+ * Memory:  leader_listen allocates; leader_close releases after the `closed` event. Frames are valid during
+ *          the event.
  * Threads: loop thread.
- * Errors:  a frame that fails a check closes the connection with `lost` and a sentence naming frame, field and value. */
+ * Errors:  a frame that fails a check closes the connection with `lost` and a sentence naming frame, field
+ *          and value. */
 #ifndef DAEMON_ENGINE_LEADER_H
 #define DAEMON_ENGINE_LEADER_H
 
@@ -24,8 +26,8 @@ typedef struct leader_events {
 } leader_events;
 
 typedef struct leader_options {
-    const char *socket_path;                  /* of at most 107 bytes; its folder is the owner's alone */
-    const uint8_t *secret;                    /* [LIMIT_SECRET_BYTES], copied */
+    const char *socket_path; /* of at most 107 bytes; its folder is the owner's alone */
+    const uint8_t *secret;   /* [LIMIT_SECRET_BYTES], copied */
     uint32_t prove_ms;
     leader_events events;
 } leader_options;

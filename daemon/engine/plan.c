@@ -110,8 +110,8 @@ status plan_refusal(int how, const char *errors, size_t n, const char *program) 
         status st = status_of_sentence(sentence, &text);
         return fail(st, "%s", text);
     }
-    failure_describe_exit(WIFEXITED(how) ? WEXITSTATUS(how) : 0, WIFSIGNALED(how) ? WTERMSIG(how) : 0, exit_text,
-                          sizeof exit_text);
+    failure_describe_exit(WIFEXITED(how) ? WEXITSTATUS(how) : 0, WIFSIGNALED(how) ? WTERMSIG(how) : 0,
+                          exit_text, sizeof exit_text);
     return fail(ST_INTERNAL, "%s plan: %s%s%s", program, exit_text, sentence[0] ? ": " : "", sentence);
 }
 

@@ -1,5 +1,6 @@
 /* The parts of engine_plan: running gemmad-shard, and reading what it printed.
- * Errors:  plan_read_facts: ST_FORMAT, facts unchanged. plan_refusal: the status that the shard's sentence names. */
+ * Errors:  plan_read_facts: ST_FORMAT, facts unchanged. plan_refusal: the status that the shard's sentence
+ *          names. */
 #ifndef DAEMON_ENGINE_PLAN_H
 #define DAEMON_ENGINE_PLAN_H
 

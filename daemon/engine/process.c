@@ -30,9 +30,9 @@ static bool read_entry(pid_t pid, process_entry *out) {
     const char *after = strrchr(text, ')');
     int parent;
     unsigned long long start;
-    if (!after || sscanf(after + 1,
-                         " %c %d %*d %*d %*d %*d %*u %*u %*u %*u %*u %*u %*u %*d %*d %*d %*d %*d %*d %llu",
-                         &out->state, &parent, &start) != 3)
+    if (!after ||
+        sscanf(after + 1, " %c %d %*d %*d %*d %*d %*u %*u %*u %*u %*u %*u %*u %*d %*d %*d %*d %*d %*d %llu",
+               &out->state, &parent, &start) != 3)
         return false;
     out->pid = pid;
     out->parent = (pid_t)parent;

@@ -34,8 +34,8 @@ static status write_whole(const char *path, const char *text) {
             n -= (size_t)wrote;
         }
     }
-    if (fd >= 0 && fsync(fd) != 0 && st == ST_OK) st = fail_errno(ST_IO, "%s", name);
-    if (fd >= 0) close(fd);
+    /* Not synced to disk: of an engine that ran when the machine went down there is nothing to find. */
+    if (fd >= 0 && close(fd) != 0 && st == ST_OK) st = fail_errno(ST_IO, "%s", name);
     if (st == ST_OK && rename(name, path) != 0) st = fail_errno(ST_IO, "%s", path);
     if (st != ST_OK) unlink(name);
     strbuf_close(&temporary);
@@ -43,10 +43,11 @@ static status write_whole(const char *path, const char *text) {
 }
 
 status record_write(const char *path, const engine_record *r) {
-    json_t *j = json_pack("{s:i, s:s, s:o, s:o, s:o, s:s, s:s, s:s, s:s, s:b, s:i}", "version", 1, "id", r->id,
-                          "gemmad", pack_process(r->gemmad), "keeper", pack_process(r->keeper), "launcher",
-                          pack_process(r->launcher), "socket", r->socket, "secret_file", r->secret_file, "log", r->log,
-                          "scratch", r->scratch, "ended", (int)r->ended, "exit_code", r->exit_code);
+    json_t *j =
+        json_pack("{s:i, s:s, s:o, s:o, s:o, s:s, s:s, s:s, s:s, s:b, s:i}", "version", 1, "id", r->id,
+                  "gemmad", pack_process(r->gemmad), "keeper", pack_process(r->keeper), "launcher",
+                  pack_process(r->launcher), "socket", r->socket, "secret_file", r->secret_file, "log",
+                  r->log, "scratch", r->scratch, "ended", (int)r->ended, "exit_code", r->exit_code);
     char *text = j ? json_dumps(j, JSON_INDENT(2)) : NULL;
     json_decref(j);
     if (!text) return fail(ST_INVALID, "%s: a path that is not UTF-8", path);

@@ -43,7 +43,8 @@ static request *find(const request_table *t, uint64_t id) {
 
 bool requests_has(const request_table *t, uint64_t id) { return find(t, id) != NULL; }
 
-void requests_add(request_table *t, uint64_t id, const engine_request *q, const engine_listener *l, void *context) {
+void requests_add(request_table *t, uint64_t id, const engine_request *q, const engine_listener *l,
+                  void *context) {
     INVARIANT(!find(t, id));
     request *r = memory_alloc(sizeof *r);
     r->id = id;
@@ -79,9 +80,11 @@ static status find_started(const request_table *t, const char *kind, uint64_t id
 static status handle_started(request_table *t, const Gemmad__Engine__Started *m) {
     request *r = find(t, m->id);
     if (!r) return fail(ST_FORMAT, "started: no request has the id %llu", (unsigned long long)m->id);
-    if (r->started) return fail(ST_FORMAT, "started: request %llu has started before", (unsigned long long)m->id);
+    if (r->started)
+        return fail(ST_FORMAT, "started: request %llu has started before", (unsigned long long)m->id);
     if (m->cached_tokens > r->prompt_count + r->tokens_left)
-        return fail(ST_FORMAT, "started: cached_tokens is %u, the prompt has %u", m->cached_tokens, r->prompt_count);
+        return fail(ST_FORMAT, "started: cached_tokens is %u, the prompt has %u", m->cached_tokens,
+                    r->prompt_count);
     r->started = true;
     if (r->listener.started) r->listener.started(r->context, m->cached_tokens);
     return ST_OK;
@@ -108,7 +111,9 @@ static engine_logprob *unpack_logprobs(Gemmad__Engine__TokenLogprob *const *p, s
     engine_logprob *out = memory_alloc(n * sizeof *out + tops * sizeof(engine_top) + 1);
     engine_top *top = (engine_top *)(void *)(out + n);
     for (size_t i = 0; i < n; i++) {
-        out[i] = (engine_logprob){.token = p[i]->token_id, .logprob = p[i]->logprob, .top = top,
+        out[i] = (engine_logprob){.token = p[i]->token_id,
+                                  .logprob = p[i]->logprob,
+                                  .top = top,
                                   .top_count = (uint32_t)p[i]->n_top};
         for (size_t k = 0; k < p[i]->n_top; k++)
             *top++ = (engine_top){.token = p[i]->top[k]->token_id, .logprob = p[i]->top[k]->logprob};
@@ -123,10 +128,11 @@ static status handle_prompt_logprobs(request_table *t, const Gemmad__Engine__Pro
     if (r->prompt_logprobs < 0)
         return fail(ST_FORMAT, "%s: request %llu did not ask for them", kind, (unsigned long long)m->id);
     if (m->first_position != r->prompt_position)
-        return fail(ST_FORMAT, "%s: first_position is %u, %u is next", kind, m->first_position, r->prompt_position);
+        return fail(ST_FORMAT, "%s: first_position is %u, %u is next", kind, m->first_position,
+                    r->prompt_position);
     if (m->n_logprobs > r->prompt_count - r->prompt_position)
-        return fail(ST_FORMAT, "%s: %zu from position %u, the prompt has %u", kind, m->n_logprobs, m->first_position,
-                    r->prompt_count);
+        return fail(ST_FORMAT, "%s: %zu from position %u, the prompt has %u", kind, m->n_logprobs,
+                    m->first_position, r->prompt_count);
     TRY(check_tops(kind, m->logprobs, m->n_logprobs, r->prompt_logprobs));
     r->prompt_position += (uint32_t)m->n_logprobs;
     engine_logprob *p = unpack_logprobs(m->logprobs, m->n_logprobs);
@@ -164,7 +170,8 @@ static status handle_finished(request_table *t, const Gemmad__Engine__Finished *
     request *r = find(t, m->id);
     if (!r) return fail(ST_FORMAT, "finished: no request has the id %llu", (unsigned long long)m->id);
     take_out(t, r);
-    engine_timings timings = {.queue_us = m->queue_us, .prefill_us = m->prefill_us, .decode_us = m->decode_us};
+    engine_timings timings = {
+        .queue_us = m->queue_us, .prefill_us = m->prefill_us, .decode_us = m->decode_us};
     if (!strcmp(m->finish_reason, "error")) {
         char text[ENGINE_TEXT_BYTES_MAX + 8];
         failure_clean_text(text, sizeof text, m->error_text);

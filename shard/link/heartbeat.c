@@ -1,5 +1,5 @@
-/* The leader's sign of life. It comes from a thread of its own, so that it goes on while a long step computes; that
- * steps go on shows in the step count, and a step that hangs is the watchdog's. */
+/* The leader's sign of life. It comes from a thread of its own, so that it goes on while a long step
+ * computes; that steps go on shows in the step count, and a step that hangs is the watchdog's. */
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
@@ -22,7 +22,8 @@ static uint64_t own_cpu_ms(void) {
     return seconds * 1000 + ((uint64_t)u.ru_utime.tv_usec + (uint64_t)u.ru_stime.tv_usec) / 1000;
 }
 
-/* utime and stime of /proc/PID/stat; the fields are counted from the last ')', since a name may hold anything. */
+/* utime and stime of /proc/PID/stat; the fields are counted from the last ')', since a name may hold
+ * anything. */
 static bool process_cpu_ms(uint32_t pid, uint64_t *ms) {
     char path[64], text[1024];
     snprintf(path, sizeof path, "/proc/%u/stat", pid);
@@ -34,7 +35,8 @@ static bool process_cpu_ms(uint32_t pid, uint64_t *ms) {
     text[n] = 0;
     const char *after = strrchr(text, ')');
     unsigned long long user, system;
-    if (!after || sscanf(after + 1, " %*c %*d %*d %*d %*d %*d %*u %*u %*u %*u %*u %llu %llu", &user, &system) != 2)
+    if (!after ||
+        sscanf(after + 1, " %*c %*d %*d %*d %*d %*d %*u %*u %*u %*u %*u %llu %llu", &user, &system) != 2)
         return false;
     *ms = (user + system) * 1000 / (uint64_t)sysconf(_SC_CLK_TCK);
     return true;
@@ -45,7 +47,8 @@ static void fill_cpu_times(link_rank_info *rank, uint32_t count) {
     gethostname(host, sizeof host - 1);
     for (uint32_t i = 0; i < count; i++) {
         if (rank[i].pid == (uint32_t)getpid()) rank[i].cpu_ms = own_cpu_ms();
-        else if (rank[i].pid != 0 && !strcmp(rank[i].host, host)) (void)process_cpu_ms(rank[i].pid, &rank[i].cpu_ms);
+        else if (rank[i].pid != 0 && !strcmp(rank[i].host, host))
+            (void)process_cpu_ms(rank[i].pid, &rank[i].cpu_ms);
     }
 }
 
@@ -103,7 +106,8 @@ static void *beat(void *argument) {
     pthread_mutex_lock(&l->lock);
     while (!l->stop) {
         pthread_mutex_unlock(&l->lock);
-        /* A broken link is the engine thread's to see, in its next link_poll; ST_BUSY means that gemmad is slow. */
+        /* A broken link is the engine thread's to see, in its next link_poll; ST_BUSY means that gemmad is
+         * slow. */
         status st = link_beat(l);
         (void)st;
         pthread_mutex_lock(&l->lock);

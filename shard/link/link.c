@@ -67,7 +67,8 @@ static status next_frame(link_connection *l, uint64_t deadline_ns, engine_frame 
         }
         if (got == 0) return fail(ST_UNAVAILABLE, "gemmad closed the link");
         if (errno == EINTR) continue;
-        if (errno != EAGAIN && errno != EWOULDBLOCK) return fail_errno(ST_UNAVAILABLE, "the link to gemmad broke");
+        if (errno != EAGAIN && errno != EWOULDBLOCK)
+            return fail_errno(ST_UNAVAILABLE, "the link to gemmad broke");
         short happened;
         size_t backlog = link_backlog_bytes(l);
         TRY(link_wait_io(l->fd, (short)(POLLIN | (backlog ? POLLOUT : 0)), deadline_ns, &happened));
@@ -89,7 +90,8 @@ static status event_from(link_connection *l, engine_frame *f, link_event *out, b
             return fail(ST_FORMAT, "submit: id %llu comes after %llu", (unsigned long long)f->submit->id,
                         (unsigned long long)l->last_id);
         l->last_id = f->submit->id;
-        *out = (link_event){.kind = LINK_SUBMIT, .id = f->submit->id, .request = link_request_unpack(f->submit)};
+        *out =
+            (link_event){.kind = LINK_SUBMIT, .id = f->submit->id, .request = link_request_unpack(f->submit)};
         return ST_OK;
     case GEMMAD__ENGINE__FRAME__KIND_CANCEL:
         if (f->cancel->id > l->last_id)
@@ -182,7 +184,8 @@ static status dial_and_prove(link_connection *l) {
     pthread_mutex_unlock(&l->lock);
     status st = say(l, false);
     if (st == ST_UNAVAILABLE)
-        st = fail(ST_AUTH, "gemmad at %s closed the link instead of answering: the secret is not its own", l->address);
+        st = fail(ST_AUTH, "gemmad at %s closed the link instead of answering: the secret is not its own",
+                  l->address);
     if (st != ST_OK) {
         hang_up(l);
         return st;
@@ -199,7 +202,8 @@ status link_open(link_connection **out, const link_options *options) {
     clock_gettime(CLOCK_REALTIME, &now);
     l->address = memory_copy_string(options->address);
     memcpy(l->secret, options->secret, sizeof l->secret);
-    l->timeout_ns = (uint64_t)(options->connect_timeout_ms ? options->connect_timeout_ms : LINK_TIMEOUT_MS) * 1000000;
+    l->timeout_ns =
+        (uint64_t)(options->connect_timeout_ms ? options->connect_timeout_ms : LINK_TIMEOUT_MS) * 1000000;
     l->start_unix_ms = (uint64_t)now.tv_sec * 1000 + (uint64_t)now.tv_nsec / 1000000;
     l->fd = -1;
     frame_writer_open(&l->writer, LINK_QUEUE_BYTES);
@@ -246,7 +250,8 @@ status link_reconnect(link_connection *l, uint64_t timeout_ms) {
         if (st == ST_OK) return ST_OK;
         uint64_t now = clock_now_ns();
         if (now >= deadline)
-            return fail_within(ST_TIMEOUT, "no gemmad came back within %llu ms", (unsigned long long)timeout_ms);
+            return fail_within(ST_TIMEOUT, "no gemmad came back within %llu ms",
+                               (unsigned long long)timeout_ms);
         uint64_t left_ms = (deadline - now) / 1000000 + 1;
         poll(NULL, 0, left_ms < RECONNECT_MS ? (int)left_ms : RECONNECT_MS);
     }
@@ -254,8 +259,8 @@ status link_reconnect(link_connection *l, uint64_t timeout_ms) {
 
 /* ---- the end ---- */
 
-/* A socket closed with unread input may take queued output with it, so gemmad is told first that no more comes, and its
- * hanging up is waited for. */
+/* A socket closed with unread input may take queued output with it, so gemmad is told first that no more
+ * comes, and its hanging up is waited for. */
 static void part(link_connection *l) {
     uint64_t deadline = clock_now_ns() + (uint64_t)CLOSE_MS * 1000000;
     short happened;

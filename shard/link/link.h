@@ -1,13 +1,15 @@
-/* The leader's end of the engine link: frames of proto/engine.proto to gemmad, as C structs. The scheduler sees no
- * protobuf and no socket; it polls between steps and writes what came of a step.
+/* The leader's end of the engine link: frames of proto/engine.proto to gemmad, as C structs. The scheduler
+ * sees no protobuf and no socket; it polls between steps and writes what came of a step.
  *
- * Memory:  requests handed out by link_poll are the caller's until link_request_free. Output structs are copied.
+ * Memory:  requests handed out by link_poll are the caller's until link_request_free. Output structs are
+ *          copied.
  * Threads: every call from the engine thread. link_start_heartbeat's thread shares the writer under a lock.
- * Errors:  ST_UNAVAILABLE when gemmad is gone, ST_FORMAT when it sent what it must not (the link is then closed too);
- *          the caller then forgets its requests and waits in link_reconnect for at most the grace time.
- * Back-pressure: writes never block: output is queued in memory up to a bound (then ST_BUSY, and nothing of that call is
- *          queued). An engine that sees link_backlog_bytes over LINK_BACKLOG_STOP takes no step until link_poll, which
- *          writes while it waits, has brought it down. */
+ * Errors:  ST_UNAVAILABLE when gemmad is gone, ST_FORMAT when it sent what it must not (the link is then
+ *          closed too); the caller then forgets its requests and waits in link_reconnect for at most the
+ *          grace time.
+ * Back-pressure: writes never block: output is queued in memory up to a bound (then ST_BUSY, and nothing of
+ *          that call is queued). An engine that sees link_backlog_bytes over LINK_BACKLOG_STOP takes no step
+ *          until link_poll, which writes while it waits, has brought it down. */
 #ifndef SHARD_LINK_LINK_H
 #define SHARD_LINK_LINK_H
 
@@ -43,22 +45,22 @@ typedef struct link_progress {
 
 typedef struct link_request {
     uint64_t id;
-    uint32_t *tokens;       /* [token_count] */
+    uint32_t *tokens; /* [token_count] */
     uint32_t token_count, prompt_count;
     int32_t priority;
-    uint64_t deadline_ms;   /* left when sent; 0: none */
+    uint64_t deadline_ms; /* left when sent; 0: none */
     sampling sampling;
 } link_request;
 
 typedef enum link_event_kind { LINK_SUBMIT, LINK_CANCEL, LINK_DRAIN } link_event_kind;
 typedef struct link_event {
     link_event_kind kind;
-    uint64_t id;            /* cancel */
-    link_request *request;  /* submit */
+    uint64_t id;           /* cancel */
+    link_request *request; /* submit */
 } link_event;
 
 typedef struct link_options {
-    const char *address;         /* "unix:/path" or "host:port" */
+    const char *address; /* "unix:/path" or "host:port" */
     uint8_t secret[LIMIT_SECRET_BYTES];
     uint32_t connect_timeout_ms; /* for each of dialling and a welcome; 0: 10 s */
 } link_options;
@@ -67,41 +69,43 @@ enum { LINK_BACKLOG_STOP = 8 << 20 };
 
 /* The secret of --secret-file: exactly LIMIT_SECRET_BYTES bytes. */
 STATUS_CHECKED status link_read_secret(const char *path, uint8_t secret[LIMIT_SECRET_BYTES]);
-/* Dials and shows the secret (hello "loading"), before a model is loaded in vain: gemmad ends connections that do not.
- * ST_AUTH when gemmad hung up instead of answering. */
+/* Dials and shows the secret (hello "loading"), before a model is loaded in vain: gemmad ends connections
+ * that do not. ST_AUTH when gemmad hung up instead of answering. */
 STATUS_CHECKED status link_open(link_connection **out, const link_options *options);
 /* Waits a second at most for queued output to be taken. NULL is fine. */
 void link_close(link_connection *l);
-/* Says that the engine is ready, once a token has been produced, and waits for the welcome. hello is copied; its ranks
- * replace the heartbeat's. Fills the engine grace time. */
+/* Says that the engine is ready, once a token has been produced, and waits for the welcome. hello is copied;
+ * its ranks replace the heartbeat's. Fills the engine grace time. */
 STATUS_CHECKED status link_say_hello(link_connection *l, const link_hello *hello, uint64_t *engine_grace_ms);
-/* A thread that sends a heartbeat every second from `progress` and rank states; start it right after link_open, so that
- * gemmad notices a rank that dies or hangs while loading (a ready engine without heartbeats is ended after 10 s). ranks
- * are copied (none yet: 0); link_set_ranks changes them.
- * cpu_ms of ranks of this host is read from the system at each heartbeat. progress must outlive the link. */
+/* A thread that sends a heartbeat every second from `progress` and rank states; start it right after
+ * link_open, so that gemmad notices a rank that dies or hangs while loading (a ready engine without
+ * heartbeats is ended after 10 s). ranks are copied (none yet: 0); link_set_ranks changes them. cpu_ms of
+ * ranks of this host is read from the system at each heartbeat. progress must outlive the link. */
 STATUS_CHECKED status link_start_heartbeat(link_connection *l, const link_progress *progress,
                                            const link_rank_info *ranks, uint32_t rank_count);
 void link_set_ranks(link_connection *l, const link_rank_info *ranks, uint32_t rank_count);
-/* After ST_UNAVAILABLE or ST_FORMAT: dials again, every half second for at most timeout_ms, and says hello as before.
- * ST_TIMEOUT: no gemmad came. What was queued for the old one is dropped; the new one knows none of its requests. */
+/* After ST_UNAVAILABLE or ST_FORMAT: dials again, every half second for at most timeout_ms, and says hello as
+ * before. ST_TIMEOUT: no gemmad came. What was queued for the old one is dropped; the new one knows none of
+ * its requests. */
 STATUS_CHECKED status link_reconnect(link_connection *l, uint64_t timeout_ms);
 
-/* The next event, waiting at most timeout_ms (0: only what is there; < 0: for ever). ST_TIMEOUT: none. A submit has been
- * checked against the limits, the vocabulary and the context of the hello. */
+/* The next event, waiting at most timeout_ms (0: only what is there; < 0: for ever). ST_TIMEOUT: none. A
+ * submit has been checked against the limits, the vocabulary and the context of the hello. */
 STATUS_CHECKED status link_poll(link_connection *l, int timeout_ms, link_event *out);
 void link_request_free(link_request *r);
 
-STATUS_CHECKED status link_send_started(link_connection *l, uint64_t id, uint32_t cached_tokens, uint64_t queue_us);
+STATUS_CHECKED status link_send_started(link_connection *l, uint64_t id, uint32_t cached_tokens,
+                                        uint64_t queue_us);
 STATUS_CHECKED status link_send_progress(link_connection *l, uint64_t id, uint32_t prefilled_tokens);
 STATUS_CHECKED status link_send_prompt_logprobs(link_connection *l, uint64_t id, uint32_t first_position,
                                                 const token_logprob *p, uint32_t n);
 STATUS_CHECKED status link_send_tokens(link_connection *l, uint64_t id, const uint32_t *tokens, uint32_t n,
                                        const token_logprob *logprobs /* [n] or NULL */);
 typedef struct link_finish {
-    const char *reason;     /* "stop", "length", "cancelled", "error" */
+    const char *reason; /* "stop", "length", "cancelled", "error" */
     bool has_stop_token;
     uint32_t stop_token;
-    status error;           /* with reason "error" */
+    status error; /* with reason "error" */
     const char *error_text;
     uint64_t queue_us, prefill_us, decode_us;
 } link_finish;

@@ -28,7 +28,8 @@ status link_write_locked(link_connection *l) {
 
 status link_queue(link_connection *l, const engine_frame *f) {
     pthread_mutex_lock(&l->lock);
-    /* A heartbeat's thread may find the connection of a moment ago replaced by one on which nothing was said yet. */
+    /* A heartbeat's thread may find the connection of a moment ago replaced by one on which nothing was said
+     * yet. */
     bool may = l->proven || f->kind_case == GEMMAD__ENGINE__FRAME__KIND_HELLO;
     status st = may && l->fd >= 0 ? frame_writer_add(&l->writer, f)
                                   : fail(ST_UNAVAILABLE, "the link to gemmad is closed");
@@ -85,12 +86,12 @@ static uint32_t entries_of_frame(const token_logprob *p, uint32_t n) {
     return count;
 }
 
-typedef status add_part(link_connection *l, uint64_t id, const void *what, uint32_t begin, const token_logprob *p,
-                        uint32_t n);
+typedef status add_part(link_connection *l, uint64_t id, const void *what, uint32_t begin,
+                        const token_logprob *p, uint32_t n);
 
 /* All parts are queued, or none: a caller that is told ST_BUSY sends the same again later. */
-static status queue_parts(link_connection *l, uint64_t id, const void *what, const token_logprob *p, uint32_t n,
-                          add_part *add) {
+static status queue_parts(link_connection *l, uint64_t id, const void *what, const token_logprob *p,
+                          uint32_t n, add_part *add) {
     pthread_mutex_lock(&l->lock);
     status st = ST_OK;
     size_t before = frame_writer_size(&l->writer);
@@ -106,8 +107,8 @@ static status queue_parts(link_connection *l, uint64_t id, const void *what, con
     return st;
 }
 
-static status add_tokens(link_connection *l, uint64_t id, const void *what, uint32_t begin, const token_logprob *p,
-                         uint32_t n) {
+static status add_tokens(link_connection *l, uint64_t id, const void *what, uint32_t begin,
+                         const token_logprob *p, uint32_t n) {
     Gemmad__Engine__Tokens m = GEMMAD__ENGINE__TOKENS__INIT;
     engine_frame f = GEMMAD__ENGINE__FRAME__INIT;
     void *block = NULL;
@@ -148,8 +149,8 @@ static status add_prompt_logprobs(link_connection *l, uint64_t id, const void *w
     return st;
 }
 
-status link_send_prompt_logprobs(link_connection *l, uint64_t id, uint32_t first_position, const token_logprob *p,
-                                 uint32_t n) {
+status link_send_prompt_logprobs(link_connection *l, uint64_t id, uint32_t first_position,
+                                 const token_logprob *p, uint32_t n) {
     INVARIANT(n > 0);
     return queue_parts(l, id, &first_position, p, n, add_prompt_logprobs);
 }

@@ -34,7 +34,8 @@ status link_wait_io(int fd, short events, uint64_t deadline_ns, short *happened)
     }
 }
 
-static status connect_within(int fd, const struct sockaddr *to, socklen_t size, const char *name, uint64_t deadline_ns) {
+static status connect_within(int fd, const struct sockaddr *to, socklen_t size, const char *name,
+                             uint64_t deadline_ns) {
     if (connect(fd, to, size) == 0) return ST_OK;
     if (errno != EINPROGRESS) return fail_errno(ST_UNAVAILABLE, "%s", name);
     short happened;

@@ -16,14 +16,14 @@
 #include "base/log.h"
 #include "base/memory.h"
 
-/* An engine arms and disarms around every exchange, thousands of times a second, so that costs no lock: the watcher
- * sleeps until the deadline it saw last and only then looks whether it was moved. It is woken early only when a new
- * deadline comes before the time it sleeps to. */
+/* An engine arms and disarms around every exchange, thousands of times a second, so that costs no lock: the
+ * watcher sleeps until the deadline it saw last and only then looks whether it was moved. It is woken early
+ * only when a new deadline comes before the time it sleeps to. */
 struct watchdog {
     pthread_t thread;
     pthread_mutex_t lock;
     pthread_cond_t changed;
-    bool stop; /* guarded by lock */
+    bool stop;                    /* guarded by lock */
     _Atomic uint64_t deadline_ns; /* 0: disarmed */
     _Atomic uint64_t wake_ns;     /* when the watcher looks next; UINT64_MAX: when signalled */
     _Atomic uint64_t armed_ms;

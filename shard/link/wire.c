@@ -50,7 +50,8 @@ void link_rank_pack(const link_rank_info *info, uint32_t count, Gemmad__Engine__
     for (uint32_t i = 0; i < count; i++) {
         Gemmad__Engine__RankInfo *r = &rank[i];
         gemmad__engine__rank_info__init(r);
-        r->has_rank = r->has_pid = r->has_cpu_ms = r->has_kv_bytes = r->has_weight_bytes_read = r->has_threads = true;
+        r->has_rank = r->has_pid = r->has_cpu_ms = r->has_kv_bytes = r->has_weight_bytes_read =
+            r->has_threads = true;
         r->rank = info[i].rank;
         r->pid = info[i].pid;
         r->cpu_ms = info[i].cpu_ms;
@@ -68,7 +69,8 @@ void link_rank_pack(const link_rank_info *info, uint32_t count, Gemmad__Engine__
 void *link_logprob_pack(const token_logprob *p, uint32_t n, Gemmad__Engine__TokenLogprob ***list) {
     size_t tops = 0;
     for (uint32_t i = 0; i < n; i++) tops += p[i].top_count;
-    size_t entry_bytes = n * sizeof(Gemmad__Engine__TokenLogprob), top_bytes = tops * sizeof(Gemmad__Engine__TopEntry);
+    size_t entry_bytes = n * sizeof(Gemmad__Engine__TokenLogprob),
+           top_bytes = tops * sizeof(Gemmad__Engine__TopEntry);
     uint8_t *block = memory_alloc(entry_bytes + top_bytes + (n + tops) * sizeof(void *) + 1);
     Gemmad__Engine__TokenLogprob *entry = (void *)block;
     Gemmad__Engine__TopEntry *top = (void *)(block + entry_bytes);

@@ -1,6 +1,6 @@
 /* Frames to and from the link's C structs. Apart from link.c so that the fuzz target can reach it.
- * Memory:  link_request_unpack's result is released with link_request_free; the other functions fill messages whose
- *          memory belongs to the caller's arrays. */
+ * Memory:  link_request_unpack's result is released with link_request_free; the other functions fill messages
+ *          whose memory belongs to the caller's arrays. */
 #ifndef SHARD_LINK_WIRE_H
 #define SHARD_LINK_WIRE_H
 

@@ -1,6 +1,6 @@
 // link: daemon_core shard_link
-/* Bytes as they come from an engine link, at both ends: frame reader, protobuf, checks, and what the ends then do with
- * the frame. The first byte chooses the end and how the rest is cut into reads. */
+/* Bytes as they come from an engine link, at both ends: frame reader, protobuf, checks, and what the ends
+ * then do with the frame. The first byte chooses the end and how the rest is cut into reads. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -40,7 +40,8 @@ static void on_failed(void *context, status st, const char *text) {
     (void)context;
     sum += (uint64_t)st + strlen(text);
 }
-static const engine_listener listener = {on_started, on_progress, on_prompt_logprobs, on_tokens, on_finished, on_failed};
+static const engine_listener listener = {on_started, on_progress, on_prompt_logprobs,
+                                         on_tokens,  on_finished, on_failed};
 
 static const engine_bounds bounds = {.vocab = 1000, .context_tokens = 4096};
 
@@ -53,7 +54,8 @@ static status at_gemmad(request_table *t, const engine_frame *f) {
             sum += engine_secret_equal(h->secret.data, secret, sizeof secret);
         return ST_OK;
     }
-    if (f->kind_case == GEMMAD__ENGINE__FRAME__KIND_HEARTBEAT || f->kind_case == GEMMAD__ENGINE__FRAME__KIND_FAILED)
+    if (f->kind_case == GEMMAD__ENGINE__FRAME__KIND_HEARTBEAT ||
+        f->kind_case == GEMMAD__ENGINE__FRAME__KIND_FAILED)
         return ST_OK;
     return requests_handle(t, f);
 }
@@ -72,8 +74,11 @@ static status at_leader(const engine_frame *f) {
 static void add_requests(request_table *t) {
     static const uint32_t tokens[9] = {1, 2, 3, 4, 5, 6, 7, 8, 9};
     for (uint64_t id = 1; id <= 3; id++) {
-        engine_request r = {.tokens = tokens, .token_count = 9, .prompt_count = 8,
-                            .sampling = {.max_tokens = 40, .logprobs = id == 1 ? -1 : 3,
+        engine_request r = {.tokens = tokens,
+                            .token_count = 9,
+                            .prompt_count = 8,
+                            .sampling = {.max_tokens = 40,
+                                         .logprobs = id == 1 ? -1 : 3,
                                          .prompt_logprobs = id == 1 ? -1 : 3}};
         requests_add(t, id, &r, &listener, NULL);
     }

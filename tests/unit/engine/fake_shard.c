@@ -1,5 +1,5 @@
-/* gemmad-shard's command line and link without a model: token i of a request is (sum of its tokens + i) mod vocab. What
- * it does wrong is chosen by FAKE_SHARD; it writes the pids of its processes into FAKE_DIR.
+/* gemmad-shard's command line and link without a model: token i of a request is (sum of its tokens + i) mod
+ * vocab. What it does wrong is chosen by FAKE_SHARD; it writes the pids of its processes into FAKE_DIR.
  *
  *   plan:  refuse, untold, crash, garbage
  *   serve: refuse, die, bite, mute, stop, stubborn, wrong-model, overrun, give-up */
@@ -62,8 +62,10 @@ static int plan(int argc, char **argv) {
         printf("{\"vocab\": -4}\n");
         return 0;
     }
-    printf("{\"vocab\": %d, \"context_tokens\": %d, \"bos_token\": 2, \"pad_token\": 0, \"end_tokens\": [1, 106], "
-           "\"default_temperature\": 1.0, \"default_top_p\": 0.95, \"default_top_k\": 64, \"layout\": \"tp %s\", "
+    printf("{\"vocab\": %d, \"context_tokens\": %d, \"bos_token\": 2, \"pad_token\": 0, \"end_tokens\": [1, "
+           "106], "
+           "\"default_temperature\": 1.0, \"default_top_p\": 0.95, \"default_top_k\": 64, \"layout\": \"tp "
+           "%s\", "
            "\"checkpoint_hash\": \"c0ffee\", \"weight_bytes\": 123456789012, \"kv_bytes_total\": 77}\n",
            VOCAB, CONTEXT, option(argc, argv, "--ranks", "1"));
     return 0;
@@ -83,7 +85,8 @@ static status start_request(link_connection *l, link_request *r) {
 static status send_prompt_logprobs(link_connection *l, const link_request *r) {
     if (r->sampling.prompt_logprobs < 0 || r->prompt_count < 2) return ST_OK;
     token_logprob *p = memory_alloc_array(r->prompt_count, sizeof *p);
-    for (uint32_t i = 1; i < r->prompt_count; i++) p[i] = (token_logprob){.token = r->tokens[i], .logprob = -(float)i};
+    for (uint32_t i = 1; i < r->prompt_count; i++)
+        p[i] = (token_logprob){.token = r->tokens[i], .logprob = -(float)i};
     status st = link_send_prompt_logprobs(l, r->id, 1, p + 1, r->prompt_count - 1);
     free(p);
     return st;
@@ -107,7 +110,9 @@ static status step(link_connection *l, run *r, bool *done) {
     for (uint32_t i = 0; i < q->token_count; i++) token += q->tokens[i];
     token %= VOCAB;
     top_entry top[2] = {{token, -0.5F}, {(token + 1) % VOCAB, -1.5F}};
-    token_logprob p = {.token = token, .logprob = -0.5F, .top = top,
+    token_logprob p = {.token = token,
+                       .logprob = -0.5F,
+                       .top = top,
                        .top_count = q->sampling.logprobs > 2 ? 2 : (uint32_t)q->sampling.logprobs};
     if (mode_is("die") && r->emitted == DIE_AFTER) kill(getpid(), SIGKILL);
     if (mode_is("bite") && r->emitted == DIE_AFTER) {
@@ -123,8 +128,12 @@ static status step(link_connection *l, run *r, bool *done) {
     for (uint32_t i = 0; i < q->sampling.stop_token_count; i++) stopped |= q->sampling.stop_token[i] == token;
     if (!stopped && r->emitted < q->sampling.max_tokens + (mode_is("overrun") ? 1 : 0)) return ST_OK;
     *done = true;
-    link_finish f = {.reason = stopped ? "stop" : "length", .has_stop_token = stopped, .stop_token = token,
-                     .queue_us = 1, .prefill_us = 2, .decode_us = 3};
+    link_finish f = {.reason = stopped ? "stop" : "length",
+                     .has_stop_token = stopped,
+                     .stop_token = token,
+                     .queue_us = 1,
+                     .prefill_us = 2,
+                     .decode_us = 3};
     return link_send_finished(l, q->id, &f);
 }
 
@@ -174,7 +183,8 @@ static void be_stubborn(void) {
 }
 
 static status serve(int argc, char **argv) {
-    const char *address = option(argc, argv, "--link", ""), *grace = option(argc, argv, "--engine-grace", "0");
+    const char *address = option(argc, argv, "--link", ""),
+               *grace = option(argc, argv, "--engine-grace", "0");
     link_options o = {.address = address};
     TRY(link_read_secret(option(argc, argv, "--secret-file", ""), o.secret));
     link_connection *l;
@@ -187,12 +197,20 @@ static status serve(int argc, char **argv) {
     if (mode_is("stubborn")) be_stubborn();
     char layout[64];
     snprintf(layout, sizeof layout, "tp %s", option(argc, argv, "--ranks", "1"));
-    link_rank_info rank = {.pid = (uint32_t)getpid(), .threads = (uint32_t)atoi(option(argc, argv, "--threads", "0")),
-                           .state = "ready", .isa = "none", .weight_bytes_read = 11};
+    link_rank_info rank = {.pid = (uint32_t)getpid(),
+                           .threads = (uint32_t)atoi(option(argc, argv, "--threads", "0")),
+                           .state = "ready",
+                           .isa = "none",
+                           .weight_bytes_read = 11};
     gethostname(rank.host, sizeof rank.host - 1);
-    link_hello hello = {.build_id = "fake", .layout = layout, .context_tokens = CONTEXT, .vocab = VOCAB,
-                        .checkpoint_hash = mode_is("wrong-model") ? "decaf" : "c0ffee", .requests_max = RUNNING_MAX,
-                        .ranks = &rank, .rank_count = 1};
+    link_hello hello = {.build_id = "fake",
+                        .layout = layout,
+                        .context_tokens = CONTEXT,
+                        .vocab = VOCAB,
+                        .checkpoint_hash = mode_is("wrong-model") ? "decaf" : "c0ffee",
+                        .requests_max = RUNNING_MAX,
+                        .ranks = &rank,
+                        .rank_count = 1};
     status st = link_say_hello(l, &hello, NULL);
     if (st == ST_OK && mode_is("stop")) raise(SIGSTOP);
     if (st == ST_OK) st = serve_requests(l);

@@ -9,10 +9,18 @@
 #include "tests/test.h"
 
 TEST(clean_text_is_utf8_and_cut_between_characters) {
-    static const struct { const char *in, *want; } v[] = {
-        {"plain", "plain"},          {"tab\tnew\nline", "tab?new?line"}, {"\xc3\xbc\xe2\x82\xac", "\xc3\xbc\xe2\x82\xac"},
-        {"\xff\xfe", "??"},          {"\xc3", "?"},                      {"\xc0\xaf", "??"},
-        {"\xed\xa0\x80", "???"},     {"\xf4\x90\x80\x80", "????"},       {"\xf0\x9f\x98\x80", "\xf0\x9f\x98\x80"},
+    static const struct {
+        const char *in, *want;
+    } v[] = {
+        {"plain", "plain"},
+        {"tab\tnew\nline", "tab?new?line"},
+        {"\xc3\xbc\xe2\x82\xac", "\xc3\xbc\xe2\x82\xac"},
+        {"\xff\xfe", "??"},
+        {"\xc3", "?"},
+        {"\xc0\xaf", "??"},
+        {"\xed\xa0\x80", "???"},
+        {"\xf4\x90\x80\x80", "????"},
+        {"\xf0\x9f\x98\x80", "\xf0\x9f\x98\x80"},
         {"123456789012345", "123456789012345"},
         {"1234567890123456", "123456789012\xe2\x80\xa6"},
         {"12345678901\xc3\xbc\xc3\xbc\xc3\xbc", "12345678901\xe2\x80\xa6"},
@@ -37,10 +45,11 @@ TEST(the_last_errors_of_a_log_are_found) {
     CHECK(!strcmp(errors_of("2026-01-31T12:00:00.123Z error shard[1] no tensor x\n"
                             "2026-01-31T12:00:00.123Z info  shard[1] bye\n------\nmpirun noise\n"),
                   "no tensor x"));
-    CHECK(!strcmp(errors_of("2026-01-31T12:00:00.123Z error shard[1] a\n2026-01-31T12:00:00.124Z error shard[0] b\n"
-                            "2026-01-31T12:00:00.125Z error shard[1] b\n2026-01-31T12:00:00.126Z error shard[1] c\n"
-                            "2026-01-31T12:00:00.127Z error shard[1] d"),
-                  "b; c; d"));
+    CHECK(!strcmp(
+        errors_of("2026-01-31T12:00:00.123Z error shard[1] a\n2026-01-31T12:00:00.124Z error shard[0] b\n"
+                  "2026-01-31T12:00:00.125Z error shard[1] b\n2026-01-31T12:00:00.126Z error shard[1] c\n"
+                  "2026-01-31T12:00:00.127Z error shard[1] d"),
+        "b; c; d"));
     CHECK(!strcmp(errors_of("2026-01-31T12:00:00.123Z error  unnamed component\n"), "unnamed component"));
     char text[128];
     failure_describe_exit(137, 0, text, sizeof text);
@@ -58,7 +67,8 @@ TEST(quotas) {
     CHECK(cpus_of_quota("50000 100000\n") == 1);
     CHECK(cpus_of_quota("nonsense") == UINT32_MAX && cpus_of_quota("") == UINT32_MAX);
     CHECK(cpus_of_quota("-1 100000") == UINT32_MAX && cpus_of_quota("1 0") == UINT32_MAX);
-    CHECK(cpus_threads_per_rank(16, 3) == 5 && cpus_threads_per_rank(2, 4) == 1 && cpus_threads_per_rank(2, 2) == 1);
+    CHECK(cpus_threads_per_rank(16, 3) == 5 && cpus_threads_per_rank(2, 4) == 1 &&
+          cpus_threads_per_rank(2, 2) == 1);
     CHECK(cpus_usable() >= 1 && cpus_usable() <= (uint32_t)sysconf(_SC_NPROCESSORS_CONF));
 }
 
@@ -69,9 +79,16 @@ static bool has(const command *c, const char *a, const char *b) {
 }
 
 TEST(command_lines) {
-    const command_paths paths = {.link_address = "unix:/s", .secret_file = "/k", .scratch = "/dev/shm/gemmad-x"};
-    engine_options o = {.id = "m/0", .model_path = TEST_DATA, .shard_program = "/bin/true", .ranks = 1,
-                        .threads = 3, .weights = "f32", .memory_bytes = UINT64_C(1) << 40, .grace_seconds = 120};
+    const command_paths paths = {
+        .link_address = "unix:/s", .secret_file = "/k", .scratch = "/dev/shm/gemmad-x"};
+    engine_options o = {.id = "m/0",
+                        .model_path = TEST_DATA,
+                        .shard_program = "/bin/true",
+                        .ranks = 1,
+                        .threads = 3,
+                        .weights = "f32",
+                        .memory_bytes = UINT64_C(1) << 40,
+                        .grace_seconds = 120};
     command c = {0};
     CHECK_STATUS(command_serve(&c, &o, &paths), ST_OK);
     CHECK(c.count > 2 && strstr(c.word[0], "true") && !strcmp(c.word[1], "serve") && !c.word[c.count]);
@@ -84,7 +101,8 @@ TEST(command_lines) {
     o.launcher_args = "--mca a 'b c'  -x \"D\"";
     CHECK_STATUS(command_serve(&c, &o, &paths), ST_OK);
     CHECK(!strcmp(c.word[0], "mpirun") && has(&c, "-np", "2") && has(&c, "--host", "localhost:2"));
-    CHECK(has(&c, "--bind-to", "none") && has(&c, "--comm", "mpi") && has(&c, "a", "b c") && has(&c, "-x", "D"));
+    CHECK(has(&c, "--bind-to", "none") && has(&c, "--comm", "mpi") && has(&c, "a", "b c") &&
+          has(&c, "-x", "D"));
     CHECK(has(&c, "orte_tmpdir_base", "/dev/shm/gemmad-x"));
     CHECK(has(&c, "--allow-run-as-root", NULL) == (geteuid() == 0));
     command_close(&c);

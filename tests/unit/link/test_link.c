@@ -129,16 +129,24 @@ static link_connection *connect_to(fake_gemmad *g, status want) {
 }
 
 static void say_ready(fake_gemmad *g, link_connection *l) {
-    link_rank_info rank = {.rank = 0, .pid = (uint32_t)getpid(), .threads = 1, .host = "h", .state = "ready", .isa = "x"};
-    link_hello hello = {.build_id = "b", .layout = "tp 1", .checkpoint_hash = "c", .context_tokens = 100, .vocab = 50,
-                        .requests_max = 4, .ranks = &rank, .rank_count = 1};
+    link_rank_info rank = {
+        .rank = 0, .pid = (uint32_t)getpid(), .threads = 1, .host = "h", .state = "ready", .isa = "x"};
+    link_hello hello = {.build_id = "b",
+                        .layout = "tp 1",
+                        .checkpoint_hash = "c",
+                        .context_tokens = 100,
+                        .vocab = 50,
+                        .requests_max = 4,
+                        .ranks = &rank,
+                        .rank_count = 1};
     uint64_t grace = 0;
     fake_welcome(g); /* may come before the hello: it is the answer that counts */
     CHECK_STATUS(link_say_hello(l, &hello, &grace), ST_OK);
     CHECK(grace == 7000);
     engine_frame *f = fake_next(g);
     CHECK(f && f->kind_case == GEMMAD__ENGINE__FRAME__KIND_HELLO && engine_hello_is_ready(f->hello));
-    CHECK(f && f->hello->vocab == 50 && f->hello->n_ranks == 1 && f->hello->ranks[0]->pid == (uint32_t)getpid());
+    CHECK(f && f->hello->vocab == 50 && f->hello->n_ranks == 1 &&
+          f->hello->ranks[0]->pid == (uint32_t)getpid());
     frame_free(f);
 }
 
@@ -214,9 +222,15 @@ TEST(requests_come_in_as_structs) {
 }
 
 TEST(bad_frames_close_the_link) {
-    static const struct { uint64_t id; uint32_t token; size_t n; const char *part; } v[] = {
-        {5, 3, 3, "id 5 comes after 5"}, {6, 50, 3, "tokens[2] is 50, the vocabulary has 50"},
-        {6, 3, 12, "10 tokens were emitted already"}, {0, 0, 0, "id 77 was never submitted"}};
+    static const struct {
+        uint64_t id;
+        uint32_t token;
+        size_t n;
+        const char *part;
+    } v[] = {{5, 3, 3, "id 5 comes after 5"},
+             {6, 50, 3, "tokens[2] is 50, the vocabulary has 50"},
+             {6, 3, 12, "10 tokens were emitted already"},
+             {0, 0, 0, "id 77 was never submitted"}};
     for (size_t i = 0; i < sizeof v / sizeof *v; i++) {
         fake_gemmad g;
         fake_open(&g);

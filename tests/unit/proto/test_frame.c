@@ -66,8 +66,13 @@ TEST(frames_come_back_whole_however_they_are_cut) {
 }
 
 TEST(a_length_past_the_bound_is_refused_before_memory_is_taken) {
-    static const struct { uint8_t head[4]; status want; } v[] = {
-        {{0, 0, 0, 0}, ST_FORMAT}, {{1, 4, 0, 0}, ST_FORMAT}, {{255, 255, 255, 255}, ST_FORMAT}, {{0, 4, 0, 0}, ST_OK}};
+    static const struct {
+        uint8_t head[4];
+        status want;
+    } v[] = {{{0, 0, 0, 0}, ST_FORMAT},
+             {{1, 4, 0, 0}, ST_FORMAT},
+             {{255, 255, 255, 255}, ST_FORMAT},
+             {{0, 4, 0, 0}, ST_OK}};
     for (size_t i = 0; i < sizeof v / sizeof *v; i++) {
         frame_reader r;
         frame_reader_open(&r, 1024);
@@ -130,7 +135,8 @@ TEST(an_unfolding_frame_is_refused) {
     uint8_t *bytes = memory_alloc(2 * N + 16);
     size_t at = 0;
     bytes[at++] = 6 << 3 | 2;
-    for (uint32_t left = 2 * N; left; left >>= 7) bytes[at++] = (uint8_t)((left & 127) | (left > 127 ? 128 : 0));
+    for (uint32_t left = 2 * N; left; left >>= 7)
+        bytes[at++] = (uint8_t)((left & 127) | (left > 127 ? 128 : 0));
     for (int i = 0; i < N; i++) {
         bytes[at++] = 3 << 3 | 2;
         bytes[at++] = 0;
