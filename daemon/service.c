@@ -12,6 +12,9 @@
 #include "base/memory.h"
 #include "base/sha256.h"
 #include "base/strbuf.h"
+#include "daemon/api/acceptor.h"
+#include "daemon/api/health.h"
+#include "daemon/api/reflection.h"
 #include "daemon/api/server.h"
 #include "daemon/dry_run.h"
 #include "daemon/notify.h"
@@ -33,6 +36,9 @@ typedef struct served {
     bool was_ready, start_failed, running; /* running: `closed` has not come */
 } served;
 
+/* Calls that still run when everything else has ended get this long, then are cancelled. */
+enum { CALLS_GRACE_MS = 1000 };
+
 /* The way down: RUNNING, then DRAINING (running calls end), ENDING (engines end), CLOSING (the server ends).
  * A hurried stop goes to ENDING at once. */
 typedef enum stage { STAGE_RUNNING, STAGE_DRAINING, STAGE_ENDING, STAGE_CLOSING } stage;
@@ -45,6 +51,9 @@ typedef struct service {
     uint32_t signal_count;
     core *core;
     server *server;
+    acceptor *acceptor;
+    health *health;
+    reflection *reflection;
     served *model; /* [count] */
     uint32_t count;
     stage stage;
@@ -76,13 +85,20 @@ static void server_stopped(void *context) {
     for (uint32_t i = 0; i < s->signal_count; i++) uv_close((uv_handle_t *)&s->signal[i], signal_closed);
 }
 
+static void listening_stopped(void *context) {
+    service *s = context;
+    if (s->server) server_stop(s->server, CALLS_GRACE_MS, server_stopped, s);
+    else server_stopped(s);
+}
+
 static void close_when_engines_ended(service *s) {
     if (s->stage != STAGE_ENDING) return;
     for (uint32_t i = 0; i < s->count; i++)
         if (s->model[i].running) return;
     s->stage = STAGE_CLOSING;
-    if (s->server) server_stop(s->server, server_stopped, s);
-    else server_stopped(s);
+    if (s->health) health_stop(s->health);
+    if (s->acceptor) acceptor_stop(s->acceptor, listening_stopped, s);
+    else listening_stopped(s);
 }
 
 /* With drain false this also hurries engines that are already ending. */
@@ -105,7 +121,7 @@ static void stop(service *s, bool drain) {
         notify_manager("STOPPING=1");
         s->stage = drain ? STAGE_DRAINING : STAGE_ENDING;
         core_drain(s->core, calls_ended, s);
-        if (s->server) server_state_changed(s->server);
+        if (s->health) health_changed(s->health);
     }
     if (!drain) end_engines(s, false);
 }
@@ -160,7 +176,7 @@ static void engine_changed(void *context, engine *e, engine_state now) {
     service *s = m->service;
     /* An engine that has ended as asked is no news to clients, who heard of the draining. */
     if (now != ENGINE_STOPPED) core_engine_changed(s->core, e, now);
-    server_state_changed(s->server);
+    health_changed(s->health);
     if (now == ENGINE_READY) {
         m->was_ready = true;
         tell_ready(s);
@@ -257,12 +273,15 @@ static status catch_signals(service *s) {
 static const char *state_word(void *c) { return core_state(c); }
 
 static status open_server(service *s) {
-    server_options o = {.loop = &s->loop, .core = s->core};
-    o.methods = core_methods(&o.method_count);
-    o.state = state_word;
-    TRY(server_open(&s->server, &o));
+    uint32_t count;
+    const call_method *methods = core_methods(&count);
+    TRY(server_open(&s->server, &s->loop));
+    server_add_core(s->server, methods, count, s->core);
+    health_open(&s->health, s->server, state_word, s->core);
+    TRY(reflection_open(&s->reflection, s->server));
+    TRY(acceptor_open(&s->acceptor, &s->loop, s->server, NULL));
     for (uint32_t i = 0; i < s->settings->listen_count; i++)
-        TRY(server_listen(s->server, s->settings->listen[i]));
+        TRY(acceptor_listen(s->acceptor, s->settings->listen[i], s->settings->options.insecure));
     return ST_OK;
 }
 
@@ -319,7 +338,10 @@ int service_run(const settings *asked) {
         s.exit_code = service_exit_code(st);
         log_error("%s", status_text());
     }
+    acceptor_close(s.acceptor);
     server_close(s.server);
+    health_close(s.health);
+    reflection_close(s.reflection);
     for (uint32_t i = 0; i < s.count; i++) engine_close(s.model[i].engine);
     core_close(s.core);
     for (uint32_t i = 0; i < s.count; i++) tokenizer_close(s.model[i].tokenizer);

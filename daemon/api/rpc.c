@@ -1,288 +1,392 @@
-/* One gRPC call on the loop thread: its batches, its queue of messages to send, its end. */
+/* One gRPC call, from its arrival to its status.
+ *
+ * gRPC holds the call while batches of it are under way (`receiving`, `sending`, the close notice); the handler holds it
+ * from its first callback to `finish`. When neither does, it is freed. One batch of writes is under way at a time; what
+ * the handler sends meanwhile waits in a list whose bytes are the backlog. */
+#include <grpc/byte_buffer.h>
 #include <grpc/byte_buffer_reader.h>
+#include <grpc/grpc.h>
+#include <grpc/slice.h>
 #include <grpc/support/alloc.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "base/invariant.h"
-#include "base/log.h"
 #include "base/memory.h"
+#include "daemon/api/code.h"
 #include "daemon/api/server_internal.h"
 #include "proto/message.h"
 
-static rpc *rpc_of(call *c) { return (rpc *)c; }
+enum {
+    DECODE_HERE_BYTES = 64 << 10, /* read on the loop: well under a millisecond; more goes to a worker thread */
+    PATH_SHOWN = 200,
+    TRAILERS = 3,
+};
 
-static grpc_status_code code_of(status st) {
-    switch (st) {
-    case ST_OK: return GRPC_STATUS_OK;
-    case ST_INVALID:
-    case ST_FORMAT: return GRPC_STATUS_INVALID_ARGUMENT;
-    case ST_NOT_FOUND: return GRPC_STATUS_NOT_FOUND;
-    case ST_EXISTS: return GRPC_STATUS_ALREADY_EXISTS;
-    case ST_UNSUPPORTED: return GRPC_STATUS_UNIMPLEMENTED;
-    case ST_BUSY:
-    case ST_NO_MEMORY:
-    case ST_KV_FULL: return GRPC_STATUS_RESOURCE_EXHAUSTED;
-    case ST_UNAVAILABLE:
-    case ST_PEER: return GRPC_STATUS_UNAVAILABLE;
-    case ST_CANCELLED: return GRPC_STATUS_CANCELLED;
-    case ST_TIMEOUT: return GRPC_STATUS_DEADLINE_EXCEEDED;
-    case ST_AUTH: return GRPC_STATUS_UNAUTHENTICATED;
-    default: return GRPC_STATUS_INTERNAL;
+typedef struct outgoing {
+    grpc_byte_buffer *message;
+    uint64_t bytes;
+    struct outgoing *next;
+} outgoing;
+
+struct rpc {
+    call base; /* first: what handlers hold */
+    server *server;
+    grpc_call *handle;
+    grpc_call_details details;
+    grpc_metadata_array metadata;
+    const server_method *method;
+    char peer[64];
+    uint64_t arrived_ms; /* loop time */
+
+    server_tag accept, receive, close, send;
+    bool receiving, awaiting_close, sending;
+    uint32_t holds; /* of ours: a worker, or a callback that may end the call while its caller still needs it */
+    bool handling;  /* the handler has been called and has not finished */
+    bool half_done; /* a stream of requests: its handler has seen the end */
+    bool cancelled; /* the client is gone, or the deadline passed: nothing can be sent any more */
+    int close_cancelled;
+
+    grpc_byte_buffer *received;
+    uv_work_t work;
+    ProtobufCMessage *request;
+    status decode_status;
+    char *decode_text;
+
+    outgoing *first, **last;
+    uint64_t backlog;
+    bool metadata_sent, ended /* the status is known */, status_sent;
+    grpc_status_code code;
+    strbuf text, retry_details;
+    uint32_t retry_after_ms;
+    char retry_text[16];
+    grpc_slice status_slice;
+    grpc_metadata trailer[TRAILERS];
+    size_t trailer_count;
+};
+
+static rpc *from_call(call *c) { return (rpc *)(void *)c; }
+static void pump(rpc *r);
+static void read_message(rpc *r);
+
+/* ---- the end ---- */
+
+static void drop_outgoing(rpc *r) {
+    while (r->first) {
+        outgoing *o = r->first;
+        r->first = o->next;
+        grpc_byte_buffer_destroy(o->message);
+        free(o);
     }
+    r->last = &r->first;
+    r->backlog = 0;
 }
 
-static void start(rpc *r, const grpc_op *ops, size_t n, tag *t) {
-    r->batches++;
-    grpc_call_error e = grpc_call_start_batch(r->call, ops, n, t, NULL);
-    INVARIANT(e == GRPC_CALL_OK);
+static void free_rpc(rpc *r) {
+    drop_outgoing(r);
+    for (size_t i = 0; i < r->trailer_count; i++) grpc_slice_unref(r->trailer[i].value);
+    if (r->ended) grpc_slice_unref(r->status_slice);
+    if (r->request) protobuf_c_message_free_unpacked(r->request, NULL);
+    if (r->received) grpc_byte_buffer_destroy(r->received);
+    grpc_call_details_destroy(&r->details);
+    grpc_metadata_array_destroy(&r->metadata);
+    if (r->handle) grpc_call_unref(r->handle);
+    strbuf_close(&r->text);
+    strbuf_close(&r->retry_details);
+    free(r->decode_text);
+    free(r);
 }
 
 static void release_if_done(rpc *r) {
-    if (r->batches > 0 || !r->status_sent || !r->has_closed) return;
-    if (r->previous) r->previous->next = r->next;
-    else r->server->calls = r->next;
-    if (r->next) r->next->previous = r->previous;
-    for (size_t i = 0; i < r->queue_count; i++)
-        grpc_byte_buffer_destroy(r->queue[(r->queue_first + i) % r->queue_capacity]);
-    free(r->queue);
-    if (r->request) protobuf_c_message_free_unpacked(r->request, NULL);
-    if (r->received) grpc_byte_buffer_destroy(r->received);
-    if (r->sending) grpc_byte_buffer_destroy(r->sending);
-    grpc_slice_unref(r->text);
-    if (r->trailer_count) {
-        grpc_slice_unref(r->trailer.key);
-        grpc_slice_unref(r->trailer.value);
-    }
-    grpc_call_details_destroy(&r->details);
-    grpc_metadata_array_destroy(&r->metadata);
-    grpc_call_unref(r->call);
-    free(r);
+    if (r->receiving || r->awaiting_close || r->sending || r->handling || r->holds > 0) return;
+    server *s = r->server;
+    free_rpc(r);
+    server_call_ends(s);
 }
 
 /* ---- sending ---- */
 
-static void send_next(rpc *r) {
-    if (r->writing || r->status_sent) return;
-    if (r->queue_count > 0 && !r->has_closed) {
-        r->sending = r->queue[r->queue_first];
-        r->queue_first = (r->queue_first + 1) % r->queue_capacity;
-        r->queue_count--;
-        r->writing = true;
-        start(r, &(grpc_op){.op = GRPC_OP_SEND_MESSAGE, .data.send_message.send_message = r->sending}, 1, &r->sent);
-        return;
+static void start_batch(rpc *r, const grpc_op *ops, size_t n, server_tag *tag) {
+    grpc_call_error error = grpc_call_start_batch(r->handle, ops, n, tag, NULL);
+    INVARIANT(error == GRPC_CALL_OK); /* anything else is a batch that we put together wrongly */
+}
+
+static void on_sent(void *owner, bool ok) {
+    rpc *r = owner;
+    (void)ok; /* a write that failed is followed by the close notice, which says why */
+    r->sending = false;
+    if (r->first) {
+        outgoing *o = r->first;
+        r->first = o->next;
+        if (!r->first) r->last = &r->first;
+        r->backlog -= o->bytes;
+        grpc_byte_buffer_destroy(o->message);
+        free(o);
     }
-    if (!r->wants_status) return;
-    r->status_sent = true;
+    pump(r);
+    release_if_done(r);
+}
+
+static void add_trailer(rpc *r, const char *key, grpc_slice value) {
+    INVARIANT(r->trailer_count < TRAILERS);
+    r->trailer[r->trailer_count++] = (grpc_metadata){.key = grpc_slice_from_static_string(key), .value = value};
+}
+
+static grpc_op status_op(rpc *r) {
+    if (r->retry_after_ms > 0) {
+        snprintf(r->retry_text, sizeof r->retry_text, "%u", r->retry_after_ms);
+        code_add_retry_details(r->code, strbuf_text(&r->text), r->retry_after_ms, &r->retry_details);
+        add_trailer(r, "retry-after-ms", grpc_slice_from_copied_string(r->retry_text));
+        /* What gRPC's own retry policies look at. */
+        add_trailer(r, "grpc-retry-pushback-ms", grpc_slice_from_copied_string(r->retry_text));
+        add_trailer(r, "grpc-status-details-bin",
+                    grpc_slice_from_copied_buffer(r->retry_details.data, r->retry_details.size));
+    }
     grpc_op op = {.op = GRPC_OP_SEND_STATUS_FROM_SERVER};
     op.data.send_status_from_server.status = r->code;
-    op.data.send_status_from_server.status_details = &r->text;
+    op.data.send_status_from_server.status_details = &r->status_slice;
+    op.data.send_status_from_server.trailing_metadata = r->trailer;
     op.data.send_status_from_server.trailing_metadata_count = r->trailer_count;
-    op.data.send_status_from_server.trailing_metadata = &r->trailer;
-    start(r, &op, 1, &r->finished);
+    return op;
 }
 
-static void on_sent(tag *t, bool ok) {
-    (void)ok; /* a failed write means that the client left: RECV_CLOSE tells */
-    rpc *r = t->owner;
-    r->batches--;
-    r->writing = false;
-    r->queued_bytes -= grpc_byte_buffer_length(r->sending);
-    grpc_byte_buffer_destroy(r->sending);
-    r->sending = NULL;
-    send_next(r);
-    release_if_done(r);
-}
-
-static void on_finished(tag *t, bool ok) {
-    (void)ok;
-    rpc *r = t->owner;
-    r->batches--;
-    release_if_done(r);
+/* Writes what there is, the status with the last message: one write for a short answer. */
+static void pump(rpc *r) {
+    grpc_op ops[3];
+    size_t n = 0;
+    if (r->sending || r->status_sent || !r->handle) return;
+    if (r->cancelled) {
+        drop_outgoing(r);
+        return;
+    }
+    bool last = r->ended && (!r->first || !r->first->next);
+    if (!r->first && !last) {
+        /* The next message of a stream of requests is read when the answers to the last have left. */
+        if (r->handling && r->method->client_streams && !r->half_done && !r->receiving) read_message(r);
+        return;
+    }
+    if (!r->metadata_sent) ops[n++] = (grpc_op){.op = GRPC_OP_SEND_INITIAL_METADATA};
+    if (r->first) {
+        grpc_op op = {.op = GRPC_OP_SEND_MESSAGE};
+        op.data.send_message.send_message = r->first->message;
+        ops[n++] = op;
+    }
+    if (last) ops[n++] = status_op(r);
+    r->metadata_sent = r->sending = true;
+    r->status_sent = last;
+    start_batch(r, ops, n, &r->send);
 }
 
 static void rpc_send(call *c, const ProtobufCMessage *message) {
-    rpc *r = rpc_of(c);
-    INVARIANT(!r->wants_status);
-    if (r->has_closed && r->cancelled) return;
+    rpc *r = from_call(c);
+    INVARIANT(!r->ended);
+    if (r->cancelled) return;
     size_t n = protobuf_c_message_get_packed_size(message);
     grpc_slice slice = grpc_slice_malloc(n);
     protobuf_c_message_pack(message, GRPC_SLICE_START_PTR(slice));
-    grpc_byte_buffer *buffer = grpc_raw_byte_buffer_create(&slice, 1);
+    outgoing *o = memory_alloc(sizeof *o);
+    o->message = grpc_raw_byte_buffer_create(&slice, 1);
+    o->bytes = n;
     grpc_slice_unref(slice);
-    if (r->queue_count == r->queue_capacity) { /* a ring: a slow reader may leave very many small events */
-        size_t old = r->queue_capacity;
-        r->queue_capacity = old ? old * 2 : 8;
-        r->queue = memory_grow(r->queue, r->queue_capacity * sizeof *r->queue);
-        memcpy(r->queue + old, r->queue, r->queue_first * sizeof *r->queue);
-    }
-    r->queue[(r->queue_first + r->queue_count++) % r->queue_capacity] = buffer;
-    r->queued_bytes += grpc_byte_buffer_length(buffer);
-    send_next(r);
+    *r->last = o;
+    r->last = &o->next;
+    r->backlog += n;
+    pump(r);
+}
+
+static void end_with(rpc *r, status st, const char *text, uint32_t retry_after_ms) {
+    INVARIANT(!r->ended);
+    r->ended = true;
+    r->code = code_of_status(st);
+    code_add_text(text, &r->text);
+    r->retry_after_ms = st == ST_OK ? 0 : retry_after_ms;
+    r->status_slice = grpc_slice_from_copied_string(strbuf_text(&r->text));
+    pump(r);
 }
 
 static void rpc_finish(call *c, status st, const char *text, uint32_t retry_after_ms) {
-    rpc *r = rpc_of(c);
-    INVARIANT(!r->wants_status);
-    r->wants_status = true;
-    r->code = code_of(st);
-    grpc_slice_unref(r->text);
-    r->text = grpc_slice_from_copied_string(st == ST_OK || !text ? "" : text);
-    if (retry_after_ms) {
-        char number[16];
-        snprintf(number, sizeof number, "%u", retry_after_ms);
-        r->trailer = (grpc_metadata){.key = grpc_slice_from_copied_string("retry-after-ms"),
-                                     .value = grpc_slice_from_copied_string(number)};
-        r->trailer_count = 1;
-    }
-    send_next(r);
+    rpc *r = from_call(c);
+    INVARIANT(r->handling);
+    end_with(r, st, text, retry_after_ms);
+    r->handling = false;
+    release_if_done(r);
 }
 
-static uint64_t rpc_backlog(const call *c) { return ((const rpc *)c)->queued_bytes; }
+static uint64_t rpc_backlog_bytes(const call *c) { return ((const rpc *)(const void *)c)->backlog; }
 
-static const call_ops rpc_ops = {rpc_send, rpc_finish, rpc_backlog};
+static const call_ops rpc_ops = {rpc_send, rpc_finish, rpc_backlog_bytes};
 
 /* ---- receiving ---- */
 
-static void receive(rpc *r) {
-    start(r, &(grpc_op){.op = GRPC_OP_RECV_MESSAGE, .data.recv_message.recv_message = &r->received}, 1, &r->message);
-}
-
-static const ProtobufCMessageDescriptor *request_type(const rpc *r) {
-    return r->method ? r->method->request : r->own->request;
-}
-
-static status unpack(const ProtobufCMessageDescriptor *type, grpc_byte_buffer *buffer, ProtobufCMessage **out) {
+/* Any thread. */
+static void decode(rpc *r) {
     grpc_byte_buffer_reader reader;
-    if (!grpc_byte_buffer_reader_init(&reader, buffer))
-        return fail(ST_INVALID, "the request's compression cannot be undone");
-    grpc_slice slice = grpc_byte_buffer_reader_readall(&reader);
-    grpc_byte_buffer_reader_destroy(&reader);
-    status st = message_unpack(type, GRPC_SLICE_START_PTR(slice), GRPC_SLICE_LENGTH(slice), out);
-    grpc_slice_unref(slice);
-    return st;
+    if (!grpc_byte_buffer_reader_init(&reader, r->received)) {
+        r->decode_status = fail(ST_INVALID, "a message whose compression cannot be undone");
+    } else {
+        grpc_slice all = grpc_byte_buffer_reader_readall(&reader);
+        grpc_byte_buffer_reader_destroy(&reader);
+        r->decode_status = message_unpack(r->method->request, GRPC_SLICE_START_PTR(all), GRPC_SLICE_LENGTH(all),
+                                          &r->request);
+        grpc_slice_unref(all);
+    }
+    if (r->decode_status != ST_OK) r->decode_text = memory_copy_string(status_text());
 }
 
-static void on_message(tag *t, bool ok) {
-    rpc *r = t->owner;
-    r->batches--;
-    bool streams = r->own && r->own->streams;
-    if (r->wants_status) {
-        release_if_done(r);
-        return;
-    }
-    if (!ok || !r->received) {
-        if (streams) rpc_finish(&r->base, ST_OK, "", 0);
-        else rpc_finish(&r->base, ST_INVALID, "the call has no request message", 0);
-        release_if_done(r);
-        return;
-    }
-    if (r->request) protobuf_c_message_free_unpacked(r->request, NULL);
-    r->request = NULL;
-    status st = unpack(request_type(r), r->received, &r->request);
+static void hand_over(rpc *r) {
     grpc_byte_buffer_destroy(r->received);
     r->received = NULL;
-    if (st != ST_OK) {
-        rpc_finish(&r->base, st, status_text(), 0);
-    } else if (r->method) {
-        r->method->handle(r->server->o.core, &r->base, r->request);
+    if (r->decode_status != ST_OK) {
+        r->handling = false;
+        if (!r->ended && !r->cancelled) end_with(r, r->decode_status, r->decode_text, 0);
+        return;
+    }
+    if (!r->ended && !r->cancelled) {
+        r->handling = true;
+        r->method->handle(r->method->context, &r->base, r->request);
+        pump(r);
+    }
+    protobuf_c_message_free_unpacked(r->request, NULL);
+    r->request = NULL;
+}
+
+static void decode_on_worker(uv_work_t *work) { decode(work->data); }
+
+static void on_decoded(uv_work_t *work, int error) {
+    rpc *r = work->data;
+    INVARIANT(error == 0); /* nobody cancels it */
+    hand_over(r);
+    r->holds--;
+    release_if_done(r);
+}
+
+/* The client has sent all it will: an rpc of one request that never came is answered here. */
+static void on_last_message(rpc *r) {
+    if (r->ended || r->cancelled) return;
+    if (r->handling) {
+        r->half_done = true;
+        r->method->handle(r->method->context, &r->base, NULL);
     } else {
-        r->own->handle(r->server, &r->base, r->request);
-        if (streams && !r->wants_status) receive(r);
+        if (r->method->client_streams) end_with(r, ST_OK, "", 0);
+        else end_with(r, ST_INVALID, "the call ended without a request message", 0);
     }
-    release_if_done(r);
 }
 
-static bool deadline_passed(const rpc *r) {
-    gpr_timespec deadline = gpr_convert_clock_type(r->details.deadline, GPR_CLOCK_REALTIME);
-    return gpr_time_cmp(deadline, gpr_now(GPR_CLOCK_REALTIME)) <= 0;
-}
-
-static void on_closed(tag *t, bool ok) {
+static void on_received(void *owner, bool ok) {
+    rpc *r = owner;
     (void)ok;
-    rpc *r = t->owner;
-    r->batches--;
-    r->has_closed = true;
-    if (r->cancelled && !r->wants_status && !r->told_cancelled) {
-        r->told_cancelled = true;
-        status why = deadline_passed(r) ? ST_TIMEOUT : ST_CANCELLED;
-        if (r->base.cancelled) r->base.cancelled(&r->base, r->base.context, why);
-        else if (!r->request || (r->own && !r->wants_status))
-            rpc_finish(&r->base, why, "cancelled", 0); /* no handler has it yet, or one of ours that only watches */
+    r->receiving = false;
+    r->holds++;
+    if (r->received && grpc_byte_buffer_length(r->received) > DECODE_HERE_BYTES) {
+        r->work.data = r;
+        int error = uv_queue_work(server_loop(r->server), &r->work, decode_on_worker, on_decoded);
+        INVARIANT(error == 0);
+        return;
     }
-    send_next(r);
+    if (r->received) {
+        decode(r);
+        hand_over(r);
+    } else {
+        on_last_message(r);
+    }
+    r->holds--;
     release_if_done(r);
+}
+
+static void read_message(rpc *r) {
+    grpc_op op = {.op = GRPC_OP_RECV_MESSAGE};
+    op.data.recv_message.recv_message = &r->received;
+    r->receiving = true;
+    start_batch(r, &op, 1, &r->receive);
 }
 
 /* ---- arrival ---- */
 
-static bool find_method(rpc *r) {
-    const server_options *o = &r->server->o;
-    grpc_slice path = r->details.method;
-    for (uint32_t i = 0; i < o->method_count; i++)
-        if (grpc_slice_str_cmp(path, o->methods[i].path) == 0) r->method = &o->methods[i];
-    for (uint32_t i = 0; i < health_method_count; i++)
-        if (grpc_slice_str_cmp(path, health_methods[i].path) == 0) r->own = &health_methods[i];
-    for (uint32_t i = 0; i < reflection_method_count; i++)
-        if (grpc_slice_str_cmp(path, reflection_methods[i].path) == 0) r->own = &reflection_methods[i];
-    return r->method || r->own;
-}
-
-static uint64_t deadline_left_ms(const rpc *r) {
-    gpr_timespec deadline = r->details.deadline;
-    if (gpr_time_cmp(deadline, gpr_inf_future(deadline.clock_type)) == 0) return 0;
-    int32_t left = gpr_time_to_millis(gpr_time_sub(gpr_convert_clock_type(deadline, GPR_CLOCK_REALTIME),
-                                                   gpr_now(GPR_CLOCK_REALTIME)));
+/* From now, 0 for none; a deadline that has just passed is 1 ms away. */
+static uint64_t deadline_ms(gpr_timespec deadline) {
+    if (gpr_time_cmp(deadline, gpr_inf_future(deadline.clock_type)) >= 0) return 0;
+    double left = gpr_timespec_to_micros(gpr_time_sub(deadline, gpr_now(deadline.clock_type))) / 1000;
     return left < 1 ? 1 : (uint64_t)left;
 }
 
-static void on_arrived(tag *t, bool ok) {
-    rpc *r = t->owner;
-    server *s = r->server;
-    s->accepting--;
-    if (!ok) { /* the server shuts down */
-        grpc_call_details_destroy(&r->details);
-        grpc_metadata_array_destroy(&r->metadata);
-        free(r);
+static void tell_cancelled(rpc *r) {
+    r->cancelled = true;
+    pump(r);
+    if (!r->handling) return;
+    if (r->method->client_streams) { /* its handler keeps nothing between messages */
+        r->handling = false;
         return;
     }
-    if (!s->stopping) rpc_accept(s);
-    r->next = s->calls;
-    if (r->next) r->next->previous = r;
-    s->calls = r;
-    char *peer = grpc_call_get_peer(r->call);
-    snprintf(r->peer, sizeof r->peer, "%s", listener_peer(s, peer));
-    gpr_free(peer);
-    r->base.peer = r->peer;
-    r->base.deadline_ms = deadline_left_ms(r);
-    start(r, &(grpc_op){.op = GRPC_OP_RECV_CLOSE_ON_SERVER, .data.recv_close_on_server.cancelled = &r->cancelled}, 1,
-          &r->closed);
-    start(r, &(grpc_op){.op = GRPC_OP_SEND_INITIAL_METADATA}, 1, &r->finished);
-    if (find_method(r) && !(r->method && r->method->client_streams)) {
-        receive(r);
-        return;
-    }
-    char *path = grpc_slice_to_c_string(r->details.method), text[256];
-    snprintf(text, sizeof text, r->method ? "%.150s is not available in this version" : "there is no rpc %.150s", path);
-    gpr_free(path);
-    rpc_finish(&r->base, ST_UNSUPPORTED, text, 0);
+    uint64_t passed = uv_now(server_loop(r->server)) - r->arrived_ms;
+    /* Both ends count the deadline; the client's word of having given up may be here first. */
+    bool late = r->base.deadline_ms > 0 && passed + 5 >= r->base.deadline_ms;
+    if (r->base.cancelled) r->base.cancelled(&r->base, r->base.context, late ? ST_TIMEOUT : ST_CANCELLED);
 }
 
-void rpc_accept(server *s) {
+static void on_close(void *owner, bool ok) {
+    rpc *r = owner;
+    r->awaiting_close = false;
+    r->holds++;
+    if (!ok || r->close_cancelled) tell_cancelled(r);
+    r->holds--;
+    release_if_done(r);
+}
+
+static void watch_close(rpc *r) {
+    grpc_op op = {.op = GRPC_OP_RECV_CLOSE_ON_SERVER};
+    op.data.recv_close_on_server.cancelled = &r->close_cancelled;
+    r->awaiting_close = true;
+    start_batch(r, &op, 1, &r->close);
+}
+
+static void name_peer(rpc *r) {
+    char *given = grpc_call_get_peer(r->handle);
+    int fd = -1;
+    if (given && sscanf(given, "fd:%d", &fd) == 1) snprintf(r->peer, sizeof r->peer, "%s", server_peer(r->server, fd));
+    gpr_free(given);
+    r->base.peer = r->peer;
+}
+
+static void on_accepted(void *owner, bool ok) {
+    rpc *r = owner;
+    server *s = r->server;
+    if (!ok) { /* the server is stopping */
+        free_rpc(r);
+        server_request_ends(s);
+        return;
+    }
+    bool room = server_call_begins(s);
+    const char *path = (const char *)GRPC_SLICE_START_PTR(r->details.method);
+    size_t n = GRPC_SLICE_LENGTH(r->details.method);
+    uv_update_time(server_loop(s));
+    r->arrived_ms = uv_now(server_loop(s));
+    r->base.deadline_ms = deadline_ms(r->details.deadline);
+    name_peer(r);
+    watch_close(r);
+    r->method = server_find_method(s, path, n);
+    if (!r->method) {
+        (void)fail(ST_UNSUPPORTED, "there is no method %.*s", n > PATH_SHOWN ? PATH_SHOWN : (int)n, path);
+        end_with(r, ST_UNSUPPORTED, status_text(), 0);
+    } else if (!room) {
+        end_with(r, ST_BUSY, "too many calls are open", 1000);
+    } else {
+        read_message(r);
+    }
+}
+
+void rpc_request(server *s) {
     rpc *r = memory_alloc(sizeof *r);
     r->base.ops = &rpc_ops;
     r->server = s;
-    r->text = grpc_empty_slice();
+    r->last = &r->first;
+    r->accept = (server_tag){.done = on_accepted, .owner = r};
+    r->receive = (server_tag){.done = on_received, .owner = r};
+    r->close = (server_tag){.done = on_close, .owner = r};
+    r->send = (server_tag){.done = on_sent, .owner = r};
     grpc_call_details_init(&r->details);
     grpc_metadata_array_init(&r->metadata);
-    r->arrived = (tag){on_arrived, r};
-    r->message = (tag){on_message, r};
-    r->sent = (tag){on_sent, r};
-    r->closed = (tag){on_closed, r};
-    r->finished = (tag){on_finished, r};
-    s->accepting++;
-    grpc_call_error e = grpc_server_request_call(s->grpc, &r->call, &r->details, &r->metadata, s->events.cq, s->events.cq,
-                                                 &r->arrived);
-    INVARIANT(e == GRPC_CALL_OK);
+    grpc_call_error error = grpc_server_request_call(server_handle(s), &r->handle, &r->details, &r->metadata,
+                                                     server_queue(s), server_queue(s), &r->accept);
+    INVARIANT(error == GRPC_CALL_OK);
 }

@@ -1,144 +1,292 @@
 #include "daemon/api/server.h"
 
+#include <grpc/grpc_posix.h>
 #include <grpc/grpc_security.h>
+#include <grpc/support/log.h>
+#include <pthread.h>
+#include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <unistd.h>
 
 #include "base/invariant.h"
 #include "base/log.h"
 #include "base/memory.h"
 #include "daemon/api/server_internal.h"
+#include "proto/limits.h"
 
-/* ---- the completion queue's thread ---- */
+enum {
+    METHODS_MAX = 64,
+    PEER_BYTES = 64,
+    REQUESTED_CALLS = 32, /* asked of gRPC ahead of their arrival */
+    CALLS_MAX = 16384,    /* live at once, of every kind: a few KiB each */
+    STREAMS_MAX = 1024,   /* of one connection; a client's library queues what is over */
+    KEEPALIVE_MS = 60000, /* a peer that is gone without a word is noticed after this and */
+    KEEPALIVE_TIMEOUT_MS = 20000,
+    PING_LEAST_MS = 5000, /* clients may ping as often without being cut off */
+};
 
-static void drain_queue(void *context) {
-    server *s = context;
-    completions *c = &s->events;
+typedef struct event_queue {
+    pthread_mutex_t lock;
+    server_tag *first, **last; /* guarded by lock */
+    bool ended;                /* guarded by lock: no event will come any more */
+    uv_async_t wake;
+    grpc_completion_queue *queue;
+} event_queue;
+
+struct server {
+    uv_loop_t *loop;
+    grpc_server *grpc;
+    grpc_server_credentials *credentials;
+    event_queue events;
+    pthread_t thread;
+    server_method method[METHODS_MAX];
+    uint32_t method_count;
+    char (*peer)[PEER_BYTES]; /* [peer_count], by descriptor */
+    int peer_count;
+    uint32_t calls, requested; /* running; asked for and not come */
+    bool stopping, shut_down, drained;
+    server_tag shutdown;
+    uv_timer_t grace;
+    void (*stopped)(void *context);
+    void *stopped_context;
+    uint32_t handles;
+};
+
+grpc_server *server_handle(server *s) { return s->grpc; }
+grpc_completion_queue *server_queue(server *s) { return s->events.queue; }
+uv_loop_t *server_loop(server *s) { return s->loop; }
+bool server_is_stopping(const server *s) { return s->stopping; }
+uint32_t server_call_count(const server *s) { return s->calls; }
+
+/* ---- the completion thread ---- */
+
+static void *drain_completions(void *argument) {
+    event_queue *q = argument;
     for (;;) {
-        grpc_event e = grpc_completion_queue_next(c->cq, gpr_inf_future(GPR_CLOCK_REALTIME), NULL);
-        uv_mutex_lock(&c->lock);
-        if (e.type == GRPC_QUEUE_SHUTDOWN) {
-            c->drained = true;
-        } else {
-            if (c->count == c->capacity) {
-                c->capacity = c->capacity ? c->capacity * 2 : 64;
-                c->list = memory_grow(c->list, c->capacity * sizeof *c->list);
-            }
-            c->list[c->count++] = (completion){e.tag, e.success != 0};
+        grpc_event e = grpc_completion_queue_next(q->queue, gpr_inf_future(GPR_CLOCK_REALTIME), NULL);
+        pthread_mutex_lock(&q->lock);
+        if (e.type == GRPC_OP_COMPLETE) {
+            server_tag *tag = e.tag;
+            tag->ok = e.success;
+            tag->next = NULL;
+            *q->last = tag;
+            q->last = &tag->next;
+        } else if (e.type == GRPC_QUEUE_SHUTDOWN) {
+            q->ended = true;
         }
-        uv_mutex_unlock(&c->lock);
-        uv_async_send(&c->async);
-        if (e.type == GRPC_QUEUE_SHUTDOWN) return;
+        bool ended = q->ended;
+        /* Under the lock: the loop closes the handle once it has seen `ended`. */
+        uv_async_send(&q->wake);
+        pthread_mutex_unlock(&q->lock);
+        if (ended) return NULL;
     }
 }
 
-static void queue_closed(uv_handle_t *h) {
-    server *s = h->data;
-    if (s->stopped) s->stopped(s->stopped_context);
+static void on_closed(uv_handle_t *handle) {
+    server *s = handle->data;
+    INVARIANT(s->handles > 0);
+    if (--s->handles == 0 && s->stopped) s->stopped(s->stopped_context);
 }
 
-static void take_events(uv_async_t *async) {
-    server *s = async->data;
-    completions *c = &s->events;
-    uv_mutex_lock(&c->lock);
-    completion *list = c->list;
-    size_t n = c->count;
-    bool drained = c->drained;
-    c->list = NULL;
-    c->count = c->capacity = 0;
-    uv_mutex_unlock(&c->lock);
-    for (size_t i = 0; i < n; i++) list[i].t->done(list[i].t, list[i].ok);
-    free(list);
-    if (drained) uv_close((uv_handle_t *)async, queue_closed);
+static void on_wake(uv_async_t *wake) {
+    server *s = wake->data;
+    event_queue *q = &s->events;
+    pthread_mutex_lock(&q->lock);
+    server_tag *tag = q->first;
+    bool ended = q->ended;
+    q->first = NULL;
+    q->last = &q->first;
+    pthread_mutex_unlock(&q->lock);
+    while (tag) {
+        server_tag *next = tag->next; /* `done` may free the tag */
+        tag->done(tag->owner, tag->ok);
+        tag = next;
+    }
+    if (!ended || s->drained) return;
+    s->drained = true;
+    pthread_join(s->thread, NULL);
+    uv_close((uv_handle_t *)&s->events.wake, on_closed);
+    uv_close((uv_handle_t *)&s->grace, on_closed);
 }
 
-/* ---- life ---- */
+/* ---- opening ---- */
 
-static grpc_server *make_grpc_server(void) {
+/* gRPC's own log lines in our format. Its errors are peers that send nonsense and connections that break, which an
+ * operator need not be woken for. */
+static void log_of_grpc(gpr_log_func_args *a) {
+    log_line(a->severity == GPR_LOG_SEVERITY_ERROR ? LOG_WARN : LOG_DEBUG, "grpc: %s", a->message);
+}
+
+static grpc_arg integer(const char *name, int value) {
+    return (grpc_arg){.type = GRPC_ARG_INTEGER, .key = (char *)(uintptr_t)name, .value.integer = value};
+}
+
+static grpc_server *create_grpc_server(void) {
     grpc_arg args[] = {
-        {.type = GRPC_ARG_INTEGER, .key = GRPC_ARG_MAX_RECEIVE_MESSAGE_LENGTH, .value.integer = LIMIT_MESSAGE_BYTES},
-        {.type = GRPC_ARG_INTEGER, .key = GRPC_ARG_MAX_SEND_MESSAGE_LENGTH, .value.integer = LIMIT_MESSAGE_BYTES},
-        {.type = GRPC_ARG_INTEGER, .key = GRPC_ARG_MAX_CONCURRENT_STREAMS, .value.integer = 1024},
-        /* A peer that vanished without a word (half-open connections) is found by an unanswered ping. */
-        {.type = GRPC_ARG_INTEGER, .key = GRPC_ARG_KEEPALIVE_TIME_MS, .value.integer = 60000},
-        {.type = GRPC_ARG_INTEGER, .key = GRPC_ARG_KEEPALIVE_TIMEOUT_MS, .value.integer = 20000},
-        {.type = GRPC_ARG_INTEGER, .key = GRPC_ARG_KEEPALIVE_PERMIT_WITHOUT_CALLS, .value.integer = 1},
+        integer(GRPC_ARG_MAX_RECEIVE_MESSAGE_LENGTH, LIMIT_MESSAGE_BYTES),
+        integer(GRPC_ARG_MAX_SEND_MESSAGE_LENGTH, -1),
+        integer(GRPC_ARG_MAX_CONCURRENT_STREAMS, STREAMS_MAX),
+        integer(GRPC_ARG_KEEPALIVE_TIME_MS, KEEPALIVE_MS),
+        integer(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, KEEPALIVE_TIMEOUT_MS),
+        integer(GRPC_ARG_KEEPALIVE_PERMIT_WITHOUT_CALLS, 1),
+        integer(GRPC_ARG_HTTP2_MAX_PINGS_WITHOUT_DATA, 0),
+        integer(GRPC_ARG_HTTP2_MIN_RECV_PING_INTERVAL_WITHOUT_DATA_MS, PING_LEAST_MS),
+        integer(GRPC_ARG_ALLOW_REUSEPORT, 0),
     };
-    grpc_channel_args list = {sizeof args / sizeof *args, args};
-    return grpc_server_create(&list, NULL);
+    return grpc_server_create(&(grpc_channel_args){.num_args = sizeof args / sizeof *args, .args = args}, NULL);
 }
 
-status server_open(server **out, const server_options *options) {
+status server_open(server **out, uv_loop_t *loop) {
     server *s = memory_alloc(sizeof *s);
-    s->o = *options;
+    s->loop = loop;
+    gpr_set_log_function(log_of_grpc);
     grpc_init();
-    s->grpc = make_grpc_server();
-    s->events.cq = grpc_completion_queue_create_for_next(NULL);
-    grpc_server_register_completion_queue(s->grpc, s->events.cq, NULL);
-    uv_mutex_init(&s->events.lock);
-    s->events.async.data = s;
-    if (uv_async_init(s->o.loop, &s->events.async, take_events) != 0)
-        return fail(ST_INTERNAL, "the event loop takes no more handles");
+    s->grpc = create_grpc_server();
+    s->credentials = grpc_insecure_server_credentials_create();
+    s->events.queue = grpc_completion_queue_create_for_next(NULL);
+    s->events.last = &s->events.first;
+    grpc_server_register_completion_queue(s->grpc, s->events.queue, NULL);
     grpc_server_start(s->grpc);
-    if (uv_thread_create(&s->events.thread, drain_queue, s) != 0)
-        return fail(ST_NO_MEMORY, "cannot start the gRPC completion thread");
-    s->events.started = true;
-    for (int i = 0; i < SERVER_PENDING_ACCEPTS; i++) rpc_accept(s);
+
+    int error = uv_async_init(loop, &s->events.wake, on_wake);
+    INVARIANT(error == 0);
+    error = uv_timer_init(loop, &s->grace);
+    INVARIANT(error == 0);
+    s->events.wake.data = s->grace.data = s;
+    s->handles = 2;
+    pthread_mutex_init(&s->events.lock, NULL);
+    error = pthread_create(&s->thread, NULL, drain_completions, &s->events);
+    INVARIANT(error == 0);
+    for (uint32_t i = 0; i < REQUESTED_CALLS; i++) {
+        s->requested++;
+        rpc_request(s);
+    }
     *out = s;
     return ST_OK;
 }
 
-void server_state_changed(server *s) { health_state_changed(s); }
+/* ---- methods ---- */
 
-static void handle_closed(uv_handle_t *h) {
-    (void)h; /* its memory goes with the server or the listener */
+void server_add_method(server *s, const server_method *method) {
+    INVARIANT(s->method_count < METHODS_MAX);
+    s->method[s->method_count++] = *method;
 }
 
-static void shut_down(tag *t, bool ok) {
-    (void)ok;
-    server *s = t->owner;
-    if (s->stop_timer_open) {
-        uv_timer_stop(&s->stop_timer);
-        uv_close((uv_handle_t *)&s->stop_timer, handle_closed);
-        s->stop_timer_open = false;
+static void refuse_stream(void *path, call *c, const ProtobufCMessage *request) {
+    (void)request;
+    status st = fail(ST_UNSUPPORTED, "%s takes a stream of requests, which is not available in this version",
+                     (const char *)path + 1);
+    c->ops->finish(c, st, status_text(), 0);
+}
+
+void server_add_core(server *s, const call_method *methods, uint32_t count, void *core) {
+    for (uint32_t i = 0; i < count; i++) {
+        const call_method *m = &methods[i];
+        server_add_method(s, &(server_method){.path = m->path,
+                                              .request = m->request,
+                                              .handle = m->client_streams ? refuse_stream : m->handle,
+                                              .context = m->client_streams ? (void *)(uintptr_t)m->path : core});
     }
-    grpc_completion_queue_shutdown(s->events.cq); /* the thread ends when the last batch is out */
 }
 
-static void stop_time_is_up(uv_timer_t *timer) {
+const server_method *server_find_method(const server *s, const char *path, size_t n) {
+    for (uint32_t i = 0; i < s->method_count; i++)
+        if (strlen(s->method[i].path) == n && !memcmp(s->method[i].path, path, n)) return &s->method[i];
+    return NULL;
+}
+
+/* ---- connections ---- */
+
+/* gRPC names the peer of a connection that it was given "fd:7", so the descriptor is the key. A call of a connection
+ * that has since ended may find its successor's name, and is dead itself. */
+static void keep_peer(server *s, int fd, const char *peer) {
+    if (fd >= s->peer_count) {
+        int count = fd + 64;
+        s->peer = memory_grow(s->peer, (size_t)count * sizeof *s->peer);
+        memset(s->peer + s->peer_count, 0, (size_t)(count - s->peer_count) * sizeof *s->peer);
+        s->peer_count = count;
+    }
+    snprintf(s->peer[fd], PEER_BYTES, "%s", peer);
+}
+
+const char *server_peer(const server *s, int fd) { return fd >= 0 && fd < s->peer_count ? s->peer[fd] : ""; }
+
+void server_add_connection(server *s, int fd, const char *peer) {
+    if (s->stopping) {
+        close(fd);
+        return;
+    }
+    keep_peer(s, fd, peer);
+    grpc_server_add_channel_from_fd(s->grpc, fd, s->credentials);
+}
+
+/* ---- calls ---- */
+
+bool server_call_begins(server *s) {
+    s->requested--;
+    s->calls++;
+    while (!s->stopping && s->requested < REQUESTED_CALLS) {
+        s->requested++;
+        rpc_request(s);
+    }
+    return s->calls <= CALLS_MAX;
+}
+
+/* ---- stopping ---- */
+
+static void end_queue_when_done(server *s) {
+    if (s->shut_down && s->calls == 0 && s->requested == 0) {
+        s->shut_down = false; /* once */
+        grpc_completion_queue_shutdown(s->events.queue);
+    }
+}
+
+void server_call_ends(server *s) {
+    INVARIANT(s->calls > 0);
+    s->calls--;
+    end_queue_when_done(s);
+}
+
+void server_request_ends(server *s) {
+    INVARIANT(s->requested > 0);
+    s->requested--;
+    end_queue_when_done(s);
+}
+
+static void on_shut_down(void *owner, bool ok) {
+    server *s = owner;
+    (void)ok;
+    uv_timer_stop(&s->grace);
+    s->shut_down = true;
+    end_queue_when_done(s);
+}
+
+static void on_grace_over(uv_timer_t *timer) {
     server *s = timer->data;
+    if (s->calls > 0) log_warn("%u calls still run and are cancelled", s->calls);
     grpc_server_cancel_all_calls(s->grpc);
 }
 
-void server_stop(server *s, void (*stopped)(void *context), void *context) {
+void server_stop(server *s, uint32_t grace_ms, void (*stopped)(void *context), void *context) {
     INVARIANT(!s->stopping);
     s->stopping = true;
     s->stopped = stopped;
     s->stopped_context = context;
-    listeners_close(s, handle_closed);
-    health_close(s);
-    s->shutdown = (tag){shut_down, s};
-    s->stop_timer.data = s;
-    if (uv_timer_init(s->o.loop, &s->stop_timer) == 0) {
-        s->stop_timer_open = true;
-        uv_timer_start(&s->stop_timer, stop_time_is_up, SERVER_STOP_MS, 0);
-    }
-    grpc_server_shutdown_and_notify(s->grpc, s->events.cq, &s->shutdown);
+    s->shutdown = (server_tag){.done = on_shut_down, .owner = s};
+    grpc_server_shutdown_and_notify(s->grpc, s->events.queue, &s->shutdown);
+    uv_timer_start(&s->grace, on_grace_over, grace_ms, 0);
 }
 
 void server_close(server *s) {
     if (!s) return;
-    if (s->events.started) uv_thread_join(&s->events.thread);
-    if (s->grpc) grpc_server_destroy(s->grpc);
-    if (s->events.cq) grpc_completion_queue_destroy(s->events.cq);
-    uv_mutex_destroy(&s->events.lock);
-    while (s->listeners) {
-        listener *next = s->listeners->next;
-        free(s->listeners->path);
-        free(s->listeners);
-        s->listeners = next;
-    }
-    free(s->connections);
-    free(s->events.list);
-    free(s);
+    INVARIANT(s->drained && s->handles == 0);
+    grpc_server_destroy(s->grpc);
+    grpc_completion_queue_destroy(s->events.queue);
+    grpc_server_credentials_release(s->credentials);
     grpc_shutdown();
+    pthread_mutex_destroy(&s->events.lock);
+    free(s->peer);
+    free(s);
 }

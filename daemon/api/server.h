@@ -1,33 +1,46 @@
-/* The gRPC transport: serves a table of call_methods over the gRPC C core, on sockets that libuv watches and accepts.
+/* gRPC's C core on a libuv loop. One thread drains the completion queue and hands its events to the loop; everything
+ * that decides anything runs there. Calls are dispatched by the path of their method; a connection arrives as a
+ * descriptor that acceptor.h has let in.
  *
- * Memory:  server_open allocates; server_close releases, after `stopped`. The method table and core are the caller's.
- * Threads: loop thread only. One thread of the server's own drains the completion queue and hands events to the loop.
- * Errors:  server_listen: ST_IN_USE (a live socket or port), ST_IO (permissions, full disk, path too long), ST_INVALID (an
- *          address that cannot be read), each naming the address. */
+ * Memory:  server_open allocates; server_close after `stopped`. A call (rpc.h) frees itself when gRPC and its handler
+ *          are both done with it.
+ * Threads: loop thread only. The completion thread touches nothing but the queue of events.
+ * Errors:  a call that cannot be dispatched or read is answered here; handlers see whole, well-formed requests. */
 #ifndef DAEMON_API_SERVER_H
 #define DAEMON_API_SERVER_H
 
 #include <uv.h>
+
 #include "daemon/queue/call.h"
 
 typedef struct server server;
 
-typedef struct server_options {
-    uv_loop_t *loop;
-    const call_method *methods;
-    uint32_t method_count;
-    void *core;                          /* handed to every method's handler */
-    const char *(*state)(void *core);    /* "ready" is SERVING for the health service, all else NOT_SERVING */
-} server_options;
+/* A method of the transport itself. The rows of a call_method table become these. */
+typedef struct server_method {
+    const char *path;
+    const ProtobufCMessageDescriptor *request;
+    /* handle is called for each message, and with request NULL after the last, where it finishes. It keeps nothing
+     * between them: a client that goes away is not announced. */
+    bool client_streams;
+    call_handler *handle;
+    void *context;       /* the handler's first argument */
+} server_method;
 
-STATUS_CHECKED status server_open(server **out, const server_options *options);
-/* "unix:/path" (made with mode 0600; a socket file that no live process holds is replaced; only this user and root are
- * let in) or "host:port". May be called several times. */
-STATUS_CHECKED status server_listen(server *s, const char *address);
-/* The state may have changed: health watchers hear of it. */
-void server_state_changed(server *s);
-/* No new connections or calls; running calls get a second to end, then are cancelled. */
-void server_stop(server *s, void (*stopped)(void *context), void *context);
-void server_close(server *s);
+STATUS_CHECKED status server_open(server **out, uv_loop_t *loop);
+/* Before the first connection. Paths and descriptors must outlive the server. Methods of a core that take a stream of
+ * requests are served as ST_UNSUPPORTED. */
+void server_add_method(server *s, const server_method *method);
+void server_add_core(server *s, const call_method *methods, uint32_t count, void *core);
+
+/* Takes the connected descriptor, whatever becomes of it. peer names the client for logs and as the owner of its
+ * request ids: the same for two connections of one user. */
+void server_add_connection(server *s, int fd, const char *peer);
+
+/* Calls that run now, of every kind. */
+uint32_t server_call_count(const server *s);
+/* No new connection and no new call; calls still running after grace_ms are cancelled. Then `stopped`, once, when the
+ * last of them is done. */
+void server_stop(server *s, uint32_t grace_ms, void (*stopped)(void *context), void *context);
+void server_close(server *s); /* NULL is fine */
 
 #endif

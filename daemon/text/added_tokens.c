@@ -32,7 +32,8 @@ void added_tokens_build(added_tokens *a) {
     a->first[256] = (uint32_t)i;
 }
 
-/* The first of list[low … high), which share their bytes before `depth`, whose byte there is not below `byte`. */
+/* The first of list[low … high), which share their bytes before `depth`, whose byte there is not below
+ * `byte`. */
 static size_t lower_bound(const added_tokens *a, size_t low, size_t high, size_t depth, unsigned byte) {
     while (low < high) {
         size_t middle = low + (high - low) / 2;
@@ -42,7 +43,8 @@ static size_t lower_bound(const added_tokens *a, size_t low, size_t high, size_t
     return low;
 }
 
-const added_token *added_tokens_match(const added_tokens *a, const char *text, size_t n, size_t special_bytes) {
+const added_token *added_tokens_match(const added_tokens *a, const char *text, size_t n,
+                                      size_t special_bytes) {
     const added_token *longest = NULL;
     if (n == 0) return NULL;
     size_t low = a->first[(uint8_t)text[0]], high = a->first[(uint8_t)text[0] + 1];

@@ -1,4 +1,5 @@
-/* The tokens that are cut out of a text before anything else: leftmost first, longest among those that start there.
+/* The tokens that are cut out of a text before anything else: leftmost first, longest among those that start
+ * there.
  *
  * Memory:  a zeroed list is empty; added_tokens_close releases. Texts are copied.
  * Threads: read-only after added_tokens_build.
@@ -27,9 +28,10 @@ void added_tokens_add(added_tokens *a, const char *text, size_t n, uint32_t id, 
 void added_tokens_build(added_tokens *a);
 void added_tokens_close(added_tokens *a);
 
-/* The longest that text[n] starts with and that is allowed: a special one within its first special_bytes only.
- * NULL: none. */
-const added_token *added_tokens_match(const added_tokens *a, const char *text, size_t n, size_t special_bytes);
+/* The longest that text[n] starts with and that is allowed: a special one within its first special_bytes
+ * only. NULL: none. */
+const added_token *added_tokens_match(const added_tokens *a, const char *text, size_t n,
+                                      size_t special_bytes);
 static inline bool added_tokens_may_start(const added_tokens *a, char byte) {
     return a->first[(uint8_t)byte] != a->first[(uint8_t)byte + 1];
 }

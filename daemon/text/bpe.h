@@ -1,28 +1,30 @@
-/* Byte pair encoding of one word of any length: merge the adjacent pair of lowest rank, leftmost first among equals,
- * until no pair is in the list.
+/* Byte pair encoding of one word of any length: merge the adjacent pair of lowest rank, leftmost first among
+ * equals, until no pair is in the list.
  *
  * Two facts about the list make this fast, and both are exact for any list:
- * - Where no merge has x as the last symbol on its left and y as the first on its right, no token ever crosses the
- *   border of x and y: the text may be cut there, and what comes of the parts is what would have come of the whole.
- *   In Gemma's list no letter stands before a space, so that text in Latin letters falls into words.
- * - The pair of lowest rank comes from a tree of minima, 16 to a node: a merge changes three leaves and the few nodes
- *   above them, so that n symbols cost O(n log n) whatever they are.
+ * - Where no merge has x as the last symbol on its left and y as the first on its right, no token ever
+ *   crosses the border of x and y: the text may be cut there, and what comes of the parts is what would have
+ *   come of the whole. In Gemma's list no letter stands before a space, so that text in Latin letters falls
+ *   into words.
+ * - The pair of lowest rank comes from a tree of minima, 16 to a node: a merge changes three leaves and the
+ *   few nodes above them, so that n symbols cost O(n log n) whatever they are.
  *
- * Memory:  a zeroed bpe is empty; bpe_close releases. A bpe_work belongs to one call and grows to 12.3 bytes a symbol.
+ * Memory:  a zeroed bpe is empty; bpe_close releases. A bpe_work belongs to one call, holds 12.3 bytes a
+ *          symbol and grows by doubling.
  * Threads: a bpe is read-only after bpe_build.
  * Errors:  none after bpe_add: sizes are the caller's. */
 #ifndef DAEMON_TEXT_BPE_H
 #define DAEMON_TEXT_BPE_H
 
+#include "base/status.h"
+#include "daemon/text/vocab.h"
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
-#include "base/status.h"
-#include "daemon/text/vocab.h"
 
 enum {
-    MERGES_MAX = 1 << 23,       /* a rank has 24 bits in a pair's slot */
-    BPE_SYMBOLS_MAX = 1 << 30,  /* positions have 32 bits, with room for the tree's padding */
+    MERGES_MAX = 1 << 23,      /* a rank has 24 bits in a pair's slot */
+    BPE_SYMBOLS_MAX = 1 << 30, /* positions have 32 bits, with room for the tree's padding */
 };
 
 typedef struct bpe_merge {
@@ -32,13 +34,13 @@ typedef struct bpe_merge {
 typedef struct bpe {
     bpe_merge *merges; /* [count], by rank; NULL after bpe_build */
     size_t count, capacity;
-    uint32_t *merged;  /* [count] what each merge makes */
-    uint64_t *pairs;   /* open addressing: left << 44 | right << 24 | rank */
+    uint32_t *merged;     /* [count] what each merge makes */
+    uint64_t *pairs;      /* open addressing: left << 44 | right << 24 | rank */
     unsigned pairs_shift; /* 64 - log2 of their number */
-    uint64_t *borders; /* bits: a hash of two symbols that a merge may join; false hits only cost time */
+    uint64_t *borders;    /* bits: a hash of two symbols that a merge may join; false hits only cost time */
     unsigned borders_shift;
-    uint32_t ascii[128];  /* symbol of a code point; NO_TOKEN: bytes */
-    uint32_t **pages;     /* [PAGE_COUNT] of 256 code points, or NULL */
+    uint32_t ascii[128]; /* symbol of a code point; NO_TOKEN: bytes */
+    uint32_t **pages;    /* [PAGE_COUNT] of 256 code points, or NULL */
 } bpe;
 
 /* One more merge; its rank is how many came before. */

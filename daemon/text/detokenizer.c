@@ -1,4 +1,5 @@
-/* Tokens to text, one at a time or all at once; both are the same code, so that a stream's parts are the whole. */
+/* Tokens to text, one at a time or all at once; both are the same code, so that a stream's parts are the
+ * whole. */
 #include "base/invariant.h"
 #include "daemon/text/tokenizer_internal.h"
 #include "daemon/text/utf8.h"
@@ -14,7 +15,8 @@ void detokenizer_flush(detokenizer *d, strbuf *out) {
 }
 
 static void add_byte(detokenizer *d, uint8_t byte, strbuf *out) {
-    if (d->pending_count > 0 && !utf8_continues(d->pending, d->pending_count, byte)) detokenizer_flush(d, out);
+    if (d->pending_count > 0 && !utf8_continues(d->pending, d->pending_count, byte))
+        detokenizer_flush(d, out);
     if (d->pending_count == 0 && utf8_length(byte) == 0) {
         strbuf_add_string(out, REPLACEMENT);
         return;
@@ -54,7 +56,8 @@ status detokenizer_add(detokenizer *d, uint32_t id, strbuf *out) {
     return ST_OK;
 }
 
-status tokenizer_decode(const tokenizer *t, const uint32_t *ids, size_t count, bool skip_special, strbuf *out) {
+status tokenizer_decode(const tokenizer *t, const uint32_t *ids, size_t count, bool skip_special,
+                        strbuf *out) {
     for (size_t i = 0; i < count; i++)
         if (!exists(&t->vocab, ids[i])) return unknown(&t->vocab, ids[i]);
     detokenizer d;

@@ -8,9 +8,7 @@ enum { DEPTH_MAX = 64 };
 
 void json_cursor_close(json_cursor *c) { strbuf_close(&c->scratch); }
 
-static status wrong(json_cursor *c, const char *what) {
-    return fail(ST_FORMAT, "byte %zu: %s", c->at, what);
-}
+static status wrong(json_cursor *c, const char *what) { return fail(ST_FORMAT, "byte %zu: %s", c->at, what); }
 
 char json_cursor_peek(json_cursor *c) {
     while (c->at < c->size) {
@@ -57,12 +55,13 @@ static bool hex4(const char *p, uint32_t *out) {
 /* At the digits of \uXXXX; a surrogate takes its partner too. */
 static status unicode_escape(json_cursor *c) {
     uint32_t v, low;
-    if (c->size - c->at < 4 || !hex4(c->text + c->at, &v)) return wrong(c, "\\u needs four hexadecimal digits");
+    if (c->size - c->at < 4 || !hex4(c->text + c->at, &v))
+        return wrong(c, "\\u needs four hexadecimal digits");
     c->at += 4;
     if (v >= 0xDC00 && v <= 0xDFFF) return wrong(c, "half of a surrogate pair");
     if (v >= 0xD800 && v <= 0xDBFF) {
-        if (c->size - c->at < 6 || memcmp(c->text + c->at, "\\u", 2) != 0 || !hex4(c->text + c->at + 2, &low) ||
-            low < 0xDC00 || low > 0xDFFF)
+        if (c->size - c->at < 6 || memcmp(c->text + c->at, "\\u", 2) != 0 ||
+            !hex4(c->text + c->at + 2, &low) || low < 0xDC00 || low > 0xDFFF)
             return wrong(c, "half of a surrogate pair");
         c->at += 6;
         v = 0x10000 + ((v - 0xD800) << 10) + (low - 0xDC00);

@@ -1,5 +1,5 @@
-/* A cursor over JSON text for files too large for a tree: tokenizer.json has 1.8 million values, which jansson holds in
- * some 300 MB. Strings without escapes are handed out where they lie.
+/* A cursor over JSON text for files too large for a tree: tokenizer.json has 1.8 million values, which
+ * jansson reads in 1.3 s into 180 MB. Strings without escapes are handed out where they lie.
  *
  * Memory:  the text is the caller's and outlives the cursor; json_cursor_close releases the scratch buffer.
  * Threads: a cursor belongs to one.
@@ -7,11 +7,11 @@
 #ifndef DAEMON_TEXT_JSON_CURSOR_H
 #define DAEMON_TEXT_JSON_CURSOR_H
 
+#include "base/status.h"
+#include "base/strbuf.h"
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
-#include "base/status.h"
-#include "base/strbuf.h"
 
 typedef struct json_cursor {
     const char *text; /* valid UTF-8: checked by the caller, once */
@@ -26,7 +26,8 @@ char json_cursor_peek(json_cursor *c);
 /* Takes `byte` if it is next. */
 bool json_cursor_take(json_cursor *c, char byte);
 STATUS_CHECKED status json_cursor_expect(json_cursor *c, char byte);
-/* For loops over arrays and objects: *more tells whether another element follows. `first` is true before the first. */
+/* For loops over arrays and objects: *more tells whether another element follows. `first` is true before the
+ * first. */
 STATUS_CHECKED status json_cursor_next(json_cursor *c, char close, bool first, bool *more);
 /* *s is good until the next call that reads a string. */
 STATUS_CHECKED status json_cursor_string(json_cursor *c, const char **s, size_t *n);

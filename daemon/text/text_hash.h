@@ -1,5 +1,5 @@
-/* A quick hash of short texts for tables in memory. Not stable over versions, not for untrusted keys in tables that a
- * flood of equal hashes would slow down. */
+/* A quick hash of short texts for tables in memory. Not stable over versions, not for untrusted keys in
+ * tables that a flood of equal hashes would slow down. */
 #ifndef DAEMON_TEXT_TEXT_HASH_H
 #define DAEMON_TEXT_TEXT_HASH_H
 

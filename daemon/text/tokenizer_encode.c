@@ -1,5 +1,5 @@
-/* Text to tokens: added tokens are cut out, what is left falls into words where no merge can cross (bpe.h), and words
- * seen before in the same text are copied from where they were first encoded. */
+/* Text to tokens: added tokens are cut out, what is left falls into words where no merge can cross (bpe.h),
+ * and words seen before in the same text are copied from where they were first encoded. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -12,7 +12,7 @@
 enum {
     CACHE_WORD_BYTES = 48, /* longer words come back too seldom */
     CACHE_BITS_MIN = 6,
-    CACHE_BITS_MAX = 14,   /* 16,384 words in 192 KiB: half of a small L2 */
+    CACHE_BITS_MAX = 14, /* 16,384 words in 192 KiB: half of a small L2 */
     /* A space whose mark is no token becomes three byte tokens. */
     TEXT_BYTES_MAX = BPE_SYMBOLS_MAX / 3,
 };
@@ -76,8 +76,8 @@ static unsigned push_bytes(const encoder *e, size_t at, unsigned length, uint32_
     return length;
 }
 
-/* One piece between added tokens. Words are cut between characters only, never between the bytes of one, so that equal
- * texts are equal words. */
+/* One piece between added tokens. Words are cut between characters only, never between the bytes of one, so
+ * that equal texts are equal words. */
 static void encode_piece(encoder *e, size_t begin, size_t end) {
     const bpe *b = &e->t->bpe;
     size_t word = begin, n = 0;
@@ -105,9 +105,11 @@ static void encode_all(encoder *e, const text_range *plain, size_t plain_count) 
     for (size_t at = 0; at < e->size;) {
         const added_token *found = NULL;
         if (added_tokens_may_start(added, e->text[at])) {
-            while (range < plain_count && (plain[range].end <= at || plain[range].end == plain[range].begin)) range++;
+            while (range < plain_count && (plain[range].end <= at || plain[range].end == plain[range].begin))
+                range++;
             size_t special_end = range < plain_count ? plain[range].begin : e->size;
-            found = added_tokens_match(added, e->text + at, e->size - at, special_end > at ? special_end - at : 0);
+            found = added_tokens_match(added, e->text + at, e->size - at,
+                                       special_end > at ? special_end - at : 0);
         }
         if (!found) {
             at++;
@@ -126,8 +128,10 @@ status tokenizer_encode_marked(const tokenizer *t, const char *text, size_t n, c
     *ids = NULL;
     *count = 0;
     for (size_t i = 0; i < plain_count; i++)
-        INVARIANT(plain[i].begin <= plain[i].end && plain[i].end <= n && (i == 0 || plain[i - 1].end <= plain[i].begin));
-    if (n > TEXT_BYTES_MAX) return fail(ST_INVALID, "the text has %zu bytes, at most %d are allowed", n, TEXT_BYTES_MAX);
+        INVARIANT(plain[i].begin <= plain[i].end && plain[i].end <= n &&
+                  (i == 0 || plain[i - 1].end <= plain[i].begin));
+    if (n > TEXT_BYTES_MAX)
+        return fail(ST_INVALID, "the text has %zu bytes, at most %d are allowed", n, TEXT_BYTES_MAX);
     size_t valid = n > 0 ? utf8_check(text, n) : 0;
     if (valid != n) return fail(ST_INVALID, "the text is not UTF-8 at byte %zu", valid);
     encoder e = {.t = t, .text = text, .size = n, .cache_bits = CACHE_BITS_MIN};

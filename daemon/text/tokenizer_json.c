@@ -1,5 +1,5 @@
-/* tokenizer.json: what of it this tokenizer implements, and a refusal by name of all else. A file that is read wrongly
- * does not fail, it gives worse answers; so nothing unknown is passed over. */
+/* tokenizer.json: what of it this tokenizer implements, and a refusal by name of all else. A file that is
+ * read wrongly does not fail, it gives worse answers; so nothing unknown is passed over. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -30,16 +30,33 @@ typedef struct reader {
 } reader;
 
 enum { ROOT_VERSION, ROOT_ADDED, ROOT_NORMALIZER, ROOT_PRE, ROOT_POST, ROOT_DECODER, ROOT_MODEL };
-static const char *const root_names[] = {"version",        "added_tokens", "normalizer", "pre_tokenizer",
-                                         "post_processor", "decoder",      "model",      "truncation",
-                                         "padding",        NULL};
-enum { MODEL_TYPE, MODEL_DROPOUT, MODEL_PREFIX, MODEL_SUFFIX, MODEL_BYTES, MODEL_IGNORE, MODEL_VOCAB, MODEL_MERGES };
-static const char *const model_names[] = {"type",          "dropout",       "continuing_subword_prefix", "end_of_word_suffix",
-                                          "byte_fallback", "ignore_merges", "vocab",                     "merges",
-                                          "unk_token",     "fuse_unk",      NULL};
+static const char *const root_names[] = {
+    "version", "added_tokens", "normalizer", "pre_tokenizer", "post_processor",
+    "decoder", "model",        "truncation", "padding",       NULL};
+enum {
+    MODEL_TYPE,
+    MODEL_DROPOUT,
+    MODEL_PREFIX,
+    MODEL_SUFFIX,
+    MODEL_BYTES,
+    MODEL_IGNORE,
+    MODEL_VOCAB,
+    MODEL_MERGES
+};
+static const char *const model_names[] = {"type",
+                                          "dropout",
+                                          "continuing_subword_prefix",
+                                          "end_of_word_suffix",
+                                          "byte_fallback",
+                                          "ignore_merges",
+                                          "vocab",
+                                          "merges",
+                                          "unk_token",
+                                          "fuse_unk",
+                                          NULL};
 
-/* Notes where the values of the object at the cursor lie. nested, if not negative, is read as an object in its turn,
- * so that a large value is stepped over once and not once a level. */
+/* Notes where the values of the object at the cursor lie. nested, if not negative, is read as an object in
+ * its turn, so that a large value is stepped over once and not once a level. */
 static status find_fields(json_cursor *c, const char *what, const char *const *names, span *spans, int nested,
                           status (*read_nested)(reader *), reader *r) {
     bool more;
@@ -53,7 +70,7 @@ static status find_fields(json_cursor *c, const char *what, const char *const *n
         int i = 0;
         while (names[i] && (strlen(names[i]) != n || memcmp(names[i], key, n) != 0)) i++;
         if (!names[i])
-            return fail(ST_UNSUPPORTED, "%sfield \"%.*s\" is not known", what, n > 64 ? 64 : (int)n, key);
+            return fail(ST_UNSUPPORTED, "field \"%s%.*s\" is not known", what, n > 64 ? 64 : (int)n, key);
         if (spans[i].begin > 0) return fail(ST_FORMAT, "%s%s is there twice", what, names[i]);
         TRY(json_cursor_expect(c, ':'));
         (void)json_cursor_peek(c);
@@ -103,7 +120,8 @@ static bool is_string(const json_t *value, const char *want) {
 static bool is_replace(const json_t *v, const char *from, const char *to) {
     const json_t *pattern = json_object_get(v, "pattern");
     return is_string(json_object_get(v, "type"), "Replace") && json_object_size(pattern) == 1 &&
-           is_string(json_object_get(pattern, "String"), from) && is_string(json_object_get(v, "content"), to);
+           is_string(json_object_get(pattern, "String"), from) &&
+           is_string(json_object_get(v, "content"), to);
 }
 
 static bool normalizer_fits(const json_t *v) { return is_replace(v, " ", SPACE_MARK); }
@@ -116,13 +134,15 @@ static bool pre_tokenizer_fits(const json_t *v) {
            is_string(json_object_get(pattern, "String"), " ") && !json_is_true(json_object_get(v, "invert"));
 }
 
-/* The text alone, or one special token and the text: whether <bos> goes in front is the caller's choice anyway. */
+/* The text alone, or one special token and the text: whether <bos> goes in front is the caller's choice
+ * anyway. */
 static bool post_processor_fits(const json_t *v) {
     if (!v) return true;
     const json_t *single = json_object_get(v, "single");
     size_t n = json_array_size(single);
     return is_string(json_object_get(v, "type"), "TemplateProcessing") && (n == 1 || n == 2) &&
-           is_string(json_object_get(json_object_get(json_array_get(single, n - 1), "Sequence"), "id"), "A") &&
+           is_string(json_object_get(json_object_get(json_array_get(single, n - 1), "Sequence"), "id"),
+                     "A") &&
            (n == 1 || json_is_object(json_object_get(json_array_get(single, 0), "SpecialToken")));
 }
 
@@ -141,7 +161,8 @@ static bool affix_fits(const json_t *v) { return !v || is_string(v, ""); }
 static bool true_fits(const json_t *v) { return json_is_true(v); }
 static bool false_fits(const json_t *v) { return !v || json_is_false(v); }
 
-static status check_field(const reader *r, span s, const char *name, bool (*fits)(const json_t *), const char *want) {
+static status check_field(const reader *r, span s, const char *name, bool (*fits)(const json_t *),
+                          const char *want) {
     json_t *value;
     TRY(small_value(r, s, name, &value));
     bool good = fits(value);
@@ -149,7 +170,11 @@ static status check_field(const reader *r, span s, const char *name, bool (*fits
     if (good) return ST_OK;
     size_t n = s.end - s.begin;
     return fail(ST_UNSUPPORTED, "%s is %.*s%s, only %s is implemented", name, n > 200 ? 200 : (int)n,
-                s.begin ? r->cursor.text + s.begin : "", s.begin == 0 ? "absent" : n > 200 ? "…" : "", want);
+                s.begin ? r->cursor.text + s.begin : "",
+                s.begin == 0 ? "absent"
+                : n > 200    ? "…"
+                             : "",
+                want);
 }
 
 static status check_fields(const reader *r) {
@@ -161,7 +186,8 @@ static status check_fields(const reader *r) {
     TRY(check_field(r, model[MODEL_SUFFIX], "model.end_of_word_suffix", affix_fits, "null"));
     TRY(check_field(r, model[MODEL_BYTES], "model.byte_fallback", true_fits, "true"));
     TRY(check_field(r, model[MODEL_IGNORE], "model.ignore_merges", false_fits, "false"));
-    TRY(check_field(r, root[ROOT_NORMALIZER], "normalizer", normalizer_fits, "Replace of \" \" by \"" SPACE_MARK "\""));
+    TRY(check_field(r, root[ROOT_NORMALIZER], "normalizer", normalizer_fits,
+                    "Replace of \" \" by \"" SPACE_MARK "\""));
     TRY(check_field(r, root[ROOT_PRE], "pre_tokenizer", pre_tokenizer_fits, "null or a Split on \" \""));
     TRY(check_field(r, root[ROOT_POST], "post_processor", post_processor_fits,
                     "null or TemplateProcessing of [special token,] A"));
@@ -202,8 +228,8 @@ static status read_vocab(reader *r) {
 static status read_half(reader *r, const char *text, size_t n, strbuf *pair, uint32_t *id) {
     *id = vocab_find(&r->t->vocab, text, n);
     if (*id == NO_TOKEN)
-        return fail(ST_FORMAT, "model.merges[%zu]: \"%.*s\" is not in the vocabulary", r->t->bpe.count, shown(n),
-                    text);
+        return fail(ST_FORMAT, "model.merges[%zu]: \"%.*s\" is not in the vocabulary", r->t->bpe.count,
+                    shown(n), text);
     strbuf_add(pair, text, n);
     return ST_OK;
 }
@@ -284,7 +310,8 @@ static status read_added_token(tokenizer *t, json_t *token, size_t index) {
         status st = vocab_add(&t->vocab, text, n, id);
         if (st != ST_OK) return fail_within(st, "%s", where);
     } else if (known != id) {
-        return fail(ST_FORMAT, "%s: \"%.*s\" has id %u, and %u in model.vocab", where, shown(n), text, id, known);
+        return fail(ST_FORMAT, "%s: \"%.*s\" has id %u, and %u in model.vocab", where, shown(n), text, id,
+                    known);
     }
     if (special) vocab_mark_special(&t->vocab, id);
     added_tokens_add(&t->added, text, n, id, special);
@@ -340,7 +367,9 @@ static status parse(tokenizer **out, const char *name, const char *json, size_t 
     return ST_OK;
 }
 
-status tokenizer_parse(tokenizer **out, const char *json, size_t n) { return parse(out, "tokenizer.json", json, n); }
+status tokenizer_parse(tokenizer **out, const char *json, size_t n) {
+    return parse(out, "tokenizer.json", json, n);
+}
 
 status tokenizer_open(tokenizer **out, const char *path) {
     char *json;

@@ -6,7 +6,8 @@
 
 bool utf8_continues(const uint8_t *seen, unsigned count, uint8_t next) {
     if (count == 1) {
-        /* The second byte rules out long forms, surrogates and what lies above U+10FFFF (Unicode, table 3-7). */
+        /* The second byte rules out long forms, surrogates and what lies above U+10FFFF (Unicode, table 3-7).
+         */
         switch (seen[0]) {
         case 0xE0: return next >= 0xA0 && next <= 0xBF;
         case 0xED: return next >= 0x80 && next <= 0x9F;

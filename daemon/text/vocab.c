@@ -46,14 +46,17 @@ static int shown(size_t n) { return n > 64 ? 64 : (int)n; }
 
 status vocab_add(vocab *v, const char *text, size_t n, uint32_t id) {
     if (id >= LIMIT_VOCAB)
-        return fail(ST_FORMAT, "token \"%.*s\" has id %u, at most %d is allowed", shown(n), text, id, LIMIT_VOCAB - 1);
+        return fail(ST_FORMAT, "token \"%.*s\" has id %u, at most %d is allowed", shown(n), text, id,
+                    LIMIT_VOCAB - 1);
     if (id < v->size && v->tokens[id].flags & TOKEN_EXISTS) {
         size_t m;
         const char *other = vocab_text(v, id, &m);
-        return fail(ST_FORMAT, "id %u is given to \"%.*s\" and to \"%.*s\"", id, shown(m), other, shown(n), text);
+        return fail(ST_FORMAT, "id %u is given to \"%.*s\" and to \"%.*s\"", id, shown(m), other, shown(n),
+                    text);
     }
     if (n > UINT32_MAX - v->texts.size) return fail(ST_FORMAT, "the tokens have more than 4 GiB of text");
-    if (!v->texts.data) strbuf_add(&v->texts, "", 1); /* so that the text of an empty token has an address too */
+    if (!v->texts.data)
+        strbuf_add(&v->texts, "", 1); /* so that the text of an empty token has an address too */
     if ((size_t)(v->count + 1) * 2 > v->slot_count) grow_slots(v);
     uint64_t hash = text_hash(text, n);
     size_t slot = slot_of(v, text, n, hash);
@@ -61,7 +64,8 @@ status vocab_add(vocab *v, const char *text, size_t n, uint32_t id) {
         return fail(ST_FORMAT, "token \"%.*s\" is there twice: ids %u and %u", shown(n), text,
                     (uint32_t)v->slots[slot] - 1, id);
     if (id >= v->size) grow_tokens(v, id + 1);
-    v->tokens[id] = (token_entry){.text_at = (uint32_t)v->texts.size, .text_size = (uint32_t)n, .flags = TOKEN_EXISTS};
+    v->tokens[id] =
+        (token_entry){.text_at = (uint32_t)v->texts.size, .text_size = (uint32_t)n, .flags = TOKEN_EXISTS};
     strbuf_add(&v->texts, text, n);
     v->slots[slot] = hash >> 32 << 32 | (id + 1);
     v->count++;

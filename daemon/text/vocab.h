@@ -6,11 +6,11 @@
 #ifndef DAEMON_TEXT_VOCAB_H
 #define DAEMON_TEXT_VOCAB_H
 
+#include "base/status.h"
+#include "base/strbuf.h"
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
-#include "base/status.h"
-#include "base/strbuf.h"
 
 #define NO_TOKEN UINT32_MAX
 
@@ -27,7 +27,7 @@ typedef struct token_entry {
 } token_entry;
 
 typedef struct vocab {
-    token_entry *tokens; /* [size] */
+    token_entry *tokens;     /* [size] */
     uint32_t size, capacity; /* highest id + 1 */
     uint32_t count;          /* tokens that exist */
     strbuf texts;

@@ -1,3 +1,4 @@
+// link: shard_core
 /* Speed of the CPU kernels on this machine: bytes of weights a second of a matrix times a few tokens, beside
  * the bandwidth that plain reads reach in the same run; multiply-adds a second of a matrix times many tokens,
  * beside the rate of multiply-adds on registers alone; and what starting the pool costs.

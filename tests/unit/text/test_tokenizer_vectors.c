@@ -30,7 +30,8 @@ static bool same(const uint32_t *a, size_t n, const uint32_t *b, size_t m) {
     return n == m && (n == 0 || memcmp(a, b, n * sizeof *a) == 0);
 }
 
-static void check_decode(const char *name, const uint32_t *ids, size_t count, bool skip, const char *want, size_t n) {
+static void check_decode(const char *name, const uint32_t *ids, size_t count, bool skip, const char *want,
+                         size_t n) {
     strbuf out = {0};
     CHECK_STATUS(tokenizer_decode(gemma, ids, count, skip, &out), ST_OK);
     CHECK_THAT(out.size == n && memcmp(strbuf_text(&out), want, n) == 0, "%s: \"%s\" not \"%s\"", name,
@@ -93,11 +94,13 @@ static void check_stream(const char *name, const json_t *v) {
     detokenizer_open(&d, gemma, skip);
     CHECK(json_array_size(emits) == count);
     for (size_t i = 0; i <= count; i++) {
-        const char *want = json_string_value(i < count ? json_array_get(emits, i) : json_object_get(v, "flush"));
+        const char *want =
+            json_string_value(i < count ? json_array_get(emits, i) : json_object_get(v, "flush"));
         strbuf_clear(&out);
         if (i < count) CHECK_STATUS(detokenizer_add(&d, ids[i], &out), ST_OK);
         else detokenizer_flush(&d, &out);
-        CHECK_THAT(strcmp(strbuf_text(&out), want) == 0, "%s, token %zu: \"%s\" not \"%s\"", name, i, strbuf_text(&out), want);
+        CHECK_THAT(strcmp(strbuf_text(&out), want) == 0, "%s, token %zu: \"%s\" not \"%s\"", name, i,
+                   strbuf_text(&out), want);
         CHECK(utf8_check(strbuf_text(&out), out.size) == out.size);
         strbuf_add(&all, strbuf_text(&out), out.size);
     }
@@ -114,7 +117,8 @@ static void long_text(const json_t *v, strbuf *text) {
     size_t n;
     const char *unit = text_of(v, "unit", &n);
     if (unit) {
-        for (json_int_t i = json_integer_value(json_object_get(v, "repeat")); i > 0; i--) strbuf_add(text, unit, n);
+        for (json_int_t i = json_integer_value(json_object_get(v, "repeat")); i > 0; i--)
+            strbuf_add(text, unit, n);
         return;
     }
     const char *alphabet = text_of(v, "alphabet", &n), *chars[64];
@@ -179,8 +183,8 @@ TEST(vectors) {
     }
     free(line);
     if (file) fclose(file);
-    CHECK_THAT(encodes == 380 && decodes == 26 && streams == 26 && longs == 18, "%d %d %d %d", encodes, decodes,
-               streams, longs);
+    CHECK_THAT(encodes == 380 && decodes == 26 && streams == 26 && longs == 18, "%d %d %d %d", encodes,
+               decodes, streams, longs);
 }
 
 /* llama.cpp's texts, one after another with a separator line, and its ids, a line each */
@@ -189,8 +193,10 @@ TEST(llama_texts) {
     char *inp, *out, *ids_end, *end = NULL;
     size_t inp_size, out_size;
     int texts = 0;
-    CHECK_STATUS(file_read_all(TEST_DATA "/tokenizer/gemma4/ggml-vocab-gemma-4.inp", 1 << 20, &inp, &inp_size), ST_OK);
-    CHECK_STATUS(file_read_all(TEST_DATA "/tokenizer/gemma4/ggml-vocab-gemma-4.out", 1 << 20, &out, &out_size), ST_OK);
+    CHECK_STATUS(
+        file_read_all(TEST_DATA "/tokenizer/gemma4/ggml-vocab-gemma-4.inp", 1 << 20, &inp, &inp_size), ST_OK);
+    CHECK_STATUS(
+        file_read_all(TEST_DATA "/tokenizer/gemma4/ggml-vocab-gemma-4.out", 1 << 20, &out, &out_size), ST_OK);
     char *text = inp, *line = out;
     for (bool last = false; !last; text = end + sizeof separator - 1, texts++) {
         uint32_t *ids;
@@ -227,7 +233,8 @@ TEST(special_tokens) {
     json_array_foreach(tokens, i, token) {
         const char *text = json_string_value(json_object_get(token, "text"));
         CHECK_THAT(text && tokenizer_find(gemma, text, &id), "%s", text ? text : "no text");
-        CHECK(id == (uint32_t)json_integer_value(json_object_get(token, "id")) && tokenizer_is_special(gemma, id));
+        CHECK(id == (uint32_t)json_integer_value(json_object_get(token, "id")) &&
+              tokenizer_is_special(gemma, id));
     }
     json_decref(list);
     CHECK(tokenizer_vocab_size(gemma) == 262144);
@@ -237,18 +244,20 @@ TEST(special_tokens) {
     CHECK(tokenizer_find(gemma, "</s>", &id) && id == 212 && !tokenizer_is_special(gemma, id));
 }
 
-static void check_prompt(const char *name, const char *prompt, size_t n, const json_t *list, const text_range *plain,
-                         size_t plain_count) {
+static void check_prompt(const char *name, const char *prompt, size_t n, const json_t *list,
+                         const text_range *plain, size_t plain_count) {
     uint32_t *want, *got;
     size_t wanted, count;
     ids_of(list, &want, &wanted);
-    CHECK_STATUS(tokenizer_encode_marked(gemma, prompt, n, plain, plain_count, SIZE_MAX, &got, &count), ST_OK);
+    CHECK_STATUS(tokenizer_encode_marked(gemma, prompt, n, plain, plain_count, SIZE_MAX, &got, &count),
+                 ST_OK);
     CHECK_THAT(same(got, count, want, wanted), "%s: %zu ids, %zu ranges", name, count, plain_count);
     free(want);
     free(got);
 }
 
-/* Where what system, user and tool wrote stands in the prompt: it is there as it was written in these vectors. */
+/* Where what system, user and tool wrote stands in the prompt: it is there as it was written in these
+ * vectors. */
 static size_t find_plain(const json_t *messages, const char *prompt, size_t n, text_range *plain) {
     size_t i, k, count = 0, at = 0;
     json_t *message, *part;
@@ -299,7 +308,8 @@ TEST(chat_prompts) {
 
 int main(void) {
     strbuf json = {0};
-    if (!gemma_tokenizer_unpack(GEMMA_TOKENIZER_XZ, &json)) test_skip("xz cannot unpack Gemma's tokenizer.json here");
+    if (!gemma_tokenizer_unpack(GEMMA_TOKENIZER_XZ, &json))
+        test_skip("xz cannot unpack Gemma's tokenizer.json here");
     CHECK_STATUS(tokenizer_parse(&gemma, json.data, json.size), ST_OK);
     strbuf_close(&json);
     if (!gemma) return 1;

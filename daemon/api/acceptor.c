@@ -1,0 +1,310 @@
+#include "daemon/api/acceptor.h"
+
+#include <arpa/inet.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "base/invariant.h"
+#include "base/log.h"
+#include "base/memory.h"
+#include "proto/limits.h"
+
+/* RFC 9113, 3.4: what every client sends first. */
+static const char greeting[] = "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+enum {
+    LISTENERS_MAX = 32,
+    GREETING_BYTES = sizeof greeting - 1,
+    GREETING_MS = 10000,
+    LOOK_AGAIN_MS = 25,    /* at a greeting that came in part: peeked bytes would wake a poll again and again */
+    ACCEPT_PAUSE_MS = 100, /* when the process is out of descriptors */
+    ACCEPTS_A_TURN = 64,   /* so that a flood does not hold the loop */
+};
+
+typedef struct listener {
+    acceptor *owner;
+    address_socket socket;
+    uv_poll_t poll;
+    uv_timer_t pause;
+} listener;
+
+/* `fd` is gRPC's once it is handed over; `watch`, its duplicate, stays ours. */
+typedef struct connection {
+    acceptor *owner;
+    int fd, watch;
+    bool handed_over, closing;
+    uint64_t opened_ms;
+    char peer[64];
+    uv_poll_t poll;
+    uv_timer_t timer;
+    uint32_t handles;
+    struct connection *next, **link;
+} connection;
+
+struct acceptor {
+    uv_loop_t *loop;
+    server *server;
+    acceptor_limits limits;
+    listener *listener[LISTENERS_MAX];
+    uint32_t listener_count;
+    connection *first;
+    uint32_t connections;
+    uint64_t refused; /* since the last log line about it */
+    uint64_t refused_said_ms;
+    bool stopping;
+    uint32_t handles; /* of listeners, and one for each connection */
+    void (*stopped)(void *context);
+    void *stopped_context;
+};
+
+uint32_t acceptor_connection_count(const acceptor *a) { return a->connections; }
+
+status acceptor_open(acceptor **out, uv_loop_t *loop, server *s, const acceptor_limits *limits) {
+    *out = memory_alloc(sizeof **out);
+    (*out)->loop = loop;
+    (*out)->server = s;
+    if (limits) (*out)->limits = *limits;
+    if (!(*out)->limits.connections) (*out)->limits.connections = LIMIT_CONNECTIONS;
+    if (!(*out)->limits.greeting_ms) (*out)->limits.greeting_ms = GREETING_MS;
+    return ST_OK;
+}
+
+static void handle_gone(acceptor *a) {
+    INVARIANT(a->handles > 0);
+    if (--a->handles == 0 && a->stopping) a->stopped(a->stopped_context);
+}
+
+/* ---- one connection ---- */
+
+static void on_connection_closed(uv_handle_t *handle) {
+    connection *c = handle->data;
+    if (--c->handles > 0) return;
+    acceptor *a = c->owner;
+    close(c->watch);
+    free(c);
+    handle_gone(a);
+}
+
+static void end_connection(connection *c) {
+    if (c->closing) return;
+    c->closing = true;
+    if (!c->handed_over) close(c->fd);
+    *c->link = c->next;
+    if (c->next) c->next->link = c->link;
+    c->owner->connections--;
+    uv_close((uv_handle_t *)&c->poll, on_connection_closed);
+    uv_close((uv_handle_t *)&c->timer, on_connection_closed);
+}
+
+static void on_hang_up(uv_poll_t *poll, int error, int events) {
+    (void)error, (void)events;
+    end_connection(poll->data);
+}
+
+static void hand_over(connection *c) {
+    uv_timer_stop(&c->timer);
+    c->handed_over = true;
+    uv_poll_start(&c->poll, UV_DISCONNECT, on_hang_up);
+    server_add_connection(c->owner->server, c->fd, c->peer);
+}
+
+static void on_greeting(uv_poll_t *poll, int error, int events);
+
+static void on_timer(uv_timer_t *timer) {
+    connection *c = timer->data;
+    uint64_t waited = uv_now(c->owner->loop) - c->opened_ms;
+    if (waited >= c->owner->limits.greeting_ms) {
+        log_debug("%s: no HTTP/2 within %u ms", c->peer, c->owner->limits.greeting_ms);
+        end_connection(c);
+        return;
+    }
+    uv_timer_start(&c->timer, on_timer, c->owner->limits.greeting_ms - waited, 0);
+    uv_poll_start(&c->poll, UV_READABLE, on_greeting);
+}
+
+static void on_greeting(uv_poll_t *poll, int error, int events) {
+    connection *c = poll->data;
+    char seen[GREETING_BYTES];
+    (void)events;
+    ssize_t n = error ? 0 : recv(c->fd, seen, sizeof seen, MSG_PEEK | MSG_DONTWAIT);
+    if (n < 0 && (errno == EAGAIN || errno == EINTR)) return;
+    if (n <= 0 || memcmp(seen, greeting, (size_t)n) != 0) {
+        if (n > 0) log_debug("%s: what it sent is no HTTP/2", c->peer);
+        end_connection(c);
+    } else if (n == GREETING_BYTES) {
+        hand_over(c);
+    } else {
+        uint64_t left = c->opened_ms + c->owner->limits.greeting_ms - uv_now(c->owner->loop);
+        uv_poll_stop(&c->poll);
+        uv_timer_start(&c->timer, on_timer, left < LOOK_AGAIN_MS ? left : LOOK_AGAIN_MS, 0);
+    }
+}
+
+static void begin_connection(acceptor *a, int fd, int watch, const char *peer) {
+    connection *c = memory_alloc(sizeof *c);
+    c->owner = a;
+    c->fd = fd;
+    c->watch = watch;
+    snprintf(c->peer, sizeof c->peer, "%s", peer);
+    uv_update_time(a->loop);
+    c->opened_ms = uv_now(a->loop);
+    c->next = a->first;
+    c->link = &a->first;
+    if (c->next) c->next->link = &c->next;
+    a->first = c;
+    a->connections++;
+    a->handles++;
+    int refused = uv_timer_init(a->loop, &c->timer) | uv_poll_init(a->loop, &c->poll, watch);
+    INVARIANT(refused == 0);
+    c->poll.data = c->timer.data = c;
+    c->handles = 2;
+    uv_timer_start(&c->timer, on_timer, a->limits.greeting_ms, 0);
+    uv_poll_start(&c->poll, UV_READABLE, on_greeting);
+}
+
+/* ---- accepting ---- */
+
+/* Names the client; false: it may not come in. */
+static bool admit_unix(int fd, char *peer, size_t size) {
+    struct ucred who;
+    socklen_t n = sizeof who;
+    if (getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &who, &n) != 0) return false;
+    snprintf(peer, size, "uid %u", who.uid);
+    if (who.uid == geteuid() || who.uid == 0) return true;
+    log_warn("a connection of user %u (process %d) is refused: only %u and root may use this socket", who.uid, who.pid,
+             geteuid());
+    return false;
+}
+
+static bool admit_tcp(int fd, const struct sockaddr_storage *from, char *peer, size_t size) {
+    int yes = 1;
+    const void *where = from->ss_family == AF_INET6
+                            ? (const void *)&((const struct sockaddr_in6 *)(const void *)from)->sin6_addr
+                            : (const void *)&((const struct sockaddr_in *)(const void *)from)->sin_addr;
+    if (!inet_ntop(from->ss_family, where, peer, (socklen_t)size)) return false;
+    /* A token is a small write that somebody waits for. gRPC sets this on sockets of its own making only. */
+    (void)setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &yes, sizeof yes);
+    return true;
+}
+
+static void refuse_connection(acceptor *a, int fd) {
+    close(fd);
+    a->refused++;
+    uint64_t now = uv_now(a->loop);
+    if (a->refused_said_ms && now - a->refused_said_ms < 1000) return;
+    log_warn("%llu connections refused: %u are open, the most that are allowed", (unsigned long long)a->refused,
+             a->connections);
+    a->refused = 0;
+    a->refused_said_ms = now;
+}
+
+static void take(listener *l, int fd, const struct sockaddr_storage *from) {
+    acceptor *a = l->owner;
+    char peer[64] = "";
+    if (a->connections >= a->limits.connections) {
+        refuse_connection(a, fd);
+        return;
+    }
+    if (!(l->socket.is_unix ? admit_unix(fd, peer, sizeof peer) : admit_tcp(fd, from, peer, sizeof peer))) {
+        close(fd);
+        return;
+    }
+    int watch = fcntl(fd, F_DUPFD_CLOEXEC, 0);
+    if (watch < 0) {
+        log_warn("%s: no descriptor left for its connection: %s", peer, strerror(errno));
+        close(fd);
+        return;
+    }
+    begin_connection(a, fd, watch, peer);
+}
+
+static void on_acceptable(uv_poll_t *poll, int error, int events);
+
+static void on_pause_over(uv_timer_t *timer) {
+    listener *l = timer->data;
+    uv_poll_start(&l->poll, UV_READABLE, on_acceptable);
+}
+
+static void on_acceptable(uv_poll_t *poll, int error, int events) {
+    listener *l = poll->data;
+    (void)error, (void)events;
+    for (int i = 0; i < ACCEPTS_A_TURN; i++) {
+        struct sockaddr_storage from;
+        socklen_t n = sizeof from;
+        int fd = accept4(l->socket.fd, (struct sockaddr *)&from, &n, SOCK_CLOEXEC | SOCK_NONBLOCK);
+        if (fd >= 0) {
+            take(l, fd, &from);
+        } else if (errno == EMFILE || errno == ENFILE || errno == ENOBUFS || errno == ENOMEM) {
+            log_warn("%s: cannot accept a connection: %s", l->socket.text, strerror(errno));
+            uv_poll_stop(&l->poll);
+            uv_timer_start(&l->pause, on_pause_over, ACCEPT_PAUSE_MS, 0);
+            return;
+        } else if (errno != EINTR && errno != ECONNABORTED) {
+            return; /* EAGAIN: that was the last */
+        }
+    }
+}
+
+static void begin_listener(acceptor *a, const address_socket *socket) {
+    listener *l = memory_alloc(sizeof *l);
+    l->owner = a;
+    l->socket = *socket;
+    int refused = uv_poll_init(a->loop, &l->poll, socket->fd) | uv_timer_init(a->loop, &l->pause);
+    INVARIANT(refused == 0);
+    l->poll.data = l->pause.data = l;
+    uv_poll_start(&l->poll, UV_READABLE, on_acceptable);
+    a->listener[a->listener_count++] = l;
+    a->handles += 2;
+}
+
+status acceptor_listen(acceptor *a, const char *address, bool public_allowed) {
+    address_socket sockets[ADDRESS_SOCKETS_MAX];
+    int count;
+    TRY(address_listen(address, public_allowed, sockets, &count));
+    if (a->listener_count + (uint32_t)count > LISTENERS_MAX) {
+        while (count > 0) address_close(&sockets[--count]);
+        return fail(ST_INVALID, "--listen %s: more than %d listening sockets", address, LISTENERS_MAX);
+    }
+    for (int i = 0; i < count; i++) begin_listener(a, &sockets[i]);
+    return ST_OK;
+}
+
+void acceptor_describe(const acceptor *a, strbuf *out) {
+    for (uint32_t i = 0; i < a->listener_count; i++)
+        strbuf_add_format(out, "%s%s", i ? ", " : "", a->listener[i]->socket.text);
+}
+
+/* ---- stopping ---- */
+
+static void on_listener_handle_closed(uv_handle_t *handle) { handle_gone(handle->data); }
+
+void acceptor_stop(acceptor *a, void (*stopped)(void *context), void *context) {
+    INVARIANT(!a->stopping);
+    a->stopping = true;
+    a->stopped = stopped;
+    a->stopped_context = context;
+    a->handles++; /* without a listener there would be nobody to say so */
+    for (uint32_t i = 0; i < a->listener_count; i++) {
+        listener *l = a->listener[i];
+        l->poll.data = l->pause.data = a;
+        uv_close((uv_handle_t *)&l->poll, on_listener_handle_closed);
+        uv_close((uv_handle_t *)&l->pause, on_listener_handle_closed);
+        address_close(&l->socket);
+    }
+    while (a->first) end_connection(a->first);
+    handle_gone(a);
+}
+
+void acceptor_close(acceptor *a) {
+    if (!a) return;
+    INVARIANT(a->handles == 0);
+    for (uint32_t i = 0; i < a->listener_count; i++) free(a->listener[i]);
+    free(a);
+}
