@@ -46,7 +46,7 @@ def test_a_rank_count_that_cannot_be_is_refused_before_weights_are_read(tmp_path
 @pytest.mark.parametrize("options, sentence", [
     (["--ranks", "0"], "ranks"), (["--ranks", "two"], "two"), (["--ranks", "-1"], "-1"), (["--nonsense"], "--nonsense"),
     (["--weights", "q99"], "q99"), (["--context", "1e9x"], "1e9x"), (["--listen", "nowhere"], "nowhere"),
-    (["--listen", "0.0.0.0:7443"], "--insecure"), (["--listen", "127.0.0.1:0"], "127.0.0.1:0"),
+    (["--listen", "0.0.0.0:50999"], "--insecure"), (["--listen", "127.0.0.1:0"], "127.0.0.1:0"),
 ])
 def test_usage_errors_of_gemmad(options, sentence):
     r = run_gemmad("--model", MODELS / "tiny-dense", *options)
@@ -162,6 +162,7 @@ def refuse(daemon, r, *sentences, code=grpc.StatusCode.INVALID_ARGUMENT):
 def test_empty_prompts(dense):
     refuse(dense, request(""), "text")
     refuse(dense, request([]), "token_ids")
+    refuse(dense, pb.GenerateRequest(token_ids=pb.TokenIds()), "token_ids")
     refuse(dense, pb.GenerateRequest(), "prompt")
 
 

@@ -48,7 +48,7 @@ def test_a_client_that_cancels_stops_its_work(dense):
     for call in calls:
         call.cancel()
     assert eventually(lambda: dense.status().requests_running == 0, 20), dense.status()
-    time.sleep(2)  # steps come with the heartbeat, once a second
+    time.sleep(2)  # steps are told by a heartbeat every second
     ended_at = engine(dense).steps
     assert ended_at - before < LONG["max_tokens"] / 2, "the work went on to its end"
     time.sleep(2)
