@@ -177,6 +177,7 @@ static status add_mpirun(command *c, const engine_options *o, const command_path
     add_mca(c, "oob_tcp_if_include", interface);
     add_mca(c, "pml", "ob1");
     add_mca(c, "btl", "self,vader,tcp");
+    add_mca(c, "opal_if_do_not_resolve", "1"); /* a host whose own name does not resolve waits seconds for DNS */
     add_mca(c, "btl_tcp_if_include", interface);
     add_mca(c, "btl_vader_single_copy_mechanism", "none");
     /* Everything that MPI leaves behind when it is killed lies in one folder, which the keeper removes. */
