@@ -197,7 +197,7 @@ static void engine_closed(void *context, engine *e) {
 /* A name of any length gives an id that fits, and different names different ids. */
 static void name_engine(const char *model, char *id, size_t size) {
     if (strlen(model) + 3 <= size) {
-        snprintf(id, size, "%s/0", model);
+        snprintf(id, size, "%.*s/0", (int)size - 3, model);
         return;
     }
     uint8_t digest[32];
