@@ -75,7 +75,7 @@ static status read_line(config_file *f, uint32_t number, char *line, const char 
 
 static status read_lines(config_file *f, size_t n) {
     if (memchr(f->text, 0, n)) return fail(ST_FORMAT, "%s holds a zero byte", f->name);
-    if (utf8_valid_prefix(f->text, n) != n) return fail(ST_FORMAT, "%s is not UTF-8", f->name);
+    if (utf8_check(f->text, n) != n) return fail(ST_FORMAT, "%s is not UTF-8", f->name);
     const char *section = "";
     uint32_t number = 0;
     for (char *line = f->text; line;) {

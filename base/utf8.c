@@ -1,47 +1,63 @@
 #include "base/utf8.h"
 
-#include <stdint.h>
 #include <string.h>
 
-/* Length of the character that begins at s, 0 when none does. The second byte's range depends on the first:
- * that is what excludes overlong forms, surrogates and what lies above U+10FFFF. */
-static size_t character_length(const uint8_t *s, size_t n) {
-    uint8_t low = 0x80, high = 0xBF;
-    size_t length;
-    if (s[0] < 0x80) return 1;
-    if (s[0] < 0xC2 || s[0] > 0xF4) return 0;
-    if (s[0] < 0xE0) {
-        length = 2;
-    } else if (s[0] < 0xF0) {
-        length = 3;
-        if (s[0] == 0xE0) low = 0xA0;
-        if (s[0] == 0xED) high = 0x9F;
-    } else {
-        length = 4;
-        if (s[0] == 0xF0) low = 0x90;
-        if (s[0] == 0xF4) high = 0x8F;
+#include "base/invariant.h"
+
+bool utf8_continues(const uint8_t *seen, unsigned count, uint8_t next) {
+    if (count == 1) {
+        /* The second byte rules out long forms, surrogates and what lies above U+10FFFF (Unicode, table 3-7).
+         */
+        switch (seen[0]) {
+        case 0xE0: return next >= 0xA0 && next <= 0xBF;
+        case 0xED: return next >= 0x80 && next <= 0x9F;
+        case 0xF0: return next >= 0x90 && next <= 0xBF;
+        case 0xF4: return next >= 0x80 && next <= 0x8F;
+        default: break;
+        }
     }
-    if (n < length || s[1] < low || s[1] > high) return 0;
-    for (size_t i = 2; i < length; i++)
-        if ((s[i] & 0xC0) != 0x80) return 0;
-    return length;
+    return next >= 0x80 && next <= 0xBF;
 }
 
-size_t utf8_valid_prefix(const void *bytes, size_t n) {
-    const uint8_t *s = bytes;
+size_t utf8_check(const void *text, size_t n) {
+    const uint8_t *p = text;
     size_t i = 0;
     while (i < n) {
-        uint64_t eight;
-        if (n - i >= sizeof eight) {
-            memcpy(&eight, s + i, sizeof eight);
-            if ((eight & 0x8080808080808080u) == 0) {
-                i += sizeof eight;
-                continue;
-            }
+        if (p[i] < 0x80) {
+            uint64_t eight;
+            while (n - i >= 8 && (memcpy(&eight, p + i, 8), (eight & 0x8080808080808080u) == 0)) i += 8;
+            while (i < n && p[i] < 0x80) i++;
+            continue;
         }
-        size_t length = character_length(s + i, n - i);
-        if (length == 0) return i;
+        unsigned length = utf8_length(p[i]);
+        if (length == 0 || length > n - i) return i;
+        for (unsigned k = 1; k < length; k++)
+            if (!utf8_continues(p + i, k, p[i + k])) return i;
         i += length;
     }
     return n;
+}
+
+unsigned utf8_encode(uint32_t c, char out[4]) {
+    INVARIANT(c <= 0x10FFFF && !(c >= 0xD800 && c <= 0xDFFF));
+    if (c < 0x80) {
+        out[0] = (char)c;
+        return 1;
+    }
+    if (c < 0x800) {
+        out[0] = (char)(0xC0 | c >> 6);
+        out[1] = (char)(0x80 | (c & 0x3F));
+        return 2;
+    }
+    if (c < 0x10000) {
+        out[0] = (char)(0xE0 | c >> 12);
+        out[1] = (char)(0x80 | (c >> 6 & 0x3F));
+        out[2] = (char)(0x80 | (c & 0x3F));
+        return 3;
+    }
+    out[0] = (char)(0xF0 | c >> 18);
+    out[1] = (char)(0x80 | (c >> 12 & 0x3F));
+    out[2] = (char)(0x80 | (c >> 6 & 0x3F));
+    out[3] = (char)(0x80 | (c & 0x3F));
+    return 4;
 }

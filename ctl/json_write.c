@@ -37,7 +37,7 @@ static void add_character(strbuf *out, unsigned char c) {
 static void add_quoted(strbuf *out, const unsigned char *at, size_t n) {
     strbuf_add(out, "\"", 1);
     while (n > 0) {
-        size_t plain = utf8_valid_prefix(at, n), i = 0;
+        size_t plain = utf8_check(at, n), i = 0;
         while (i < plain) {
             size_t run = 0;
             while (i + run < plain && at[i + run] >= 0x20 && at[i + run] != '"' && at[i + run] != '\\' &&

@@ -42,7 +42,7 @@ void prompt_trim(const char **text, size_t *n) {
 }
 
 static status add_trimmed(strbuf *content, const char *what, const char *text, size_t n) {
-    size_t valid = utf8_valid_prefix(text, n);
+    size_t valid = utf8_check(text, n);
     if (valid < n) return fail(ST_INVALID, "%s is not UTF-8 at byte %zu", what, valid);
     prompt_trim(&text, &n);
     if (n == 0) return fail(ST_INVALID, "%s is empty", what);

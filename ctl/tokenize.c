@@ -61,7 +61,7 @@ static status run_tokenize(ctl *c, const void *values, const arg_words *words) {
     size_t n = o->file ? 0 : strlen(words->at[0]);
     if (o->file) TRY(ctl_read_file(o->file, &from_file, &n));
     const char *text = from_file ? from_file : words->at[0];
-    size_t valid = utf8_valid_prefix(text, n);
+    size_t valid = utf8_check(text, n);
     status st = valid == n
                     ? ST_OK
                     : fail(ST_INVALID, "%s is not UTF-8 at byte %zu", o->file ? o->file : "the text", valid);

@@ -76,7 +76,7 @@ static status check_name(const char *name) {
     if (n == 0 || n > LIMIT_MODEL_NAME_BYTES)
         return fail(ST_INVALID, "--model: the name \"%.64s\" has %zu bytes, allowed are 1 to %d", name, n,
                     LIMIT_MODEL_NAME_BYTES);
-    bool plain = utf8_valid_prefix(name, n) == n;
+    bool plain = utf8_check(name, n) == n;
     for (const char *p = name; *p; p++) plain = plain && !iscntrl((unsigned char)*p) && *p != ']';
     return plain ? ST_OK : fail(ST_INVALID, "--model: a name has bytes that are no text, or a ']'");
 }

@@ -28,7 +28,7 @@ static bool read_varint(walk *w, uint64_t *out) {
 
 static status check_string(const ProtobufCMessageDescriptor *d, const ProtobufCFieldDescriptor *f,
                            const uint8_t *bytes, size_t n) {
-    size_t valid = utf8_valid_prefix(bytes, n);
+    size_t valid = utf8_check(bytes, n);
     if (valid < n) return fail(ST_INVALID, "%s.%s is not UTF-8 at byte %zu", d->short_name, f->name, valid);
     const uint8_t *nul = n ? memchr(bytes, 0, n) : NULL;
     if (nul)

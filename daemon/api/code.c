@@ -26,10 +26,10 @@ void code_add_text(const char *text, strbuf *out) {
     static const char cut[] = "…", replacement[] = "\xEF\xBF\xBD";
     size_t n = strlen(text), begin = out->size;
     while (n > 0) {
-        size_t valid = utf8_valid_prefix(text, n), room = CODE_TEXT_MAX - (out->size - begin);
+        size_t valid = utf8_check(text, n), room = CODE_TEXT_MAX - (out->size - begin);
         if (valid + sizeof replacement + sizeof cut > room) {
             size_t most = room > sizeof cut ? room - sizeof cut : 0;
-            strbuf_add(out, text, utf8_valid_prefix(text, most < n ? most : n));
+            strbuf_add(out, text, utf8_check(text, most < n ? most : n));
             strbuf_add_string(out, cut);
             return;
         }

@@ -60,7 +60,7 @@ static status read_stop_strings(const Gemmad__V1__Sampling *s, bool has_text, st
     if (s->n_stop > LIMIT_STOP_STRINGS)
         return fail(ST_INVALID, "sampling.stop has %zu strings, at most %d", s->n_stop, LIMIT_STOP_STRINGS);
     for (size_t i = 0; i < s->n_stop; i++) {
-        size_t n = s->stop[i].len, valid = utf8_valid_prefix(s->stop[i].data, n);
+        size_t n = s->stop[i].len, valid = utf8_check(s->stop[i].data, n);
         if (n == 0 || n > LIMIT_STOP_BYTES)
             return fail(ST_INVALID, "sampling.stop[%zu] has %zu bytes, and must have 1 to %d", i, n,
                         LIMIT_STOP_BYTES);

@@ -5,7 +5,7 @@
 
 #include "base/invariant.h"
 #include "base/memory.h"
-#include "daemon/text/utf8.h"
+#include "base/utf8.h"
 #include "proto/limits.h"
 
 enum {

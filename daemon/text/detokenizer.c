@@ -2,7 +2,7 @@
  * whole. */
 #include "base/invariant.h"
 #include "daemon/text/tokenizer_internal.h"
-#include "daemon/text/utf8.h"
+#include "base/utf8.h"
 
 #define REPLACEMENT "\xEF\xBF\xBD" /* U+FFFD */
 

@@ -2,7 +2,7 @@
 
 #include <string.h>
 
-#include "daemon/text/utf8.h"
+#include "base/utf8.h"
 
 enum { DEPTH_MAX = 64 };
 

@@ -7,7 +7,7 @@
 #include "base/memory.h"
 #include "daemon/text/text_hash.h"
 #include "daemon/text/tokenizer_internal.h"
-#include "daemon/text/utf8.h"
+#include "base/utf8.h"
 
 enum {
     CACHE_WORD_BYTES = 48, /* longer words come back too seldom */

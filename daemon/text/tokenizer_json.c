@@ -8,7 +8,7 @@
 #include "base/memory.h"
 #include "daemon/text/json_cursor.h"
 #include "daemon/text/tokenizer_internal.h"
-#include "daemon/text/utf8.h"
+#include "base/utf8.h"
 #include "proto/limits.h"
 
 enum {

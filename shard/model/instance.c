@@ -115,7 +115,7 @@ status instance_open(instance *out, const instance_options *o) {
     kv_type kv = o->kv_given ? o->kv : o->as_f32 ? KV_F32 : KV_BF16;
     gethostname(card.host, sizeof card.host - 1);
     snprintf(card.build, sizeof card.build, "%s", GEMMAD_BUILD_ID);
-    const char *pretended = getenv("GEMMAD_BUILD"); /* lets a test make two builds of one */
+    const char *pretended = getenv("GEMMAD_TEST_BUILD_ID"); /* lets a test make two builds of one */
     if (pretended) snprintf(card.build, sizeof card.build, "%s", pretended);
     status st = agree(o->ranks, &card, prepare(&i, o, kv, &card), &i.plan);
     if (st != ST_OK) goto fail;

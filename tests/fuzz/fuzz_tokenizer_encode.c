@@ -7,7 +7,7 @@
 
 #include "base/invariant.h"
 #include "daemon/text/tokenizer.h"
-#include "daemon/text/utf8.h"
+#include "base/utf8.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 

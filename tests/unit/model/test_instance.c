@@ -8,7 +8,7 @@
 
 typedef struct attempt {
     const char *model[4];    /* by rank; NULL: as rank 0 */
-    const char *build[4];    /* what GEMMAD_BUILD says on that rank */
+    const char *build[4];    /* what GEMMAD_TEST_BUILD_ID says on that rank */
     uint32_t context, expert_degree, width_degree;
     uint64_t memory_bytes;
     char layout[64];
@@ -18,12 +18,12 @@ static status body(comm *ranks, void *context) {
     attempt *a = context;
     uint32_t me = comm_rank(ranks);
     instance in;
-    if (a->build[me]) setenv("GEMMAD_BUILD", a->build[me], 1); /* processes: each has an environment of its own */
+    if (a->build[me]) setenv("GEMMAD_TEST_BUILD_ID", a->build[me], 1); /* processes: each has an environment of its own */
     status st = instance_open(&in, &(instance_options){.model_path = a->model[me] ? a->model[me] : a->model[0],
                                                        .ranks = ranks, .threads = 1, .context = a->context,
                                                        .expert_degree = a->expert_degree, .width_degree = a->width_degree,
                                                        .memory_bytes = a->memory_bytes});
-    if (a->build[me]) unsetenv("GEMMAD_BUILD");
+    if (a->build[me]) unsetenv("GEMMAD_TEST_BUILD_ID");
     if (st != ST_OK) return st;
     if (me == 0) snprintf(a->layout, sizeof a->layout, "%s", in.layout_text);
     CHECK(a->context == 0 || in.plan.context == a->context);

@@ -28,7 +28,7 @@ TEST(utf8) {
         {"\xFF", 1, 0}, {"\xC3\xC3", 2, 0}, {"a\0b", 3, 3},
     };
     for (size_t i = 0; i < sizeof v / sizeof *v; i++) {
-        size_t got = utf8_valid_prefix(v[i].text, v[i].n);
+        size_t got = utf8_check(v[i].text, v[i].n);
         CHECK_THAT(got == v[i].valid, "case %zu: %zu, not %zu", i, got, v[i].valid);
     }
 }

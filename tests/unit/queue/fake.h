@@ -233,7 +233,7 @@ static inline void fake_read(const fake_call *f, fake_stream *s) {
             s->prompt_events++;
             break;
         case GEMMAD__V1__GENERATE_EVENT__EVENT_DELTA:
-            CHECK(utf8_valid_prefix(e->delta->text.data, e->delta->text.len) == e->delta->text.len);
+            CHECK(utf8_check(e->delta->text.data, e->delta->text.len) == e->delta->text.len);
             strbuf_add(&s->text, e->delta->text.data, e->delta->text.len);
             for (size_t k = 0; k < e->delta->n_token_ids && s->id_count < 4096; k++)
                 s->ids[s->id_count++] = e->delta->token_ids[k];

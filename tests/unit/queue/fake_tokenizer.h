@@ -23,7 +23,7 @@ uint32_t tokenizer_vocab_size(const tokenizer *t) { return (void)t, FAKE_VOCAB; 
 status tokenizer_encode(const tokenizer *t, const char *text, size_t n, bool parse_special, size_t ids_max,
                         uint32_t **ids, size_t *count) {
     (void)t;
-    size_t valid = utf8_valid_prefix(text, n), k = 0;
+    size_t valid = utf8_check(text, n), k = 0;
     if (valid < n) return fail(ST_INVALID, "not UTF-8 at byte %zu", valid);
     if (n > ids_max) return fail(ST_INVALID, "%zu tokens, at most %zu", n, ids_max);
     *ids = memory_alloc_array(n, sizeof **ids);
@@ -57,7 +57,7 @@ static inline bool fake_may_go_on(const uint8_t *s, size_t n) {
         memset(padded, 0x80, sizeof padded);
         padded[1] = (uint8_t)second;
         memcpy(padded, s, n);
-        if (utf8_valid_prefix(padded, want) == want) return true;
+        if (utf8_check(padded, want) == want) return true;
     }
     return false;
 }
@@ -65,7 +65,7 @@ static inline bool fake_may_go_on(const uint8_t *s, size_t n) {
 static inline void fake_byte(detokenizer *d, uint8_t byte, strbuf *out) {
     if (d->pending_count > 0) {
         d->pending[d->pending_count] = byte;
-        if (utf8_valid_prefix(d->pending, d->pending_count + 1u) == d->pending_count + 1u) {
+        if (utf8_check(d->pending, d->pending_count + 1u) == d->pending_count + 1u) {
             strbuf_add(out, d->pending, d->pending_count + 1u);
             d->pending_count = 0;
             return;

@@ -5,7 +5,7 @@
 
 #include "base/memory.h"
 #include "daemon/text/tokenizer.h"
-#include "daemon/text/utf8.h"
+#include "base/utf8.h"
 #include "tests/test.h"
 
 static uint32_t random_state = 88172645;

@@ -7,7 +7,7 @@
 #include "base/memory.h"
 #include "base/sha256.h"
 #include "daemon/text/tokenizer.h"
-#include "daemon/text/utf8.h"
+#include "base/utf8.h"
 #include "tests/gemma_tokenizer.h"
 #include "tests/test.h"
 
