@@ -29,7 +29,8 @@ static const char usage[] =
     "  --comm self|fork|mpi  how ranks exchange (serve); default self\n"
     "  --link ADDRESS        where gemmad listens: unix:/path or host:port (serve)\n"
     "  --secret-file FILE    32 bytes that prove this engine to gemmad, and its ranks to each other (serve)\n"
-    "  --weights auto|bf16|f32  f32 computes everything in float32; auto keeps matrices as stored; bf16 insists on it\n"
+    "  --weights auto|bf16|f32  f32 computes everything in float32; auto keeps matrices as stored; bf16 "
+    "insists on it\n"
     "  --kv auto|bf16|f32    KV cache type; auto: f32 with --weights f32, else bf16\n"
     "  --threads N           threads of this rank; default: CPUs this process may use\n"
     "  --context N           tokens a request may have; default: the model's limit, cut to what fits\n"
@@ -57,8 +58,10 @@ static int read_number(const char *option, const char *value, uint64_t least, ui
     char *end, want[96];
     errno = 0;
     unsigned long long n = strtoull(value, &end, 10);
-    snprintf(want, sizeof want, "allowed are %llu to %llu", (unsigned long long)least, (unsigned long long)most);
-    if (errno || end == value || *end || value[0] == '-' || n < least || n > most) return usage_error(option, value, want);
+    snprintf(want, sizeof want, "allowed are %llu to %llu", (unsigned long long)least,
+             (unsigned long long)most);
+    if (errno || end == value || *end || value[0] == '-' || n < least || n > most)
+        return usage_error(option, value, want);
     *out = n;
     return 0;
 }
@@ -71,8 +74,10 @@ static int read_u32(const char *option, const char *value, uint32_t least, uint3
 }
 
 static int read_bytes(const char *option, const char *value, uint64_t *out) {
-    static const struct { const char *unit; uint64_t factor; } units[] = {
-        {"KiB", 1 << 10}, {"MiB", 1 << 20}, {"GiB", 1 << 30}, {"TiB", (uint64_t)1 << 40}, {"", 1}};
+    static const struct {
+        const char *unit;
+        uint64_t factor;
+    } units[] = {{"KiB", 1 << 10}, {"MiB", 1 << 20}, {"GiB", 1 << 30}, {"TiB", (uint64_t)1 << 40}, {"", 1}};
     char *end;
     errno = 0;
     unsigned long long n = strtoull(value, &end, 10);
@@ -88,7 +93,8 @@ static int read_bytes(const char *option, const char *value, uint64_t *out) {
 static int read_layout(const char *value, plan_command_options *p) {
     unsigned e, w;
     char rest;
-    if (sscanf(value, "%ux%u%c", &e, &w, &rest) != 2 || e == 0 || w == 0 || e > LIMIT_RANKS || w > LIMIT_RANKS)
+    if (sscanf(value, "%ux%u%c", &e, &w, &rest) != 2 || e == 0 || w == 0 || e > LIMIT_RANKS ||
+        w > LIMIT_RANKS)
         return usage_error("expert-layout", value, "give EP degree x width degree, such as 2x1");
     p->expert_degree = e;
     p->width_degree = w;
@@ -108,8 +114,10 @@ static int read_word(const char *option, const char *value, const char *const *w
 }
 
 static int take_option(arguments *a, const char *name, const char *value) {
-    static const char *const weight_words[] = {"auto", "f32", "bf16", NULL}, *const kv_words[] = {"auto", "f32", "bf16", NULL},
-                      *const comm_words[] = {"self", "fork", "mpi", NULL}, *const device_words[] = {"cpu", NULL};
+    static const char *const weight_words[] = {"auto", "f32", "bf16", NULL},
+                             *const kv_words[] = {"auto", "f32", "bf16", NULL},
+                             *const comm_words[] = {"self", "fork", "mpi", NULL},
+                             *const device_words[] = {"cpu", NULL};
     plan_command_options *p = &a->plan;
     int word, code = 0;
     if (!strcmp(name, "model")) p->model_path = value;
@@ -139,15 +147,21 @@ static int take_option(arguments *a, const char *name, const char *value) {
 }
 
 static int read_arguments(arguments *a, int argc, char **argv) {
-    static const struct option options[] = {
-        {"model", required_argument, 0, 0},   {"ranks", required_argument, 0, 0},
-        {"comm", required_argument, 0, 0},    {"link", required_argument, 0, 0},
-        {"secret-file", required_argument, 0, 0}, {"weights", required_argument, 0, 0},
-        {"kv", required_argument, 0, 0},      {"threads", required_argument, 0, 0},
-        {"context", required_argument, 0, 0}, {"memory", required_argument, 0, 0},
-        {"expert-layout", required_argument, 0, 0}, {"prefill-chunk", required_argument, 0, 0},
-        {"engine-grace", required_argument, 0, 0}, {"device", required_argument, 0, 0},
-        {0, 0, 0, 0}};
+    static const struct option options[] = {{"model", required_argument, 0, 0},
+                                            {"ranks", required_argument, 0, 0},
+                                            {"comm", required_argument, 0, 0},
+                                            {"link", required_argument, 0, 0},
+                                            {"secret-file", required_argument, 0, 0},
+                                            {"weights", required_argument, 0, 0},
+                                            {"kv", required_argument, 0, 0},
+                                            {"threads", required_argument, 0, 0},
+                                            {"context", required_argument, 0, 0},
+                                            {"memory", required_argument, 0, 0},
+                                            {"expert-layout", required_argument, 0, 0},
+                                            {"prefill-chunk", required_argument, 0, 0},
+                                            {"engine-grace", required_argument, 0, 0},
+                                            {"device", required_argument, 0, 0},
+                                            {0, 0, 0, 0}};
     int index;
     while (1) {
         int c = getopt_long(argc, argv, "", options, &index);
@@ -200,8 +214,9 @@ static status serve_mpi(arguments *a, serve_options *o, int *argc, char ***argv)
     uint8_t secret[LIMIT_SECRET_BYTES];
     TRY(link_read_secret(a->secret_file, secret));
     TRY(comm_mpi_start(argc, argv));
-    status st = comm_mpi_open(&ranks, &(comm_mpi_options){.spin_us = o->instance.spin_us, .secret = secret,
-                                                          .secret_bytes = sizeof secret});
+    status st = comm_mpi_open(
+        &ranks,
+        &(comm_mpi_options){.spin_us = o->instance.spin_us, .secret = secret, .secret_bytes = sizeof secret});
     if (st == ST_OK) st = serve_body(ranks, o);
     bool failed = st != ST_OK;
     if (failed) log_error("%s", status_text());
@@ -222,11 +237,17 @@ static int serve_command(arguments *a, int argc, char **argv) {
     }
     serve_options o = {.link = a->link, .secret_file = a->secret_file, .grace_seconds = a->grace};
     instance_options *i = &o.instance;
-    *i = (instance_options){.model_path = a->plan.model_path, .as_f32 = a->plan.as_f32, .needs_bf16 = a->plan.needs_bf16,
+    *i = (instance_options){.model_path = a->plan.model_path,
+                            .as_f32 = a->plan.as_f32,
+                            .needs_bf16 = a->plan.needs_bf16,
                             .kv_given = a->plan.kv_given,
-                            .kv = a->plan.kv, .threads = a->threads, .expert_degree = a->plan.expert_degree,
-                            .width_degree = a->plan.width_degree, .context = a->plan.context,
-                            .memory_bytes = a->plan.memory_bytes, .chunk_max = a->chunk};
+                            .kv = a->plan.kv,
+                            .threads = a->threads,
+                            .expert_degree = a->plan.expert_degree,
+                            .width_degree = a->plan.width_degree,
+                            .context = a->plan.context,
+                            .memory_bytes = a->plan.memory_bytes,
+                            .chunk_max = a->chunk};
     uint32_t cpus = cpus_here();
     if (!i->threads) i->threads = cpus;
     /* Spinning pays only while every rank of the host has a core to itself. */
@@ -237,7 +258,8 @@ static int serve_command(arguments *a, int argc, char **argv) {
     } else if (!strcmp(a->comm, "mpi")) {
         st = serve_mpi(a, &o, &argc, &argv);
     } else if (!strcmp(a->comm, "fork")) {
-        st = comm_fork_run(&(comm_fork_options){.ranks = a->plan.ranks, .spin_us = i->spin_us}, serve_body, &o);
+        st = comm_fork_run(&(comm_fork_options){.ranks = a->plan.ranks, .spin_us = i->spin_us}, serve_body,
+                           &o);
         if (st != ST_OK) log_error("%s", status_text());
     } else {
         comm *self = NULL;

@@ -5,15 +5,23 @@
 #include <stdlib.h>
 
 /* Budgets of every rank, each cut to what the poorest can hold, as the ranks themselves would agree. */
-static status rank_budgets(const plan_command_options *o, const model_config *c, kv_type kv, budget *all, layout **first) {
+static status rank_budgets(const plan_command_options *o, const model_config *c, kv_type kv, budget *all,
+                           layout **first) {
     uint32_t context = 0, slabs = 0;
     for (uint32_t r = 0; r < o->ranks; r++) {
         layout *l = NULL;
-        TRY(layout_open(&l, c, &(layout_options){.ranks = o->ranks, .rank = r, .group = 1,
-                                                 .expert_degree = o->expert_degree, .width_degree = o->width_degree}));
+        TRY(layout_open(&l, c,
+                        &(layout_options){.ranks = o->ranks,
+                                          .rank = r,
+                                          .group = 1,
+                                          .expert_degree = o->expert_degree,
+                                          .width_degree = o->width_degree}));
         status st = budget_make(&all[r], c, l,
-                                &(budget_options){.as_f32 = o->as_f32, .stored = c->stored_bf16 ? WEIGHT_BF16 : WEIGHT_F32,
-                                                  .kv = kv, .context = o->context, .memory_bytes = o->memory_bytes,
+                                &(budget_options){.as_f32 = o->as_f32,
+                                                  .stored = c->stored_bf16 ? WEIGHT_BF16 : WEIGHT_F32,
+                                                  .kv = kv,
+                                                  .context = o->context,
+                                                  .memory_bytes = o->memory_bytes,
                                                   .free_bytes = budget_free_memory() / o->ranks});
         if (r == 0) *first = l;
         else layout_close(l);
@@ -29,7 +37,8 @@ static status rank_budgets(const plan_command_options *o, const model_config *c,
         b->context = context;
         for (int kind = 0; kind < KV_KINDS; kind++) {
             uint32_t pages = b->geometry.page_bytes[kind]
-                                 ? kv_pages_needed(kind, context, budget_window(c), b->chunk_max) : 0;
+                                 ? kv_pages_needed(kind, context, budget_window(c), b->chunk_max)
+                                 : 0;
             b->kv_request_bytes[kind] = pages * b->geometry.page_bytes[kind];
         }
     }
@@ -38,7 +47,8 @@ static status rank_budgets(const plan_command_options *o, const model_config *c,
 
 static json_t *integer(uint64_t n) { return json_integer((json_int_t)n); }
 
-static json_t *describe(const plan_command_options *o, const model_config *c, const budget *all, const layout *l) {
+static json_t *describe(const plan_command_options *o, const model_config *c, const budget *all,
+                        const layout *l) {
     char text[64];
     uint64_t weights = 0, activations = 0, full = 0, sliding = 0;
     json_t *root = json_object(), *ranks = json_array(), *ends = json_array();

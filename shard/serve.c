@@ -19,8 +19,11 @@
 /* ---- what gemmad is told of the ranks ---- */
 
 static status gather_infos(comm *ranks, const instance *in, const instance_options *o, link_rank_info *all) {
-    link_rank_info mine = {.rank = comm_rank(ranks), .pid = (uint32_t)getpid(), .threads = o->threads,
-                           .kv_bytes = in->plan.kv_bytes, .weight_bytes_read = in->weights->bytes_read};
+    link_rank_info mine = {.rank = comm_rank(ranks),
+                           .pid = (uint32_t)getpid(),
+                           .threads = o->threads,
+                           .kv_bytes = in->plan.kv_bytes,
+                           .weight_bytes_read = in->weights->bytes_read};
     struct rusage used;
     getrusage(RUSAGE_SELF, &used);
     mine.cpu_ms = (uint64_t)(used.ru_utime.tv_sec + used.ru_stime.tv_sec) * 1000 +
@@ -33,14 +36,17 @@ static status gather_infos(comm *ranks, const instance *in, const instance_optio
 
 static void log_plan(const comm *ranks, const instance *in) {
     const budget *b = &in->plan;
-    log_info("%s, rank %u of %u on %s with %u threads: weights %.1f MiB (read %.1f MiB, beside them %.1f MiB, in %.2f s), "
-             "activations %.1f MiB, KV %.1f MiB in %u slabs; context %u, one request of it %.1f MiB full + %.1f MiB sliding, "
+    log_info("%s, rank %u of %u on %s with %u threads: weights %.1f MiB (read %.1f MiB, beside them %.1f "
+             "MiB, in %.2f s), "
+             "activations %.1f MiB, KV %.1f MiB in %u slabs; context %u, one request of it %.1f MiB full + "
+             "%.1f MiB sliding, "
              "%u requests at once",
              in->layout_text, comm_rank(ranks), comm_size(ranks), in->device->name, in->device->threads,
              (double)in->weights->bytes / 0x1p20, (double)in->weights->bytes_read / 0x1p20,
-             (double)in->weights->bytes_skipped / 0x1p20, (double)in->load_ns / 1e9, (double)b->activation_bytes / 0x1p20,
-             (double)b->kv_bytes / 0x1p20, b->slabs, b->context, (double)b->kv_request_bytes[KV_FULL] / 0x1p20,
-             (double)b->kv_request_bytes[KV_SLIDING] / 0x1p20, b->slots);
+             (double)in->weights->bytes_skipped / 0x1p20, (double)in->load_ns / 1e9,
+             (double)b->activation_bytes / 0x1p20, (double)b->kv_bytes / 0x1p20, b->slabs, b->context,
+             (double)b->kv_request_bytes[KV_FULL] / 0x1p20, (double)b->kv_request_bytes[KV_SLIDING] / 0x1p20,
+             b->slots);
 }
 
 /* ---- leader ---- */
@@ -55,7 +61,7 @@ typedef struct leader {
     plan p;
     watchdog *dog;
     link_progress progress;
-    bool draining, lost;       /* lost: gemmad is gone */
+    bool draining, lost; /* lost: gemmad is gone */
     uint64_t last_plan_ns, grace_ms;
 } leader;
 
@@ -72,16 +78,21 @@ static status say_token(void *c, uint64_t id, uint32_t token, const token_logpro
     return link_send_tokens(((leader *)c)->link, id, &token, 1, logprob);
 }
 static status say_finished(void *c, uint64_t id, const sched_finish *f) {
-    link_finish l = {f->reason, f->has_stop_token, f->stop_token, f->error, f->error_text, f->queue_us, f->prefill_us,
-                     f->decode_us};
+    link_finish l = {f->reason,     f->has_stop_token, f->stop_token, f->error,
+                     f->error_text, f->queue_us,       f->prefill_us, f->decode_us};
     return link_send_finished(((leader *)c)->link, id, &l);
 }
 
 static status open_sched(leader *l) {
     const instance *in = l->in;
-    sched_options o = {.slots = in->plan.slots, .rows_max = in->plan.rows_max, .chunk_max = in->plan.chunk_max,
-                       .context = in->plan.context, .vocab = in->config->vocab, .window = budget_window(in->config),
-                       .slabs = in->plan.slabs, .clock = clock_system,
+    sched_options o = {.slots = in->plan.slots,
+                       .rows_max = in->plan.rows_max,
+                       .chunk_max = in->plan.chunk_max,
+                       .context = in->plan.context,
+                       .vocab = in->config->vocab,
+                       .window = budget_window(in->config),
+                       .slabs = in->plan.slabs,
+                       .clock = clock_system,
                        .sink = {l, say_started, say_progress, say_prompt, say_token, say_finished}};
     for (int kind = 0; kind < KV_KINDS; kind++) {
         o.pages_per_slab[kind] = in->plan.geometry.pages_per_slab[kind];
@@ -119,8 +130,13 @@ static status take_event(leader *l, link_event *e) {
     switch (e->kind) {
     case LINK_SUBMIT: {
         link_request *r = e->request;
-        sched_request q = {.id = r->id, .tokens = r->tokens, .token_count = r->token_count, .prompt_count = r->prompt_count,
-                           .priority = r->priority, .deadline_ms = r->deadline_ms, .sampling = r->sampling};
+        sched_request q = {.id = r->id,
+                           .tokens = r->tokens,
+                           .token_count = r->token_count,
+                           .prompt_count = r->prompt_count,
+                           .priority = r->priority,
+                           .deadline_ms = r->deadline_ms,
+                           .sampling = r->sampling};
         r->tokens = NULL;
         link_request_free(r);
         return sched_submit(l->s, &q);
@@ -137,7 +153,8 @@ static status take_events(leader *l) {
         link_event e;
         bool idle = !sched_has_work(l->s);
         if (idle && l->draining) return ST_OK;
-        uint64_t since_ms = (clock_now_ns() - l->last_plan_ns) / 1000000, keep = SERVE_KEEPALIVE_SECONDS * 1000;
+        uint64_t since_ms = (clock_now_ns() - l->last_plan_ns) / 1000000,
+                 keep = SERVE_KEEPALIVE_SECONDS * 1000;
         if (idle && comm_size(l->ranks) > 1 && since_ms >= keep) return ST_OK;
         /* A gemmad that takes nothing more pauses the engine: link_poll writes while it waits. */
         bool held = link_backlog_bytes(l->link) > LINK_BACKLOG_STOP;
@@ -157,7 +174,8 @@ static status lead(leader *l) {
     for (;;) {
         status st = take_events(l);
         if (st == ST_UNAVAILABLE) {
-            /* Adoption by a new gemmad replays requests from tokens it has; until then nobody hears the answers. */
+            /* Adoption by a new gemmad replays requests from tokens it has; until then nobody hears the
+             * answers. */
             log_warn("gemmad is gone (%s); ending", status_text());
             return ST_OK;
         }
@@ -171,21 +189,27 @@ static status lead(leader *l) {
     }
 }
 
-/* "ready" means that a real token has been produced: the first step runs before hello, so that whatever would fail there
- * fails while the engine is still starting. */
+/* "ready" means that a real token has been produced: the first step runs before hello, so that whatever would
+ * fail there fails while the engine is still starting. */
 static status warm_up(leader *l) {
     plan_clear(&l->p);
     plan_open *o = plan_add_open(&l->p);
-    o->params = (sampling){.top_p = 1, .repetition_penalty = 1, .logprobs = -1, .prompt_logprobs = -1, .max_tokens = 1};
+    o->params = (sampling){
+        .top_p = 1, .repetition_penalty = 1, .logprobs = -1, .prompt_logprobs = -1, .max_tokens = 1};
     for (int kind = 0; kind < KV_KINDS; kind++)
         if (l->in->plan.geometry.page_bytes[kind]) plan_add_page(&l->p, 0, kind, 0, 0);
     uint32_t token = l->in->config->bos_token < l->in->config->vocab ? l->in->config->bos_token : 0;
     plan_span *s = plan_add_span(&l->p);
     s->first_input = plan_add_tokens(&l->p, &token, 1);
-    *s = (plan_span){.count = 1, .first_input = s->first_input, .logits = PLAN_LOGITS_LAST, .draw = 1,
+    *s = (plan_span){.count = 1,
+                     .first_input = s->first_input,
+                     .logits = PLAN_LOGITS_LAST,
+                     .draw = 1,
                      .next_token = PLAN_NO_TOKEN};
-    /* Two kinds share slabs, so page 0 of both would be the same bytes: the second kind takes the last slab. */
-    if (l->p.page_count == 2) l->p.page[1].page = (l->in->plan.slabs - 1) * l->in->plan.geometry.pages_per_slab[KV_FULL];
+    /* Two kinds share slabs, so page 0 of both would be the same bytes: the second kind takes the last slab.
+     */
+    if (l->p.page_count == 2)
+        l->p.page[1].page = (l->in->plan.slabs - 1) * l->in->plan.geometry.pages_per_slab[KV_FULL];
     watchdog_arm(l->dog, "the first step", SERVE_STEP_SECONDS * 1000);
     status st = comm_wake(l->ranks);
     if (st == ST_OK) st = plan_send(&l->channel, &l->p);
@@ -195,9 +219,14 @@ static status warm_up(leader *l) {
 }
 
 static status say_ready(leader *l, const link_rank_info *infos) {
-    link_hello hello = {.build_id = GEMMAD_BUILD_ID, .layout = l->in->layout_text, .checkpoint_hash = l->in->checkpoint_hash,
-                        .context_tokens = l->in->plan.context, .vocab = l->in->config->vocab,
-                        .requests_max = l->in->plan.slots, .ranks = infos, .rank_count = comm_size(l->ranks)};
+    link_hello hello = {.build_id = GEMMAD_BUILD_ID,
+                        .layout = l->in->layout_text,
+                        .checkpoint_hash = l->in->checkpoint_hash,
+                        .context_tokens = l->in->plan.context,
+                        .vocab = l->in->config->vocab,
+                        .requests_max = l->in->plan.slots,
+                        .ranks = infos,
+                        .rank_count = comm_size(l->ranks)};
     link_set_ranks(l->link, infos, comm_size(l->ranks));
     return link_say_hello(l->link, &hello, &l->grace_ms);
 }
@@ -213,7 +242,8 @@ static status run_leader(leader *l, const link_rank_info *infos) {
     return run_plan(l);
 }
 
-/* The link opens before anything is loaded: a wrong secret is known at once, and heartbeats tell that loading goes on. */
+/* The link opens before anything is loaded: a wrong secret is known at once, and heartbeats tell that loading
+ * goes on. */
 static status dial(leader *l) {
     link_options options = {.address = l->o->link, .connect_timeout_ms = 10000};
     TRY(link_read_secret(l->o->secret_file, options.secret));
@@ -272,7 +302,8 @@ status serve_rank(comm *ranks, const serve_options *o) {
     TRY_OR_FAIL(watchdog_open(&dog));
     l.dog = dog;
     if (leads) TRY_OR_FAIL(dial(&l));
-    /* Loading has no deadline of its own: disks differ by orders of magnitude, and the supervisor watches the process. */
+    /* Loading has no deadline of its own: disks differ by orders of magnitude, and the supervisor watches the
+     * process. */
     TRY_OR_FAIL(instance_open(&in, &io));
     log_plan(ranks, &in);
     TRY_OR_FAIL(gather_infos(ranks, &in, &io, infos));

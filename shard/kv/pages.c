@@ -7,10 +7,10 @@
 #include "base/memory.h"
 
 typedef struct slab {
-    uint32_t used;        /* pages in use */
-    kv_kind kind;         /* while used > 0 */
+    uint32_t used; /* pages in use */
+    kv_kind kind;  /* while used > 0 */
 
-    uint8_t *taken;       /* [pages_per_slab of its kind] */
+    uint8_t *taken; /* [pages_per_slab of its kind] */
 } slab;
 
 struct kv_pages {

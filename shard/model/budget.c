@@ -41,26 +41,30 @@ static void pages_for_context(budget *b, uint32_t window) {
 }
 
 status budget_make(budget *out, const model_config *config, const layout *split, const budget_options *o) {
-    budget b = {.slots = o->slots ? o->slots : BUDGET_SLOTS, .rows_max = o->rows_max ? o->rows_max : BUDGET_ROWS};
+    budget b = {.slots = o->slots ? o->slots : BUDGET_SLOTS,
+                .rows_max = o->rows_max ? o->rows_max : BUDGET_ROWS};
     b.chunk_max = o->chunk_max ? o->chunk_max : b.rows_max;
     if (b.slots > b.rows_max) b.slots = b.rows_max;
     INVARIANT(b.chunk_max <= b.rows_max);
     if (o->context > config->context)
-        return fail(ST_LAYOUT, "--context %u is over the model's own limit of %u", o->context, config->context);
+        return fail(ST_LAYOUT, "--context %u is over the model's own limit of %u", o->context,
+                    config->context);
     b.weight_bytes = model_weights_plan_bytes(config, split, o->stored, o->as_f32);
     b.activation_bytes = runner_activation_bytes(config, split, b.rows_max);
     runner_kv_geometry(config, split, o->kv, &b.geometry);
     uint64_t fixed = b.weight_bytes + b.activation_bytes, limit = o->memory_bytes;
     if (!limit) limit = o->free_bytes / 10 * 8;
     if (fixed >= limit)
-        return fail(ST_NO_MEMORY, "rank %u needs %llu bytes for weights and %llu for activations; %s %llu", split->rank,
-                    (unsigned long long)b.weight_bytes, (unsigned long long)b.activation_bytes,
-                    o->memory_bytes ? "--memory is" : "80 % of free memory per rank are", (unsigned long long)limit);
+        return fail(ST_NO_MEMORY, "rank %u needs %llu bytes for weights and %llu for activations; %s %llu",
+                    split->rank, (unsigned long long)b.weight_bytes, (unsigned long long)b.activation_bytes,
+                    o->memory_bytes ? "--memory is" : "80 % of free memory per rank are",
+                    (unsigned long long)limit);
     uint32_t window = budget_window(config);
     b.context = o->context ? o->context : config->context;
     pages_for_context(&b, window);
     uint64_t have = b.geometry.slab_bytes ? (limit - fixed) / b.geometry.slab_bytes : 0;
-    if (slabs_for(&b, 1) > have && !o->context) { /* the longest context that fits, by halves of the interval */
+    if (slabs_for(&b, 1) > have &&
+        !o->context) { /* the longest context that fits, by halves of the interval */
         uint32_t fits = 0, over = b.context;
         while (over - fits > KV_TOKENS_PER_PAGE) {
             b.context = fits + (over - fits) / 2;
@@ -72,9 +76,10 @@ status budget_make(budget *out, const model_config *config, const layout *split,
         pages_for_context(&b, window);
     }
     if (b.context == 0 || slabs_for(&b, 1) > have)
-        return fail(ST_NO_MEMORY, "rank %u: one request of %u tokens needs %llu KV slabs of %llu bytes, %llu fit", split->rank,
-                    o->context ? o->context : KV_TOKENS_PER_PAGE, (unsigned long long)slabs_for(&b, 1),
-                    (unsigned long long)b.geometry.slab_bytes, (unsigned long long)have);
+        return fail(
+            ST_NO_MEMORY, "rank %u: one request of %u tokens needs %llu KV slabs of %llu bytes, %llu fit",
+            split->rank, o->context ? o->context : KV_TOKENS_PER_PAGE, (unsigned long long)slabs_for(&b, 1),
+            (unsigned long long)b.geometry.slab_bytes, (unsigned long long)have);
     uint64_t want = o->memory_bytes ? have : slabs_for(&b, BUDGET_REQUESTS);
     if (want > have) want = have;
     if (want > UINT32_MAX / 64) want = UINT32_MAX / 64;

@@ -1,21 +1,25 @@
 /* How the sums of a mixture layer reach every rank. Two ways, the same bits:
  *
- * replicated   the dense MLP's and the experts' partial sums travel side by side in one all-reduce; every rank norms every
- *              row. One exchange: what decode and small batches want.
- * all-to-all   rows are shared out over ranks; each rank sends a row's owner its dense sum and, only where it holds one of
- *              the row's experts, its expert sum; owners add in rank order, norm, and hand the finished rows to all. Fewer
- *              bytes, one exchange more. Rows need no dispatch to the experts' ranks: the tensor-parallel MLP beside the
- *              experts needs every row on every rank anyway.
+ * replicated   the dense MLP's and the experts' partial sums travel side by side in one all-reduce; every
+ * rank norms every row. One exchange: what decode and small batches want. all-to-all   rows are shared out
+ * over ranks; each rank sends a row's owner its dense sum and, only where it holds one of the row's experts,
+ * its expert sum; owners add in rank order, norm, and hand the finished rows to all. Fewer bytes, one
+ * exchange more. Rows need no dispatch to the experts' ranks: the tensor-parallel MLP beside the experts
+ * needs every row on every rank anyway.
  *
- * A rank that holds none of a row's experts counts as +0 in its place of the sum, as it does in the all-reduce. */
+ * A rank that holds none of a row's experts counts as +0 in its place of the sum, as it does in the
+ * all-reduce. */
 #include <string.h>
 
 #include "base/invariant.h"
 #include "shard/model/runner_internal.h"
 
-static range rows_of(const runner *r, uint32_t n, uint32_t rank) { return layout_share(n, 1, r->o.split->ranks, rank); }
+static range rows_of(const runner *r, uint32_t n, uint32_t rank) {
+    return layout_share(n, 1, r->o.split->ranks, rank);
+}
 
-/* Whether a rank holds one of the row's experts: rank q has the experts of its EP index, whatever its width index. */
+/* Whether a rank holds one of the row's experts: rank q has the experts of its EP index, whatever its width
+ * index. */
 static bool holds(const runner *r, uint32_t rank, uint32_t row) {
     const model_config *c = r->config;
     const layout *l = r->o.split;
@@ -42,8 +46,8 @@ static bool prefers_all_to_all(const runner *r, uint32_t n) {
     return replicated - sparse > EXCHANGE_WORTH_BYTES;
 }
 
-/* Packs what goes to each rank: dense rows of its share, then expert rows of its share that this rank has a part in. The
- * two kinds lie behind each other in r->partial, so one gather packs them all. */
+/* Packs what goes to each rank: dense rows of its share, then expert rows of its share that this rank has a
+ * part in. The two kinds lie behind each other in r->partial, so one gather packs them all. */
 static void pack(runner *r, uint32_t n) {
     const layout *l = r->o.split;
     uint32_t count = 0;
@@ -58,7 +62,8 @@ static void pack(runner *r, uint32_t n) {
     r->ops->gather(r->b, r->moe_out, r->partial, r->moe_index, count, r->config->hidden);
 }
 
-/* Where each rank's dense and expert rows of this rank's share stand in what came in; absent ones are the row of zeros. */
+/* Where each rank's dense and expert rows of this rank's share stand in what came in; absent ones are the row
+ * of zeros. */
 static uint32_t index_arrivals(runner *r, range own, uint32_t n) {
     const layout *l = r->o.split;
     uint32_t rows = range_count(own), arrived = 0, at = 0, zero = 0;
@@ -73,7 +78,8 @@ static uint32_t index_arrivals(runner *r, range own, uint32_t n) {
     arrived = 0;
     for (uint32_t from = 0; from < l->ranks; from++) {
         for (uint32_t i = 0; i < rows; i++) r->moe_index[at++] = arrived++;
-        for (uint32_t i = own.begin; i < own.end; i++) r->moe_index[at++] = holds(r, from, i) ? arrived++ : zero;
+        for (uint32_t i = own.begin; i < own.end; i++)
+            r->moe_index[at++] = holds(r, from, i) ? arrived++ : zero;
     }
     return zero;
 }

@@ -17,8 +17,8 @@ status sum_over_ranks(runner *r, float *x, size_t count) {
     return comm_all_reduce(r->o.ranks, x, count);
 }
 
-/* A token's embedding row is read by the rank whose vocabulary share holds it and reaches the others in one exact
- * exchange: copies, no sums. */
+/* A token's embedding row is read by the rank whose vocabulary share holds it and reaches the others in one
+ * exact exchange: copies, no sums. */
 static status embed(runner *r) {
     const model_config *c = r->config;
     const live_rows *l = &r->live;
@@ -78,7 +78,8 @@ static status attention(runner *r, uint32_t layer) {
     return ST_OK;
 }
 
-/* The dense MLP's partial sums into r->partial[0 …], and with experts their sums behind it: both travel in one exchange. */
+/* The dense MLP's partial sums into r->partial[0 …], and with experts their sums behind it: both travel in
+ * one exchange. */
 static status feed_forward(runner *r, uint32_t layer) {
     const model_config *c = r->config;
     const layer_weights *w = &r->o.weights->layer[layer];
@@ -148,8 +149,8 @@ status forward(runner *r) {
         }
         TRY(attention(r, layer));
         TRY(feed_forward(r, layer));
-        r->ops->add_norm(r->b, r->h, r->partial, w->post_mlp_norm, c->norm_eps, c->ple_width ? 1.0f : w->scalar, r->live.n,
-                         c->hidden);
+        r->ops->add_norm(r->b, r->h, r->partial, w->post_mlp_norm, c->norm_eps,
+                         c->ple_width ? 1.0f : w->scalar, r->live.n, c->hidden);
         if (c->ple_width) add_per_layer_embedding(r, layer);
         runner_look(r, "hidden", layer, r->h, NULL, r->live.n, c->hidden);
     }

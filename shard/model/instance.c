@@ -15,17 +15,18 @@
 typedef struct rank_card {
     char host[64], build[20], config[65], checkpoint[65];
     uint32_t context, slabs, pages_per_slab[KV_KINDS];
-    uint32_t failed;              /* a status, with its sentence */
+    uint32_t failed; /* a status, with its sentence */
     char sentence[STATUS_TEXT_MAX];
 } rank_card;
 
 static status compare(const rank_card *all, uint32_t rank, const char *what, const char *a, const char *b) {
     if (!strcmp(a, b)) return ST_OK;
-    return fail(ST_MISMATCH, "ranks disagree on the %s: rank 0 on %s has %s, rank %u on %s has %s", what, all[0].host, a,
-                rank, all[rank].host, b);
+    return fail(ST_MISMATCH, "ranks disagree on the %s: rank 0 on %s has %s, rank %u on %s has %s", what,
+                all[0].host, a, rank, all[rank].host, b);
 }
 
-/* Every rank hands in its card, failed ones too, so that all leave together and with the first failure's sentence. */
+/* Every rank hands in its card, failed ones too, so that all leave together and with the first failure's
+ * sentence. */
 static status agree(comm *ranks, rank_card *mine, status so_far, budget *agreed) {
     uint32_t n = comm_size(ranks);
     rank_card *all = memory_alloc_array(n, sizeof *all);
@@ -52,7 +53,8 @@ static status agree(comm *ranks, rank_card *mine, status so_far, budget *agreed)
 }
 
 static weight_type stored_type(const checkpoint *c) {
-    /* The embedding stands for the matrices: published checkpoints store them alike, and the budget needs one answer. */
+    /* The embedding stands for the matrices: published checkpoints store them alike, and the budget needs one
+     * answer. */
     for (uint32_t i = 0; i < checkpoint_tensor_count(c); i++) {
         const tensor *t = checkpoint_tensor(c, i);
         if (strstr(t->name, "embed_tokens.weight"))
@@ -65,18 +67,27 @@ static status prepare(instance *i, const instance_options *o, kv_type kv, rank_c
     uint8_t digest[32];
     comm_node node = comm_where(o->ranks);
     TRY(model_config_open(&i->config, o->model_path, o->config_name));
-    TRY(layout_open(&i->split, i->config, &(layout_options){.ranks = comm_size(o->ranks), .rank = comm_rank(o->ranks),
-                                                            .group = 1, .expert_degree = o->expert_degree,
-                                                            .width_degree = o->width_degree}));
+    TRY(layout_open(&i->split, i->config,
+                    &(layout_options){.ranks = comm_size(o->ranks),
+                                      .rank = comm_rank(o->ranks),
+                                      .group = 1,
+                                      .expert_degree = o->expert_degree,
+                                      .width_degree = o->width_degree}));
     layout_describe(i->config, i->split, i->layout_text, sizeof i->layout_text);
     TRY(checkpoint_open(&i->files, o->model_path));
     if (o->needs_bf16 && stored_type(i->files) != WEIGHT_BF16)
         return fail(ST_UNSUPPORTED, "--weights bf16: the checkpoint's matrices are not stored as bf16");
-    TRY(budget_make(&i->plan, i->config, i->split,
-                    &(budget_options){.as_f32 = o->as_f32, .stored = stored_type(i->files), .kv = kv,
-                                      .context = o->context, .memory_bytes = o->memory_bytes,
-                                      .free_bytes = budget_free_memory() / (node.local_ranks ? node.local_ranks : 1),
-                                      .slots = o->slots, .rows_max = o->rows_max, .chunk_max = o->chunk_max}));
+    TRY(budget_make(
+        &i->plan, i->config, i->split,
+        &(budget_options){.as_f32 = o->as_f32,
+                          .stored = stored_type(i->files),
+                          .kv = kv,
+                          .context = o->context,
+                          .memory_bytes = o->memory_bytes,
+                          .free_bytes = budget_free_memory() / (node.local_ranks ? node.local_ranks : 1),
+                          .slots = o->slots,
+                          .rows_max = o->rows_max,
+                          .chunk_max = o->chunk_max}));
     sha256_hex(i->config->hash, card->config);
     checkpoint_hash(i->files, digest);
     sha256_hex(digest, i->checkpoint_hash);
@@ -93,8 +104,12 @@ static status load(instance *i, const instance_options *o, kv_type kv) {
     TRY(model_weights_open(&i->weights, i->files, c, i->split,
                            &(model_weights_options){.as_f32 = o->as_f32, .threads = o->threads}));
     i->load_ns = clock_now_ns() - begin;
-    cpu_backend_options cpu = {.threads = o->threads, .spin_us = o->spin_us, .pin = o->pin, .rows_max = i->plan.rows_max,
-                               .active_max = c->experts_active, .hidden = c->hidden,
+    cpu_backend_options cpu = {.threads = o->threads,
+                               .spin_us = o->spin_us,
+                               .pin = o->pin,
+                               .rows_max = i->plan.rows_max,
+                               .active_max = c->experts_active,
+                               .hidden = c->hidden,
                                .width_max = c->layers * c->ple_width};
     for (uint32_t l = 0; l < c->layers; l++) {
         uint32_t per_kv = c->heads / c->layer[l].kv_heads;
@@ -102,9 +117,19 @@ static status load(instance *i, const instance_options *o, kv_type kv) {
         if (per_kv > cpu.heads_per_kv_max) cpu.heads_per_kv_max = per_kv;
     }
     TRY(cpu_backend_open(&i->device, &cpu));
-    runner_options r = {.config = c, .split = i->split, .weights = i->weights, .ranks = o->ranks, .device = i->device,
-                        .kv = kv, .slots = i->plan.slots, .rows_max = i->plan.rows_max, .context = i->plan.context,
-                        .slabs = i->plan.slabs, .exchange = o->exchange, .tap = o->tap, .tap_context = o->tap_context};
+    runner_options r = {.config = c,
+                        .split = i->split,
+                        .weights = i->weights,
+                        .ranks = o->ranks,
+                        .device = i->device,
+                        .kv = kv,
+                        .slots = i->plan.slots,
+                        .rows_max = i->plan.rows_max,
+                        .context = i->plan.context,
+                        .slabs = i->plan.slabs,
+                        .exchange = o->exchange,
+                        .tap = o->tap,
+                        .tap_context = o->tap_context};
     memcpy(r.pages_per_slab, i->plan.geometry.pages_per_slab, sizeof r.pages_per_slab);
     return runner_open(&i->run, &r);
 }
@@ -119,7 +144,8 @@ status instance_open(instance *out, const instance_options *o) {
     if (pretended) snprintf(card.build, sizeof card.build, "%s", pretended);
     status st = agree(o->ranks, &card, prepare(&i, o, kv, &card), &i.plan);
     if (st != ST_OK) goto fail;
-    /* A second round: a rank whose weights do not load must not leave the others waiting in the first step. */
+    /* A second round: a rank whose weights do not load must not leave the others waiting in the first step.
+     */
     status loaded = load(&i, o, kv);
     st = agree(o->ranks, &card, loaded, &i.plan);
     if (st != ST_OK) goto fail;

@@ -54,7 +54,8 @@ uint32_t plan_add_tokens(plan *p, const uint32_t *tokens, uint32_t n) {
     return first;
 }
 
-/* ---- bytes: a header, then the arrays; an open's sampling is written without the unused part of its lists ---- */
+/* ---- bytes: a header, then the arrays; an open's sampling is written without the unused part of its lists
+ * ---- */
 
 typedef struct plan_header {
     char magic[8];
@@ -73,8 +74,13 @@ typedef struct open_header {
 #define SAMPLING_FIXED offsetof(sampling, stop_token_count)
 
 void plan_encode(const plan *p, strbuf *out) {
-    plan_header h = {.step = p->step, .stop = p->stop, .open_count = p->open_count, .span_count = p->span_count,
-                     .page_count = p->page_count, .token_count = p->token_count, .listed_count = p->listed_count};
+    plan_header h = {.step = p->step,
+                     .stop = p->stop,
+                     .open_count = p->open_count,
+                     .span_count = p->span_count,
+                     .page_count = p->page_count,
+                     .token_count = p->token_count,
+                     .listed_count = p->listed_count};
     memcpy(h.magic, magic, sizeof magic);
     strbuf_add(out, &h, sizeof h);
     strbuf_add(out, p->span, p->span_count * sizeof *p->span);
@@ -83,7 +89,11 @@ void plan_encode(const plan *p, strbuf *out) {
     strbuf_add(out, p->listed, p->listed_count * sizeof *p->listed);
     for (uint32_t i = 0; i < p->open_count; i++) {
         const plan_open *o = &p->open[i];
-        open_header oh = {o->slot, o->prompt_count, o->first_history, o->history_count, o->params.stop_token_count,
+        open_header oh = {o->slot,
+                          o->prompt_count,
+                          o->first_history,
+                          o->history_count,
+                          o->params.stop_token_count,
                           o->params.bias_count};
         strbuf_add(out, &oh, sizeof oh);
         strbuf_add(out, &o->params, SAMPLING_FIXED);
@@ -98,7 +108,8 @@ typedef struct reader {
 } reader;
 
 static status take(reader *r, void *out, size_t n, const char *what) {
-    if (n > r->left) return fail(ST_FORMAT, "step plan ends inside its %s: %zu bytes left, %zu needed", what, r->left, n);
+    if (n > r->left)
+        return fail(ST_FORMAT, "step plan ends inside its %s: %zu bytes left, %zu needed", what, r->left, n);
     if (n) memcpy(out, r->at, n);
     r->at += n;
     r->left -= n;
@@ -112,11 +123,13 @@ static status check_span(const plan *p, const plan_span *s, const plan_bounds *b
     if (s->adapter) return fail(ST_UNSUPPORTED, "step plan: adapter %u", s->adapter);
     if (s->logits > PLAN_LOGITS_ALL) return fail(ST_UNSUPPORTED, "step plan: logits %u", s->logits);
     if (s->slot >= b->slots) return fail(ST_FORMAT, "step plan: slot %u of %u", s->slot, b->slots);
-    if (s->count == 0 || s->count > b->rows_max || s->position > b->context || s->count > b->context - s->position)
-        return fail(ST_FORMAT, "step plan: %u rows at position %u, bounds %u and %u", s->count, s->position, b->rows_max,
-                    b->context);
+    if (s->count == 0 || s->count > b->rows_max || s->position > b->context ||
+        s->count > b->context - s->position)
+        return fail(ST_FORMAT, "step plan: %u rows at position %u, bounds %u and %u", s->count, s->position,
+                    b->rows_max, b->context);
     if (s->first_input > p->token_count || s->count > p->token_count - s->first_input)
-        return fail(ST_FORMAT, "step plan: span tokens %u+%u of %u", s->first_input, s->count, p->token_count);
+        return fail(ST_FORMAT, "step plan: span tokens %u+%u of %u", s->first_input, s->count,
+                    p->token_count);
     if (s->logits == PLAN_LOGITS_LISTED) {
         if (s->first_listed > p->listed_count || s->listed_count > p->listed_count - s->first_listed)
             return fail(ST_FORMAT, "step plan: listed rows %u+%u of %u", s->first_listed, s->listed_count,
@@ -139,21 +152,24 @@ static status check(const plan *p, const plan_bounds *b) {
         TRY(check_span(p, &p->span[i], b));
         rows += p->span[i].count;
     }
-    if (rows > b->rows_max) return fail(ST_FORMAT, "step plan: %llu rows, at most %u", (unsigned long long)rows, b->rows_max);
+    if (rows > b->rows_max)
+        return fail(ST_FORMAT, "step plan: %llu rows, at most %u", (unsigned long long)rows, b->rows_max);
     for (uint32_t i = 0; i < p->token_count; i++)
-        if (p->tokens[i] >= b->vocab) return fail(ST_FORMAT, "step plan: token %u of %u", p->tokens[i], b->vocab);
+        if (p->tokens[i] >= b->vocab)
+            return fail(ST_FORMAT, "step plan: token %u of %u", p->tokens[i], b->vocab);
     for (uint32_t i = 0; i < p->page_count; i++) {
         const plan_page *g = &p->page[i];
         if (g->slot >= b->slots || g->kind >= KV_KINDS || g->index >= b->pages_per_slot ||
             (g->page != PLAN_NO_TOKEN && g->page >= b->pages[g->kind]))
-            return fail(ST_FORMAT, "step plan: page %u of kind %u at index %u of slot %u", g->page, g->kind, g->index,
-                        g->slot);
+            return fail(ST_FORMAT, "step plan: page %u of kind %u at index %u of slot %u", g->page, g->kind,
+                        g->index, g->slot);
     }
     for (uint32_t i = 0; i < p->open_count; i++) {
         const plan_open *o = &p->open[i];
         if (o->slot >= b->slots || o->first_history > p->token_count ||
             o->history_count > p->token_count - o->first_history || o->prompt_count > o->history_count)
-            return fail(ST_FORMAT, "step plan: opening slot %u with %u tokens of history", o->slot, o->history_count);
+            return fail(ST_FORMAT, "step plan: opening slot %u with %u tokens of history", o->slot,
+                        o->history_count);
     }
     return ST_OK;
 }

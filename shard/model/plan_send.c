@@ -25,7 +25,8 @@ status plan_receive(plan_channel *c, plan *p, const plan_bounds *bounds) {
     TRY(comm_broadcast(c->ranks, c->first, sizeof c->first, 0));
     memcpy(&total, c->first, sizeof total);
     if (total > LIMIT_MESSAGE_BYTES)
-        return fail(ST_FORMAT, "step plan of %llu bytes, at most %u", (unsigned long long)total, LIMIT_MESSAGE_BYTES);
+        return fail(ST_FORMAT, "step plan of %llu bytes, at most %u", (unsigned long long)total,
+                    LIMIT_MESSAGE_BYTES);
     size_t first = total < PLAN_FIRST_BYTES - sizeof total ? (size_t)total : PLAN_FIRST_BYTES - sizeof total;
     if (first == total) return plan_decode(p, c->first + sizeof total, first, bounds);
     strbuf_clear(&c->bytes);

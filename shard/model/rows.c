@@ -24,7 +24,8 @@ static void want(runner *r, const plan *p, uint32_t span, uint32_t row, uint32_t
     r->wanted[i] = step_row;
     r->result_span[i] = span;
     r->result_row[i] = row;
-    r->sample_rows[i] = (sample_row){.slot = s->slot, .position = s->position + row + 1, .known = SAMPLE_NO_TOKEN};
+    r->sample_rows[i] =
+        (sample_row){.slot = s->slot, .position = s->position + row + 1, .known = SAMPLE_NO_TOKEN};
     if (last && s->draw) r->sample_rows[i].draw = true;
     else r->sample_rows[i].known = last ? s->next_token : p->tokens[s->first_input + row + 1];
 }
@@ -41,7 +42,8 @@ status rows_begin(runner *r, const plan *p) {
             l->slot[row] = span->slot;
             l->position[row] = span->position + i;
             l->token[row] = p->tokens[span->first_input + i];
-            bool wanted = span->logits == PLAN_LOGITS_ALL || (span->logits == PLAN_LOGITS_LAST && i + 1 == span->count);
+            bool wanted =
+                span->logits == PLAN_LOGITS_ALL || (span->logits == PLAN_LOGITS_LAST && i + 1 == span->count);
             if (span->logits == PLAN_LOGITS_LISTED && listed < span->listed_count &&
                 p->listed[span->first_listed + listed] == i) {
                 wanted = true;
@@ -53,7 +55,8 @@ status rows_begin(runner *r, const plan *p) {
             if (!r->geometry.page_bytes[kind]) continue;
             for (uint32_t page = span->position / 64; page <= (span->position + span->count - 1) / 64; page++)
                 if (r->table[kind][span->slot][page] == PLAN_NO_TOKEN)
-                    return fail(ST_FORMAT, "step plan: slot %u has no page for positions from %u", span->slot, page * 64);
+                    return fail(ST_FORMAT, "step plan: slot %u has no page for positions from %u", span->slot,
+                                page * 64);
         }
     }
     rebuild_spans(r);

@@ -16,7 +16,8 @@ static sizes largest(const model_config *c, const layout *l) {
     sizes s = {0};
     for (uint32_t i = 0; i < c->layers; i++) {
         const layer_config *lc = &c->layer[i];
-        uint32_t q = range_count(l->heads) * lc->head_dim, kv = range_count(l->layer[i].kv_heads) * lc->head_dim;
+        uint32_t q = range_count(l->heads) * lc->head_dim,
+                 kv = range_count(l->layer[i].kv_heads) * lc->head_dim;
         uint32_t mlp = range_count(l->layer[i].mlp), per_kv = c->heads / lc->kv_heads;
         if (q > s.q) s.q = q;
         if (kv > s.kv) s.kv = kv;
@@ -128,7 +129,8 @@ static void open_tables(runner *r) {
     r->exchange_bytes_in = memory_alloc_array(r->o.split->ranks, sizeof *r->exchange_bytes_in);
     r->moe_index = memory_alloc_array(2 * ((size_t)n + r->o.split->ranks), sizeof *r->moe_index);
     r->expert_ids = memory_alloc_array((size_t)n * (r->config->experts_active + 1), sizeof *r->expert_ids);
-    r->expert_weights = memory_alloc_array((size_t)n * (r->config->experts_active + 1), sizeof *r->expert_weights);
+    r->expert_weights =
+        memory_alloc_array((size_t)n * (r->config->experts_active + 1), sizeof *r->expert_weights);
     r->pages_per_slot = r->o.context / KV_TOKENS_PER_PAGE + 1;
     for (int kind = 0; kind < KV_KINDS; kind++) {
         l->span[kind] = memory_alloc_array(n, sizeof *l->span[kind]);
@@ -150,18 +152,30 @@ static status open_layers(runner *r) {
         const layer_config *lc = &c->layer[i], *source = &c->layer[lc->kv_source];
         const layer_weights *w = &r->o.weights->layer[i];
         kv_kind kind = lc->full ? KV_FULL : KV_SLIDING;
-        /* One table of angles a kind: every layer of a kind has the same base and head size in every published config. */
+        /* One table of angles a kind: every layer of a kind has the same base and head size in every
+         * published config. */
         if (!r->angles[kind])
-            TRY(r->ops->rope_open(r->b, lc->rope_base, lc->head_dim, lc->rope_pairs, r->o.context, r->o.rows_max,
-                                  &r->angles[kind]));
+            TRY(r->ops->rope_open(r->b, lc->rope_base, lc->head_dim, lc->rope_pairs, r->o.context,
+                                  r->o.rows_max, &r->angles[kind]));
         range kv = l->layer[lc->kv_source].kv_heads;
-        r->attention[i] = (attention_layer){
-            .kv = {.base = r->pool, .slab_bytes = r->geometry.slab_bytes, .page_bytes = r->geometry.page_bytes[kind],
-                   .layer_offset = r->layer_offset[lc->kv_source], .pages_per_slab = r->geometry.pages_per_slab[kind],
-                   .kv_heads = range_count(kv), .head_dim = lc->head_dim, .type = r->o.kv, .half_size = source->k_eq_v},
-            .angles = r->angles[kind], .heads = range_count(l->heads), .first_head = l->heads.begin,
-            .heads_per_kv = c->heads / source->kv_heads, .first_kv = kv.begin, .window = lc->window,
-            .q_norm = w->q_norm, .k_norm = w->k_norm, .eps = c->norm_eps};
+        r->attention[i] = (attention_layer){.kv = {.base = r->pool,
+                                                   .slab_bytes = r->geometry.slab_bytes,
+                                                   .page_bytes = r->geometry.page_bytes[kind],
+                                                   .layer_offset = r->layer_offset[lc->kv_source],
+                                                   .pages_per_slab = r->geometry.pages_per_slab[kind],
+                                                   .kv_heads = range_count(kv),
+                                                   .head_dim = lc->head_dim,
+                                                   .type = r->o.kv,
+                                                   .half_size = source->k_eq_v},
+                                            .angles = r->angles[kind],
+                                            .heads = range_count(l->heads),
+                                            .first_head = l->heads.begin,
+                                            .heads_per_kv = c->heads / source->kv_heads,
+                                            .first_kv = kv.begin,
+                                            .window = lc->window,
+                                            .q_norm = w->q_norm,
+                                            .k_norm = w->k_norm,
+                                            .eps = c->norm_eps};
         /* A shared half-size cache is rebuilt with the k_norm of the layer that wrote it. */
         if (!lc->owns_kv) r->attention[i].k_norm = r->o.weights->layer[lc->kv_source].k_norm;
     }
@@ -175,10 +189,16 @@ static void open_experts(runner *r) {
     r->moe = memory_alloc_array(c->layers, sizeof *r->moe);
     for (uint32_t i = 0; i < c->layers; i++) {
         const layer_weights *w = &r->o.weights->layer[i];
-        r->moe[i] = (moe_layer){.router_scale = w->router_scale, .per_expert_scale = w->per_expert_scale,
-                                .router = w->router, .expert = w->expert, .experts = c->experts,
-                                .active = c->experts_active, .hidden = c->hidden, .own_begin = l->experts.begin,
-                                .own_count = range_count(l->experts), .width = range_count(l->expert_width),
+        r->moe[i] = (moe_layer){.router_scale = w->router_scale,
+                                .per_expert_scale = w->per_expert_scale,
+                                .router = w->router,
+                                .expert = w->expert,
+                                .experts = c->experts,
+                                .active = c->experts_active,
+                                .hidden = c->hidden,
+                                .own_begin = l->experts.begin,
+                                .own_count = range_count(l->experts),
+                                .width = range_count(l->expert_width),
                                 .eps = c->norm_eps};
     }
 }
@@ -190,8 +210,11 @@ static status open_sampler(runner *r) {
     for (uint32_t i = 0; i < ranks; i++)
         begin[i] = layout_share(r->config->vocab, r->o.split->group, ranks, i).begin;
     begin[ranks] = r->config->vocab;
-    status st = sampler_open(&r->draw, &(sampler_options){.ranks = r->o.ranks, .kernels = kernels, .vocab = r->config->vocab,
-                                                          .share_begin = begin, .slots = r->o.slots,
+    status st = sampler_open(&r->draw, &(sampler_options){.ranks = r->o.ranks,
+                                                          .kernels = kernels,
+                                                          .vocab = r->config->vocab,
+                                                          .share_begin = begin,
+                                                          .slots = r->o.slots,
                                                           .rows_max = RUNNER_LOGIT_ROWS});
     free(begin);
     return st;
@@ -203,9 +226,10 @@ static status check_kinds(const model_config *c) {
     for (uint32_t i = 0; i < c->layers; i++) {
         const layer_config *l = &c->layer[i], **f = &first[l->full ? KV_FULL : KV_SLIDING];
         if (!*f) *f = l;
-        if (l->rope_base != (*f)->rope_base || l->head_dim != (*f)->head_dim || l->rope_pairs != (*f)->rope_pairs ||
-            l->window != (*f)->window)
-            return fail(ST_UNSUPPORTED, "layer %u differs in head size, rotation or window from another %s layer", i,
+        if (l->rope_base != (*f)->rope_base || l->head_dim != (*f)->head_dim ||
+            l->rope_pairs != (*f)->rope_pairs || l->window != (*f)->window)
+            return fail(ST_UNSUPPORTED,
+                        "layer %u differs in head size, rotation or window from another %s layer", i,
                         l->full ? "full" : "sliding");
     }
     return ST_OK;
@@ -271,7 +295,10 @@ void runner_close(runner *r) {
 }
 
 plan_bounds runner_bounds(const runner *r) {
-    plan_bounds b = {.slots = r->o.slots, .rows_max = r->o.rows_max, .context = r->o.context, .vocab = r->config->vocab,
+    plan_bounds b = {.slots = r->o.slots,
+                     .rows_max = r->o.rows_max,
+                     .context = r->o.context,
+                     .vocab = r->config->vocab,
                      .pages_per_slot = r->pages_per_slot};
     for (int kind = 0; kind < KV_KINDS; kind++) b.pages[kind] = r->o.slabs * r->geometry.pages_per_slab[kind];
     return b;
@@ -284,7 +311,8 @@ static void open_slots(runner *r, const plan *p) {
         const plan_open *o = &p->open[i];
         for (int kind = 0; kind < KV_KINDS; kind++)
             memset(r->table[kind][o->slot], 0xFF, r->pages_per_slot * sizeof **r->table[kind]);
-        sampler_begin(r->draw, o->slot, &o->params, p->tokens + o->first_history, o->history_count, o->prompt_count);
+        sampler_begin(r->draw, o->slot, &o->params, p->tokens + o->first_history, o->history_count,
+                      o->prompt_count);
     }
     for (uint32_t i = 0; i < p->page_count; i++)
         r->table[p->page[i].kind][p->page[i].slot][p->page[i].index] = p->page[i].page;
@@ -294,17 +322,20 @@ static void open_slots(runner *r, const plan *p) {
 static status finish_rows(runner *r, uint32_t first, uint32_t n, runner_sink *sink, void *context) {
     const model_config *c = r->config;
     uint32_t share = range_count(r->o.split->vocab);
-    r->ops->linear(r->b, r->logits, share, r->h_spare + (size_t)first * c->hidden, c->hidden, &r->o.weights->embed, n);
+    r->ops->linear(r->b, r->logits, share, r->h_spare + (size_t)first * c->hidden, c->hidden,
+                   &r->o.weights->embed, n);
     if (c->softcap > 0) r->ops->softcap(r->b, r->logits, c->softcap, n, share);
     r->ops->finish(r->b);
     runner_look(r, "logits", first, r->logits, NULL, n, share);
-    /* The last row of a chunk whose next token nobody named has nothing to say; it is not asked of the sampler. */
+    /* The last row of a chunk whose next token nobody named has nothing to say; it is not asked of the
+     * sampler. */
     uint32_t kept = 0;
     for (uint32_t i = 0; i < n; i++) {
         const sample_row *row = &r->sample_rows[first + i];
         if (!row->draw && row->known == SAMPLE_NO_TOKEN) continue;
         if (kept != i) {
-            memmove(r->logits + (size_t)kept * share, r->logits + (size_t)i * share, share * sizeof *r->logits);
+            memmove(r->logits + (size_t)kept * share, r->logits + (size_t)i * share,
+                    share * sizeof *r->logits);
             r->sample_rows[first + kept] = *row;
             r->result_span[first + kept] = r->result_span[first + i];
             r->result_row[first + kept] = r->result_row[first + i];
@@ -313,8 +344,8 @@ static status finish_rows(runner *r, uint32_t first, uint32_t n, runner_sink *si
     }
     TRY(sampler_run(r->draw, r->logits, kept, r->sample_rows + first, r->sample_results));
     for (uint32_t i = 0; sink && i < kept; i++) {
-        runner_result result = {r->result_span[first + i], r->result_row[first + i], r->sample_rows[first + i].draw,
-                                r->sample_results[i]};
+        runner_result result = {r->result_span[first + i], r->result_row[first + i],
+                                r->sample_rows[first + i].draw, r->sample_results[i]};
         TRY(sink(context, &result));
     }
     return ST_OK;

@@ -14,26 +14,26 @@ typedef struct slot_state {
 } slot_state;
 
 typedef struct changed_logit {
-    uint32_t at;       /* index in this rank's share */
+    uint32_t at; /* index in this rank's share */
     float raw;
 } changed_logit;
 
 /* What one rank says of one row: this head, then `tops` and `candidates` entries, then block sums. */
 typedef struct row_head {
-    float raw_max, raw_sum;     /* Σ exp(raw - raw_max); -inf and 0 for an empty share */
-    float max;                  /* of the adjusted logits */
-    uint32_t argmax;            /* lowest id that has it */
+    float raw_max, raw_sum; /* Σ exp(raw - raw_max); -inf and 0 for an empty share */
+    float max;              /* of the adjusted logits */
+    uint32_t argmax;        /* lowest id that has it */
     float argmax_raw, known_raw;
 } row_head;
 
 /* What all ranks know of a row before they look at logits; every rank derives the same. */
 typedef struct row_want {
-    uint32_t tops;         /* entries of the top list, at most vocab */
-    uint32_t candidates;   /* for top_k, top_p, min_p */
-    bool logprob, blocks;  /* block sums for an unfiltered draw */
+    uint32_t tops;        /* entries of the top list, at most vocab */
+    uint32_t candidates;  /* for top_k, top_p, min_p */
+    bool logprob, blocks; /* block sums for an unfiltered draw */
 } row_want;
 
-typedef struct row_view {       /* one row's records of all ranks */
+typedef struct row_view { /* one row's records of all ranks */
     row_head head[LIMIT_RANKS];
     const scored *tops[LIMIT_RANKS], *candidates[LIMIT_RANKS];
     const char *blocks[LIMIT_RANKS];
@@ -48,18 +48,18 @@ struct sampler {
     uint32_t rank, size, vocab, begin, share, slots, rows_max;
     uint32_t *share_begin;
     slot_state *slot;
-    scored *merged;              /* [size · SAMPLE_CANDIDATES] */
-    changed_logit *changed;      /* of all rows of this run, row i's at changed_begin[i] … changed_begin[i+1] */
+    scored *merged;         /* [size · SAMPLE_CANDIDATES] */
+    changed_logit *changed; /* of all rows of this run, row i's at changed_begin[i] … changed_begin[i+1] */
     uint32_t changed_count, changed_cap;
-    uint32_t *changed_begin;     /* [rows_max + 1] */
-    row_want *want;              /* [rows_max] */
+    uint32_t *changed_begin; /* [rows_max + 1] */
+    row_want *want;          /* [rows_max] */
     row_view *view;
-    float *full;                 /* [vocab]: all adjusted logits of one row, taken when first needed */
+    float *full; /* [vocab]: all adjusted logits of one row, taken when first needed */
     scored *full_sorted;
-    char *mine, *all;            /* exchange buffers */
+    char *mine, *all; /* exchange buffers */
     size_t mine_cap, all_cap;
-    size_t *bytes, *at;          /* [size]; offset of rank r's record */
-    top_entry *tops;             /* [rows_max, LIMIT_LOGPROBS] */
+    size_t *bytes, *at; /* [size]; offset of rank r's record */
+    top_entry *tops;    /* [rows_max, LIMIT_LOGPROBS] */
 };
 
 status sampler_open(sampler **out, const sampler_options *o) {
@@ -107,8 +107,8 @@ void sampler_close(sampler *s) {
     free(s);
 }
 
-void sampler_begin(sampler *s, uint32_t slot, const sampling *params, const uint32_t *history, uint32_t history_count,
-                   uint32_t prompt_count) {
+void sampler_begin(sampler *s, uint32_t slot, const sampling *params, const uint32_t *history,
+                   uint32_t history_count, uint32_t prompt_count) {
     INVARIANT(slot < s->slots);
     slot_state *state = &s->slot[slot];
     state->params = *params;
@@ -132,8 +132,12 @@ static row_want want_of(const sampler *s, const sample_row *row) {
     return w;
 }
 
-static uint32_t share_of(const sampler *s, uint32_t rank) { return s->share_begin[rank + 1] - s->share_begin[rank]; }
-static uint32_t blocks_of(const sampler *s, uint32_t rank) { return (share_of(s, rank) + SAMPLE_BLOCK - 1) / SAMPLE_BLOCK; }
+static uint32_t share_of(const sampler *s, uint32_t rank) {
+    return s->share_begin[rank + 1] - s->share_begin[rank];
+}
+static uint32_t blocks_of(const sampler *s, uint32_t rank) {
+    return (share_of(s, rank) + SAMPLE_BLOCK - 1) / SAMPLE_BLOCK;
+}
 static uint32_t least(uint32_t a, uint32_t b) { return a < b ? a : b; }
 
 static size_t record_bytes(const sampler *s, const row_want *w, uint32_t rank) {
@@ -187,7 +191,8 @@ static char *write_row(sampler *s, char *out, float *logits, const sample_row *r
         head.raw_max = s->k->max(logits, s->share);
         head.raw_sum = s->k->exp_sum(NULL, logits, head.raw_max, 1.0f, s->share);
     }
-    if (row->known != SAMPLE_NO_TOKEN && row->known - s->begin < s->share) head.known_raw = logits[row->known - s->begin];
+    if (row->known != SAMPLE_NO_TOKEN && row->known - s->begin < s->share)
+        head.known_raw = logits[row->known - s->begin];
     uint32_t tops = least(w->tops, s->share), candidates = least(w->candidates, s->share);
     if (tops) select_top((scored *)out, tops, logits, s->share, s->begin);
     out += tops * sizeof(scored);
@@ -205,7 +210,8 @@ static char *write_row(sampler *s, char *out, float *logits, const sample_row *r
         out += candidates * sizeof(scored);
         for (uint32_t b = 0; w->blocks && b < blocks_of(s, s->rank); b++) {
             uint32_t n = least(SAMPLE_BLOCK, s->share - b * SAMPLE_BLOCK);
-            float sum = s->k->exp_sum(NULL, logits + (size_t)b * SAMPLE_BLOCK, head.max, 1.0f / state->params.temperature, n);
+            float sum = s->k->exp_sum(NULL, logits + (size_t)b * SAMPLE_BLOCK, head.max,
+                                      1.0f / state->params.temperature, n);
             memcpy(out, &sum, sizeof sum);
             out += sizeof sum;
         }
@@ -236,7 +242,8 @@ static void view_row(sampler *s, row_view *v, const row_want *w) {
         v->blocks[r] = (const char *)(v->candidates[r] + least(w->candidates, share));
         s->at[r] += record_bytes(s, w, r);
         if (v->head[r].raw_max > v->raw_max) v->raw_max = v->head[r].raw_max;
-        if (v->head[r].argmax != SAMPLE_NO_TOKEN && (v->argmax == SAMPLE_NO_TOKEN || v->head[r].max > v->max)) {
+        if (v->head[r].argmax != SAMPLE_NO_TOKEN &&
+            (v->argmax == SAMPLE_NO_TOKEN || v->head[r].max > v->max)) {
             v->max = v->head[r].max;
             v->argmax = v->head[r].argmax;
             v->argmax_rank = r;
@@ -254,10 +261,10 @@ static uint32_t owner_of(const sampler *s, uint32_t token) {
     return r;
 }
 
-/* Total of exp((l - max)/T) over the vocabulary, blocks in id order; when `target` ≥ 0 finds the block where the running
- * sum passes target·total, its rank, and the place inside it as a share of the block. */
-static double block_walk(const sampler *s, const row_view *v, float factor, double target, uint32_t *rank, uint32_t *block,
-                         double *inside) {
+/* Total of exp((l - max)/T) over the vocabulary, blocks in id order; when `target` ≥ 0 finds the block where
+ * the running sum passes target·total, its rank, and the place inside it as a share of the block. */
+static double block_walk(const sampler *s, const row_view *v, float factor, double target, uint32_t *rank,
+                         uint32_t *block, double *inside) {
     double total = 0, sum = 0;
     for (int pass = 0; pass < (target >= 0 ? 2 : 1); pass++) {
         double running = 0, goal = target * total;
@@ -308,10 +315,10 @@ static status pick_unfiltered(sampler *s, const float *logits, const row_view *v
     return ST_OK;
 }
 
-/* The kept prefix of sorted candidates under top_k, top_p and min_p, and its mass; covered tells whether `n` candidates
- * were enough to be sure (always, when they are the whole vocabulary). */
-static uint32_t keep_prefix(const sampler *s, const scored *c, uint32_t n, const sampling *p, float max, double vocab_total,
-                            double *mass, bool *covered) {
+/* The kept prefix of sorted candidates under top_k, top_p and min_p, and its mass; covered tells whether `n`
+ * candidates were enough to be sure (always, when they are the whole vocabulary). */
+static uint32_t keep_prefix(const sampler *s, const scored *c, uint32_t n, const sampling *p, float max,
+                            double vocab_total, double *mass, bool *covered) {
     float factor = 1.0f / p->temperature;
     bool whole = n == s->vocab, reached = false;
     uint32_t limit = p->top_k > 0 && p->top_k < n ? p->top_k : n;
@@ -343,8 +350,8 @@ static uint32_t keep_prefix(const sampler *s, const scored *c, uint32_t n, const
     return kept;
 }
 
-static uint32_t draw_from(const sampler *s, const scored *c, uint32_t kept, const sampling *p, float max, double mass,
-                          double u) {
+static uint32_t draw_from(const sampler *s, const scored *c, uint32_t kept, const sampling *p, float max,
+                          double mass, double u) {
     double running = 0, goal = u * mass;
     uint32_t token = c[0].token;
     for (uint32_t i = 0; i < kept; i++) {
@@ -370,8 +377,8 @@ static status gather_all(sampler *s, const float *logits) {
     return ST_OK;
 }
 
-static status pick_filtered(sampler *s, const float *logits, const row_view *v, const row_want *w, const sampling *p,
-                            double u, uint32_t *token) {
+static status pick_filtered(sampler *s, const float *logits, const row_view *v, const row_want *w,
+                            const sampling *p, double u, uint32_t *token) {
     uint32_t n = 0;
     for (uint32_t r = 0; r < s->size; r++) {
         uint32_t count = least(w->candidates, share_of(s, r));
@@ -394,11 +401,13 @@ static status pick_filtered(sampler *s, const float *logits, const row_view *v, 
     return ST_OK;
 }
 
-static void fill_logprob(sampler *s, const row_view *v, const row_want *w, uint32_t row, float raw, sample_result *out) {
+static void fill_logprob(sampler *s, const row_view *v, const row_want *w, uint32_t row, float raw,
+                         sample_result *out) {
     double norm = (double)v->raw_max + sampler_log(v->raw_sum);
     top_entry *top = s->tops + (size_t)row * LIMIT_LOGPROBS;
     uint32_t at[LIMIT_RANKS] = {0};
-    for (uint32_t i = 0; i < w->tops; i++) { /* merge of sorted lists; ranks in id order, so ties fall to the lowest id */
+    for (uint32_t i = 0; i < w->tops;
+         i++) { /* merge of sorted lists; ranks in id order, so ties fall to the lowest id */
         uint32_t best = s->size;
         for (uint32_t r = 0; r < s->size; r++) {
             if (at[r] == least(w->tops, share_of(s, r))) continue;
@@ -411,7 +420,8 @@ static void fill_logprob(sampler *s, const row_view *v, const row_want *w, uint3
     out->logprob = (token_logprob){out->token, (float)((double)raw - norm), w->tops, top};
 }
 
-static status finish_row(sampler *s, const float *logits, const sample_row *row, uint32_t index, sample_result *out) {
+static status finish_row(sampler *s, const float *logits, const sample_row *row, uint32_t index,
+                         sample_result *out) {
     const sampling *p = &s->slot[row->slot].params;
     const row_want *w = &s->want[index];
     row_view *v = s->view;

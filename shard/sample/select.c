@@ -3,7 +3,9 @@
 #include <stdbool.h>
 #include <stdlib.h>
 
-static bool worse(scored a, scored b) { return a.logit < b.logit || (a.logit == b.logit && a.token > b.token); }
+static bool worse(scored a, scored b) {
+    return a.logit < b.logit || (a.logit == b.logit && a.token > b.token);
+}
 
 /* A heap whose root is the worst entry kept. */
 static void sift_down(scored *heap, uint32_t n, uint32_t at) {

@@ -8,28 +8,28 @@
 
 typedef struct sequence {
     sched_request r;
-    struct sequence *next;          /* waiting queue */
+    struct sequence *next; /* waiting queue */
     uint64_t submitted_ns, started_ns, prefilled_ns;
     uint32_t slot;
-    uint32_t done;                  /* tokens whose KV is written or planned */
+    uint32_t done; /* tokens whose KV is written or planned */
     uint32_t token_cap;
-    uint32_t generated;             /* drawn here, without those already emitted */
+    uint32_t generated; /* drawn here, without those already emitted */
     uint32_t *pages[KV_KINDS];
     uint32_t page_count[KV_KINDS];
-    uint32_t pages_placed;          /* sliding pages put into the slot's table so far */
-    uint32_t planned;               /* rows in the current step */
+    uint32_t pages_placed; /* sliding pages put into the slot's table so far */
+    uint32_t planned;      /* rows in the current step */
     bool opened, finished;
 } sequence;
 
 struct sched {
     sched_options o;
     kv_pages *pages;
-    sequence **slot;                /* [slots]; NULL: free */
-    sequence **running;             /* in order of arrival */
+    sequence **slot;    /* [slots]; NULL: free */
+    sequence **running; /* in order of arrival */
     uint32_t running_count, waiting_count;
     sequence *wait_first, **wait_end;
     uint64_t steps, prompt_tokens, generated_tokens;
-    sequence **span_owner;          /* [slots]: of the current step's spans */
+    sequence **span_owner; /* [slots]: of the current step's spans */
 };
 
 static uint64_t now(const sched *s) { return s->o.clock.now_ns(s->o.clock.context); }
@@ -72,15 +72,18 @@ void sched_close(sched *s) {
     free(s);
 }
 
-static uint64_t last_position(const sequence *q) { return (uint64_t)q->r.prompt_count + q->r.sampling.max_tokens; }
+static uint64_t last_position(const sequence *q) {
+    return (uint64_t)q->r.prompt_count + q->r.sampling.max_tokens;
+}
 
 static void pages_wanted(const sched *s, const sequence *q, uint32_t count[KV_KINDS]) {
     for (int kind = 0; kind < KV_KINDS; kind++)
-        count[kind] = s->o.uses[kind] ? kv_pages_needed(kind, last_position(q), s->o.window, s->o.chunk_max) : 0;
+        count[kind] =
+            s->o.uses[kind] ? kv_pages_needed(kind, last_position(q), s->o.window, s->o.chunk_max) : 0;
 }
 
-static status tell_finished(sched *s, const sequence *q, const char *reason, bool stopped, uint32_t stop_token,
-                            status error) {
+static status tell_finished(sched *s, const sequence *q, const char *reason, bool stopped,
+                            uint32_t stop_token, status error) {
     uint64_t t = now(s);
     sched_finish f = {.reason = reason, .has_stop_token = stopped, .stop_token = stop_token, .error = error};
     f.error_text = error == ST_OK ? NULL : status_text();
@@ -98,15 +101,16 @@ static status validate(const sched *s, const sequence *q) {
         return fail(ST_INVALID, "max_tokens is %u, %u were emitted already", r->sampling.max_tokens,
                     r->token_count - r->prompt_count);
     if (last_position(q) > s->o.context)
-        return fail(ST_INVALID, "prompt of %u tokens and max_tokens %u exceed the context of %u", r->prompt_count,
-                    r->sampling.max_tokens, s->o.context);
+        return fail(ST_INVALID, "prompt of %u tokens and max_tokens %u exceed the context of %u",
+                    r->prompt_count, r->sampling.max_tokens, s->o.context);
     for (uint32_t i = 0; i < r->token_count; i++)
         if (r->tokens[i] >= s->o.vocab)
             return fail(ST_INVALID, "token %u is %u, the vocabulary has %u", i, r->tokens[i], s->o.vocab);
     uint32_t count[KV_KINDS];
     pages_wanted(s, q, count);
     if (!kv_pages_could_hold(s->pages, count))
-        return fail(ST_KV_FULL, "%llu tokens need %u full and %u sliding KV pages, more than all %u slabs hold",
+        return fail(ST_KV_FULL,
+                    "%llu tokens need %u full and %u sliding KV pages, more than all %u slabs hold",
                     (unsigned long long)last_position(q), count[KV_FULL], count[KV_SLIDING], s->o.slabs);
     return ST_OK;
 }
@@ -132,7 +136,8 @@ status sched_submit(sched *s, sched_request *request) {
 /* ---- ends ---- */
 
 static void release(sched *s, sequence *q) {
-    for (int kind = 0; kind < KV_KINDS; kind++) kv_pages_release(s->pages, kind, q->pages[kind], q->page_count[kind]);
+    for (int kind = 0; kind < KV_KINDS; kind++)
+        kv_pages_release(s->pages, kind, q->pages[kind], q->page_count[kind]);
     s->slot[q->slot] = NULL;
     uint32_t i = 0;
     while (s->running[i] != q) i++;
@@ -184,7 +189,8 @@ static status expire(sched *s) {
             i++;
             continue;
         }
-        TRY(tell_finished(s, q, "error", false, 0, fail(ST_TIMEOUT, "the deadline passed after %u tokens", q->generated)));
+        TRY(tell_finished(s, q, "error", false, 0,
+                          fail(ST_TIMEOUT, "the deadline passed after %u tokens", q->generated)));
         release(s, q);
     }
     return ST_OK;
@@ -207,7 +213,8 @@ static status admit(sched *s, plan *p, sequence *q, uint32_t slot) {
         o->history_count = q->r.token_count;
         o->first_history = plan_add_tokens(p, q->r.tokens, q->r.token_count);
     }
-    for (uint32_t i = 0; i < q->page_count[KV_FULL]; i++) plan_add_page(p, slot, KV_FULL, i, q->pages[KV_FULL][i]);
+    for (uint32_t i = 0; i < q->page_count[KV_FULL]; i++)
+        plan_add_page(p, slot, KV_FULL, i, q->pages[KV_FULL][i]);
     q->opened = true;
     s->prompt_tokens += q->r.prompt_count;
     return s->o.sink.started(s->o.sink.context, q->r.id, 0, (q->started_ns - q->submitted_ns) / 1000);
@@ -241,8 +248,8 @@ static status admit_waiting(sched *s, plan *p) {
 
 /* ---- the step ---- */
 
-/* A sliding layer needs only its window: page i of the sequence lies where page i - ring did, whose positions the window
- * has left when position 64·i is written. */
+/* A sliding layer needs only its window: page i of the sequence lies where page i - ring did, whose positions
+ * the window has left when position 64·i is written. */
 static void place_sliding_pages(const sched *s, plan *p, sequence *q, uint32_t end) {
     if (!s->o.uses[KV_SLIDING]) return;
     uint32_t ring = q->page_count[KV_SLIDING], need = (end + KV_TOKENS_PER_PAGE - 1) / KV_TOKENS_PER_PAGE;
@@ -253,7 +260,8 @@ static void place_sliding_pages(const sched *s, plan *p, sequence *q, uint32_t e
 static void add_span(sched *s, plan *p, sequence *q, uint32_t count) {
     uint32_t end = q->done + count;
     bool last = end == q->r.token_count;
-    bool logprobs = q->r.sampling.prompt_logprobs >= 0 && q->done < q->r.prompt_count && q->r.prompt_count > 1;
+    bool logprobs =
+        q->r.sampling.prompt_logprobs >= 0 && q->done < q->r.prompt_count && q->r.prompt_count > 1;
     place_sliding_pages(s, p, q, end);
     uint32_t first = plan_add_tokens(p, q->r.tokens + q->done, count);
     plan_span *span = plan_add_span(p);

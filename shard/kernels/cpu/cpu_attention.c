@@ -1,7 +1,7 @@
-/* Attention over paged KV. One work item is a tile of a span's rows and one KV head with all query heads that read it:
- * a page is expanded to float32 once for the tile, q·k is a product of the tile's query rows with the page's 64 keys,
- * and the online softmax walks the pages in order. Pages are cut at absolute positions, so a row's sums do not depend
- * on how its prompt was chunked. */
+/* Attention over paged KV. One work item is a tile of a span's rows and one KV head with all query heads that
+ * read it: a page is expanded to float32 once for the tile, q·k is a product of the tile's query rows with
+ * the page's 64 keys, and the online softmax walks the pages in order. Pages are cut at absolute positions,
+ * so a row's sums do not depend on how its prompt was chunked. */
 #include <string.h>
 
 #include "base/invariant.h"
@@ -22,7 +22,8 @@ static const float *expand(const cpu_kernels *k, kv_type type, const void *page,
     return scratch;
 }
 
-static void store(const cpu_kernels *k, kv_type type, void *head_page, size_t at, const float *x, uint32_t dim) {
+static void store(const cpu_kernels *k, kv_type type, void *head_page, size_t at, const float *x,
+                  uint32_t dim) {
     if (type == KV_F32) memcpy((float *)head_page + at, x, dim * sizeof *x);
     else k->bf16_from_f32((uint16_t *)head_page + at, x, dim);
 }
@@ -80,7 +81,8 @@ static void prepare_row(void *context, uint32_t item, uint32_t thread) {
             store(k, l->kv.type, head, at, key, dim);
             continue;
         }
-        /* A K=V model whose checkpoint gives no v_proj hands the same vector in as v (full-size cache never does). */
+        /* A K=V model whose checkpoint gives no v_proj hands the same vector in as v (full-size cache never
+         * does). */
         float *value = w->v + ((size_t)row * l->kv.kv_heads + h) * dim;
         k->rmsnorm(key, key, l->k_norm, l->eps, dim);
         k->rope(key, r->cosine + (size_t)row * r->pairs, r->sine + (size_t)row * r->pairs, dim / 2, r->pairs);
@@ -96,9 +98,10 @@ static uint32_t rows_in(const row_span *spans, uint32_t count) {
     return n;
 }
 
-void cpu_attention_prepare(backend *b, const attention_layer *l, const row_span *spans, uint32_t span_count, float *q,
-                           float *k, float *v) {
-    attention_work w = {.c = cpu_of(b), .l = l, .spans = spans, .span_count = span_count, .q = q, .k = k, .v = v};
+void cpu_attention_prepare(backend *b, const attention_layer *l, const row_span *spans, uint32_t span_count,
+                           float *q, float *k, float *v) {
+    attention_work w = {
+        .c = cpu_of(b), .l = l, .spans = spans, .span_count = span_count, .q = q, .k = k, .v = v};
     pool_run(w.c->threads, rows_in(spans, span_count), prepare_row, &w);
 }
 
@@ -106,15 +109,16 @@ void cpu_attention_prepare(backend *b, const attention_layer *l, const row_span 
 
 typedef struct tile {
     const row_span *span;
-    uint32_t first, rows;              /* inside the span */
-    uint32_t kv_head;                  /* local */
-    uint32_t head_begin, group;        /* local query heads that read it */
+    uint32_t first, rows;                            /* inside the span */
+    uint32_t kv_head;                                /* local */
+    uint32_t head_begin, group;                      /* local query heads that read it */
     float *keys, *values, *queries, *scores, *m, *l; /* scratch */
 } tile;
 
 size_t cpu_attention_scratch(const cpu_backend_options *o) {
     size_t rows = (size_t)ATTENTION_TILE_ROWS * o->heads_per_kv_max;
-    return 2 * (size_t)KV_PAGE_TOKENS * o->head_dim_max + rows * o->head_dim_max + rows * KV_PAGE_TOKENS + 2 * rows;
+    return 2 * (size_t)KV_PAGE_TOKENS * o->head_dim_max + rows * o->head_dim_max + rows * KV_PAGE_TOKENS +
+           2 * rows;
 }
 
 static void divide_scratch(tile *t, float *scratch, uint32_t dim, uint32_t heads_max) {
@@ -127,8 +131,8 @@ static void divide_scratch(tile *t, float *scratch, uint32_t dim, uint32_t heads
     t->l = t->m + rows;
 }
 
-/* Keys of a half-size page: u as stored, with the dimensions that rotate rebuilt as rope(u · k_norm) at the offset inside
- * the page. */
+/* Keys of a half-size page: u as stored, with the dimensions that rotate rebuilt as rope(u · k_norm) at the
+ * offset inside the page. */
 static void rebuild_keys(const attention_work *w, tile *t, const float *u, uint32_t keys) {
     const attention_layer *l = w->l;
     const rope *r = l->angles;
@@ -138,7 +142,8 @@ static void rebuild_keys(const attention_work *w, tile *t, const float *u, uint3
         memcpy(key, u + (size_t)i * dim, dim * sizeof *key);
         w->c->k->multiply(key, l->k_norm, r->pairs);
         w->c->k->multiply(key + half, l->k_norm + half, r->pairs);
-        w->c->k->rope(key, r->offset_cosine + (size_t)i * r->pairs, r->offset_sine + (size_t)i * r->pairs, half, r->pairs);
+        w->c->k->rope(key, r->offset_cosine + (size_t)i * r->pairs, r->offset_sine + (size_t)i * r->pairs,
+                      half, r->pairs);
     }
 }
 
@@ -150,7 +155,8 @@ static void rotate_queries(const attention_work *w, tile *t, uint32_t page) {
     for (uint32_t i = 0; i < t->rows; i++) {
         uint32_t row = t->span->row + t->first + i, position = t->span->position + t->first + i;
         if (position / KV_PAGE_TOKENS < page) continue; /* sees nothing of this page */
-        size_t a = (size_t)(position / KV_PAGE_TOKENS - page) * r->pairs, b = (size_t)(position % KV_PAGE_TOKENS) * r->pairs;
+        size_t a = (size_t)(position / KV_PAGE_TOKENS - page) * r->pairs,
+               b = (size_t)(position % KV_PAGE_TOKENS) * r->pairs;
         for (uint32_t g = 0; g < t->group; g++) {
             const float *q = w->q_in + ((size_t)row * l->heads + t->head_begin + g) * dim;
             float *out = t->queries + ((size_t)i * t->group + g) * dim;
@@ -215,7 +221,8 @@ static void run_tile(const attention_work *w, tile *t) {
         t->m[r] = -__builtin_inff();
         t->l[r] = 0;
     }
-    for (uint32_t page = least / KV_PAGE_TOKENS; page * KV_PAGE_TOKENS < end; page++) tile_page(w, t, page, end);
+    for (uint32_t page = least / KV_PAGE_TOKENS; page * KV_PAGE_TOKENS < end; page++)
+        tile_page(w, t, page, end);
     for (uint32_t i = 0; i < t->rows; i++)
         for (uint32_t g = 0; g < t->group; g++) {
             float *o = w->y + ((size_t)(t->span->row + t->first + i) * l->heads + t->head_begin + g) * dim;
@@ -250,8 +257,8 @@ static void attention_item(void *context, uint32_t item, uint32_t thread) {
     run_tile(w, &t);
 }
 
-void cpu_attention(backend *b, const attention_layer *l, const row_span *spans, uint32_t span_count, const float *q,
-                   float *y) {
+void cpu_attention(backend *b, const attention_layer *l, const row_span *spans, uint32_t span_count,
+                   const float *q, float *y) {
     attention_work w = {.c = cpu_of(b), .l = l, .spans = spans, .span_count = span_count, .q_in = q, .y = y};
     INVARIANT(l->kv.head_dim <= w.c->options.head_dim_max);
     w.kv_heads = l->kv.kv_heads;

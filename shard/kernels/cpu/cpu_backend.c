@@ -44,8 +44,8 @@ static void embed_row(void *context, uint32_t i, uint32_t thread) {
     w->c->k->scale(y, w->factor, w->table->cols);
 }
 
-static void cpu_embed(backend *b, float *y, const weight *table, uint32_t first_id, const uint32_t *ids, uint32_t n,
-                      float factor) {
+static void cpu_embed(backend *b, float *y, const weight *table, uint32_t first_id, const uint32_t *ids,
+                      uint32_t n, float factor) {
     row_work w = {.y = y, .table = table, .ids = ids, .first_id = first_id, .factor = factor};
     run_rows(cpu_of(b), &w, n, embed_row);
 }
@@ -56,7 +56,8 @@ static void gather_row(void *context, uint32_t i, uint32_t thread) {
     memcpy(w->y + (size_t)i * w->dim, w->x + (size_t)w->ids[i] * w->dim, w->dim * sizeof *w->y);
 }
 
-static void cpu_gather(backend *b, float *y, const float *x, const uint32_t *index, uint32_t n, uint32_t dim) {
+static void cpu_gather(backend *b, float *y, const float *x, const uint32_t *index, uint32_t n,
+                       uint32_t dim) {
     row_work w = {.y = y, .x = x, .ids = index, .dim = dim};
     run_rows(cpu_of(b), &w, n, gather_row);
 }
@@ -91,7 +92,8 @@ static void norm_row(void *context, uint32_t i, uint32_t thread) {
     w->c->k->rmsnorm(w->y + at, w->x + at, w->w, w->eps, w->dim);
 }
 
-static void cpu_norm(backend *b, float *y, const float *x, const float *weights, float eps, uint32_t n, uint32_t dim) {
+static void cpu_norm(backend *b, float *y, const float *x, const float *weights, float eps, uint32_t n,
+                     uint32_t dim) {
     row_work w = {.y = y, .x = x, .w = weights, .eps = eps, .dim = dim};
     run_rows(cpu_of(b), &w, n, norm_row);
 }
@@ -106,8 +108,8 @@ static void add_norm_row(void *context, uint32_t i, uint32_t thread) {
     if (w->scale != 1.0f) k->scale(w->y + at, w->scale, w->dim);
 }
 
-static void cpu_add_norm(backend *b, float *h, const float *x, const float *weights, float eps, float scale, uint32_t n,
-                         uint32_t dim) {
+static void cpu_add_norm(backend *b, float *h, const float *x, const float *weights, float eps, float scale,
+                         uint32_t n, uint32_t dim) {
     INVARIANT(dim <= cpu_of(b)->scratch_floats);
     row_work w = {.y = h, .x = x, .w = weights, .eps = eps, .scale = scale, .dim = dim};
     run_rows(cpu_of(b), &w, n, add_norm_row);
@@ -120,8 +122,8 @@ static void gelu_row(void *context, uint32_t i, uint32_t thread) {
     w->c->k->gelu_multiply(gate, gate, w->x + i * w->x_stride, w->dim);
 }
 
-static void cpu_gelu_multiply(backend *b, float *gate, size_t gate_stride, const float *up, size_t up_stride, uint32_t n,
-                              uint32_t dim) {
+static void cpu_gelu_multiply(backend *b, float *gate, size_t gate_stride, const float *up, size_t up_stride,
+                              uint32_t n, uint32_t dim) {
     if (dim == 0) return;
     row_work w = {.y = gate, .y_stride = gate_stride, .x = up, .x_stride = up_stride, .dim = dim};
     run_rows(cpu_of(b), &w, n, gelu_row);
@@ -155,10 +157,16 @@ static void ple_row(void *context, uint32_t i, uint32_t thread) {
     k->scale(y, 0.70710678118654752f, cols);
 }
 
-static void cpu_ple_mix(backend *b, float *ple, const weight *table, const uint32_t *ids, const float *norm, float eps,
-                        float scale, float factor, uint32_t width, uint32_t n) {
+static void cpu_ple_mix(backend *b, float *ple, const weight *table, const uint32_t *ids, const float *norm,
+                        float eps, float scale, float factor, uint32_t width, uint32_t n) {
     INVARIANT(table->cols <= cpu_of(b)->scratch_floats);
-    row_work w = {.y = ple, .table = table, .ids = ids, .w = norm, .eps = eps, .scale = scale, .factor = factor,
+    row_work w = {.y = ple,
+                  .table = table,
+                  .ids = ids,
+                  .w = norm,
+                  .eps = eps,
+                  .scale = scale,
+                  .factor = factor,
                   .width = width};
     run_rows(cpu_of(b), &w, n, ple_row);
 }
@@ -178,15 +186,18 @@ static void linear_block(void *context, uint32_t item, uint32_t thread) {
     (void)thread;
     linear_work *l = context;
     uint32_t begin = item * l->block, rows = l->w->rows - begin < l->block ? l->w->rows - begin : l->block;
-    const char *data = (const char *)l->w->data + (size_t)begin * l->w->cols * weight_element_bytes(l->w->type);
-    l->k->matmul[l->w->type](l->y + begin, l->y_stride, l->x, l->x_stride, data, l->w->cols, rows, l->n, l->w->cols);
+    const char *data =
+        (const char *)l->w->data + (size_t)begin * l->w->cols * weight_element_bytes(l->w->type);
+    l->k->matmul[l->w->type](l->y + begin, l->y_stride, l->x, l->x_stride, data, l->w->cols, rows, l->n,
+                             l->w->cols);
 }
 
-void cpu_linear(backend *b, float *y, size_t y_stride, const float *x, size_t x_stride, const weight *w, uint32_t n) {
+void cpu_linear(backend *b, float *y, size_t y_stride, const float *x, size_t x_stride, const weight *w,
+                uint32_t n) {
     cpu_backend *c = cpu_of(b);
     if (w->rows == 0 || n == 0) return;
-    /* Blocks of 32 rows: small enough that threads finish together, large enough that a block's weights (32 rows of a
-     * few thousand columns) outlast the hand-out. */
+    /* Blocks of 32 rows: small enough that threads finish together, large enough that a block's weights (32
+     * rows of a few thousand columns) outlast the hand-out. */
     linear_work l = {c->k, y, x, w, y_stride, x_stride, n, 32};
     pool_run(c->threads, (w->rows + l.block - 1) / l.block, linear_block, &l);
 }

@@ -1,5 +1,6 @@
-/* Mixture of experts on the CPU: tokens are grouped by expert, so that an expert's weights are streamed once for all of
- * its tokens, and a token's experts are added in expert-id order whatever order they were computed in. */
+/* Mixture of experts on the CPU: tokens are grouped by expert, so that an expert's weights are streamed once
+ * for all of its tokens, and a token's experts are added in expert-id order whatever order they were computed
+ * in. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -90,7 +91,8 @@ typedef struct expert_work {
     uint32_t blocks; /* a matrix's row blocks */
 } expert_work;
 
-/* Counting sort of (row, slot) by own expert: expert e's assignments stand at expert_begin[e] … expert_begin[e+1]. */
+/* Counting sort of (row, slot) by own expert: expert e's assignments stand at expert_begin[e] …
+ * expert_begin[e+1]. */
 static uint32_t group_by_expert(cpu_backend *c, const moe_layer *m, uint32_t n, const uint32_t *ids) {
     uint32_t *begin = c->expert_begin;
     memset(begin, 0, ((size_t)m->own_count + 1) * sizeof *begin);
@@ -115,17 +117,21 @@ static void gather_input(void *context, uint32_t i, uint32_t thread) {
     (void)thread;
     expert_work *w = context;
     uint32_t hidden = w->m->hidden;
-    memcpy(w->c->expert_x + (size_t)i * hidden, w->x + (size_t)w->c->assigned_row[i] * hidden, hidden * sizeof(float));
+    memcpy(w->c->expert_x + (size_t)i * hidden, w->x + (size_t)w->c->assigned_row[i] * hidden,
+           hidden * sizeof(float));
 }
 
 static void block_product(const expert_work *w, const weight *matrix, uint32_t block, uint32_t e, float *y,
                           const float *x) {
-    uint32_t begin = w->c->expert_begin[e], n = w->c->expert_begin[e + 1] - begin, first = block * EXPERT_ROWS_BLOCK;
+    uint32_t begin = w->c->expert_begin[e], n = w->c->expert_begin[e + 1] - begin,
+             first = block * EXPERT_ROWS_BLOCK;
     if (n == 0 || first >= matrix->rows) return;
     uint32_t rows = matrix->rows - first < EXPERT_ROWS_BLOCK ? matrix->rows - first : EXPERT_ROWS_BLOCK;
-    const char *data = (const char *)matrix->data + (size_t)first * matrix->cols * weight_element_bytes(matrix->type);
-    w->c->k->matmul[matrix->type](y + (size_t)begin * matrix->rows + first, matrix->rows, x + (size_t)begin * matrix->cols,
-                                  matrix->cols, data, matrix->cols, rows, n, matrix->cols);
+    const char *data =
+        (const char *)matrix->data + (size_t)first * matrix->cols * weight_element_bytes(matrix->type);
+    w->c->k->matmul[matrix->type](y + (size_t)begin * matrix->rows + first, matrix->rows,
+                                  x + (size_t)begin * matrix->cols, matrix->cols, data, matrix->cols, rows, n,
+                                  matrix->cols);
 }
 
 static void gate_up_block(void *context, uint32_t item, uint32_t thread) {
@@ -167,14 +173,14 @@ static void combine_row(void *context, uint32_t i, uint32_t thread) {
             }
         if (next == m->own_begin + m->own_count) break;
         uint32_t at = w->c->assigned_slot[(size_t)i * m->active + slot];
-        w->c->k->add_scaled(y, w->weights[(size_t)i * m->active + slot], w->c->expert_y + (size_t)at * m->hidden,
-                            m->hidden);
+        w->c->k->add_scaled(y, w->weights[(size_t)i * m->active + slot],
+                            w->c->expert_y + (size_t)at * m->hidden, m->hidden);
         done = next + 1;
     }
 }
 
-void cpu_experts(backend *b, const moe_layer *m, const float *x, uint32_t n, const uint32_t *ids, const float *weights,
-                 float *y) {
+void cpu_experts(backend *b, const moe_layer *m, const float *x, uint32_t n, const uint32_t *ids,
+                 const float *weights, float *y) {
     cpu_backend *c = cpu_of(b);
     INVARIANT(n <= c->options.rows_max && m->active <= c->options.active_max);
     reserve(c, m);

@@ -3,8 +3,8 @@
 #include "base/memory.h"
 #include "shard/kernels/cpu/cpu_backend.h"
 
-status cpu_rope_open(backend *b, double base, uint32_t head_dim, uint32_t pairs, uint32_t context, uint32_t rows_max,
-                     rope **out) {
+status cpu_rope_open(backend *b, double base, uint32_t head_dim, uint32_t pairs, uint32_t context,
+                     uint32_t rows_max, rope **out) {
     (void)b;
     rope *r = memory_alloc(sizeof *r);
     uint32_t pages = context / KV_PAGE_TOKENS + 1;
@@ -23,8 +23,8 @@ status cpu_rope_open(backend *b, double base, uint32_t head_dim, uint32_t pairs,
         rope_angles_double(r->step_cosine + at, r->step_sine + at, i, base, head_dim, pairs);
     }
     for (uint32_t i = 0; i < pages; i++)
-        rope_angles_double(r->page_cosine + (size_t)i * pairs, r->page_sine + (size_t)i * pairs, i * KV_PAGE_TOKENS, base,
-                           head_dim, pairs);
+        rope_angles_double(r->page_cosine + (size_t)i * pairs, r->page_sine + (size_t)i * pairs,
+                           i * KV_PAGE_TOKENS, base, head_dim, pairs);
     *out = r;
     return ST_OK;
 }

@@ -8,13 +8,15 @@ TEST(geometry_of_the_31b_shape) {
     uint64_t offset[60];
     kv_geometry g;
     for (uint32_t i = 0; i < 60; i++)
-        layer[i] = i % 6 == 5 ? (kv_layer_shape){KV_FULL, true, true, 4, 512} : (kv_layer_shape){KV_SLIDING, true, false, 16, 256};
+        layer[i] = i % 6 == 5 ? (kv_layer_shape){KV_FULL, true, true, 4, 512}
+                              : (kv_layer_shape){KV_SLIDING, true, false, 16, 256};
     kv_geometry_make(&g, layer, 60, 2, offset);
     CHECK(g.page_bytes[KV_FULL] == 64 * 40960ull); /* 40 KiB a token */
     CHECK(g.page_bytes[KV_SLIDING] == 64 * 50ull * 16 * 256 * 2 * 2);
     CHECK(g.pages_per_slab[KV_SLIDING] == 1 && g.pages_per_slab[KV_FULL] == 20);
     CHECK(g.slab_bytes == g.page_bytes[KV_SLIDING]);
-    CHECK(offset[0] == 0 && offset[1] == 64ull * 16 * 256 * 2 * 2 && offset[5] == 0 && offset[11] == 64ull * 4 * 512 * 2);
+    CHECK(offset[0] == 0 && offset[1] == 64ull * 16 * 256 * 2 * 2 && offset[5] == 0 &&
+          offset[11] == 64ull * 4 * 512 * 2);
     /* 262,144 tokens: 10.0 GiB full; window 1024 and a chunk of 512: 25 pages. */
     CHECK(kv_pages_needed(KV_FULL, 262144, 1024, 512) * g.page_bytes[KV_FULL] == 10ull << 30);
     CHECK(kv_pages_needed(KV_SLIDING, 262144, 1024, 512) == 25);
@@ -31,7 +33,8 @@ TEST(a_ring_of_pages_covers_window_and_chunk_at_every_alignment) {
             uint32_t ring = kv_pages_needed(KV_SLIDING, 1 << 20, window, chunk);
             for (uint32_t first = 1000; first < 1064; first++) {
                 uint32_t oldest = first + 1 - window, newest = first + chunk - 1;
-                CHECK_THAT(newest / 64 - oldest / 64 < ring, "window %u chunk %u first %u", window, chunk, first);
+                CHECK_THAT(newest / 64 - oldest / 64 < ring, "window %u chunk %u first %u", window, chunk,
+                           first);
             }
         }
 }

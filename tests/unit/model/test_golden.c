@@ -1,5 +1,5 @@
-/* The golden models: logits of every position, hidden states after every layer, attention and router values, greedy
- * tokens; at 1, 2, 4 and 8 ranks where the query heads divide. Tolerances: docs/model.md. */
+/* The golden models: logits of every position, hidden states after every layer, attention and router values,
+ * greedy tokens; at 1, 2, 4 and 8 ranks where the query heads divide. Tolerances: docs/model.md. */
 #include <math.h>
 
 #include "base/invariant.h"
@@ -18,8 +18,8 @@ typedef struct seen {
     uint32_t vocab_begin, vocab_end, vocab;
     double logits_max, logits_sum, hidden_max, small_max, embed_max, router_max;
     uint64_t logits_count, wrong_ids, compared;
-    bool inner;                    /* compare inside values: 1 rank, case 0 */
-    bool prompt_done;              /* what follows is the greedy part, which has no golden logits */
+    bool inner;       /* compare inside values: 1 rank, case 0 */
+    bool prompt_done; /* what follows is the greedy part, which has no golden logits */
 } seen;
 
 static void note(double *max, double difference) {
@@ -36,8 +36,8 @@ static void compare(seen *s, double *max, const char *name, const float *data, u
     for (size_t i = 0; i < (size_t)rows * cols; i++) note(max, fabs((double)data[i] - want[i]));
 }
 
-static void look(void *context, const char *name, uint32_t layer, const float *data, const uint32_t *ids, uint32_t rows,
-                 uint32_t cols) {
+static void look(void *context, const char *name, uint32_t layer, const float *data, const uint32_t *ids,
+                 uint32_t rows, uint32_t cols) {
     seen *s = context;
     char full[64];
     uint64_t shape[4];
@@ -49,8 +49,8 @@ static void look(void *context, const char *name, uint32_t layer, const float *d
         s->prompt_done = layer + rows == shape[0];
         for (uint32_t r = 0; r < rows; r++)
             for (uint32_t c = 0; c < cols; c++) {
-                double difference =
-                    fabs((double)data[(size_t)r * cols + c] - want[(size_t)(layer + r) * s->vocab + s->vocab_begin + c]);
+                double difference = fabs((double)data[(size_t)r * cols + c] -
+                                         want[(size_t)(layer + r) * s->vocab + s->vocab_begin + c]);
                 note(&s->logits_max, difference);
                 s->logits_sum += difference;
                 s->logits_count++;
@@ -58,7 +58,8 @@ static void look(void *context, const char *name, uint32_t layer, const float *d
         return;
     }
     if (!s->inner) return;
-    if (!strcmp(name, "embed") || !strcmp(name, "ple")) return compare(s, &s->embed_max, name, data, rows, cols);
+    if (!strcmp(name, "embed") || !strcmp(name, "ple"))
+        return compare(s, &s->embed_max, name, data, rows, cols);
     snprintf(full, sizeof full, "%s.%u", name, layer);
     if (!strcmp(name, "hidden")) return compare(s, &s->hidden_max, full, data, rows, cols);
     if (strcmp(name, "router_weights")) return compare(s, &s->small_max, full, data, rows, cols);
@@ -86,7 +87,9 @@ static status run_case(comm *ranks, instance *in, seen *s, uint32_t index, const
     s->prompt_done = false;
     s->logits_max = s->logits_sum = 0;
     s->logits_count = 0;
-    driver_request r = {.tokens = (const uint32_t *)ids, .token_count = (uint32_t)shape[0], .prompt_count = (uint32_t)shape[0],
+    driver_request r = {.tokens = (const uint32_t *)ids,
+                        .token_count = (uint32_t)shape[0],
+                        .prompt_count = (uint32_t)shape[0],
                         .params = driver_greedy((uint32_t)greedy_shape[0])};
     r.params.prompt_logprobs = 0;
     TRY(driver_run(in, ranks, &r, 1));
@@ -99,16 +102,17 @@ static status run_case(comm *ranks, instance *in, seen *s, uint32_t index, const
     for (uint32_t i = 0; i < comm_size(ranks); i++) {
         note(&max, all[i].logits_max);
         note(&mean, all[i].logits_mean);
-        CHECK_THAT(all[i].bytes_read == all[i].bytes_expected, "rank %u read %llu bytes, its share is %llu", i,
-                   (unsigned long long)all[i].bytes_read, (unsigned long long)all[i].bytes_expected);
+        CHECK_THAT(all[i].bytes_read == all[i].bytes_expected, "rank %u read %llu bytes, its share is %llu",
+                   i, (unsigned long long)all[i].bytes_read, (unsigned long long)all[i].bytes_expected);
     }
-    CHECK_THAT(max < 1e-3 && mean < 1e-4, "%s@%u case %u: logits differ by %g, mean %g", g->model, g->ranks, index, max, mean);
+    CHECK_THAT(max < 1e-3 && mean < 1e-4, "%s@%u case %u: logits differ by %g, mean %g", g->model, g->ranks,
+               index, max, mean);
     printf("  %s%s%s at %u ranks, case %u: logits %.1e, mean %.1e\n", g->model, g->config_name ? " " : "",
            g->config_name ? g->config_name : "", g->ranks, index, max, mean);
     CHECK(r.out_count == greedy_shape[0] && !strcmp(r.reason, "length"));
     for (uint32_t i = 0; i < r.out_count; i++)
-        CHECK_THAT((int64_t)r.out[i] == greedy[i], "%s@%u case %u: greedy token %u is %u, not %d", g->model, g->ranks, index,
-                   i, r.out[i], greedy[i]);
+        CHECK_THAT((int64_t)r.out[i] == greedy[i], "%s@%u case %u: greedy token %u is %u, not %d", g->model,
+                   g->ranks, index, i, r.out[i], greedy[i]);
     driver_free(&r, 1);
     return ST_OK;
 }
@@ -120,9 +124,15 @@ static status body(comm *ranks, void *context) {
     snprintf(file, sizeof file, "%s/expected.safetensors", path);
     seen s = {.g = golden_open(file)};
     instance in;
-    TRY(instance_open(&in, &(instance_options){.model_path = path, .config_name = g->config_name, .ranks = ranks,
-                                               .as_f32 = true, .threads = 1, .context = 512, .rows_max = 256,
-                                               .tap = look, .tap_context = &s}));
+    TRY(instance_open(&in, &(instance_options){.model_path = path,
+                                               .config_name = g->config_name,
+                                               .ranks = ranks,
+                                               .as_f32 = true,
+                                               .threads = 1,
+                                               .context = 512,
+                                               .rows_max = 256,
+                                               .tap = look,
+                                               .tap_context = &s}));
     s.vocab = in.config->vocab;
     s.vocab_begin = in.split->vocab.begin;
     s.vocab_end = in.split->vocab.end;
@@ -137,9 +147,10 @@ static status body(comm *ranks, void *context) {
         CHECK_THAT(s.hidden_max < 1e-3, "%s: hidden %g", g->model, s.hidden_max);
         CHECK_THAT(s.small_max < 2e-4, "%s: attn and heads %g", g->model, s.small_max);
         CHECK_THAT(s.embed_max < 1e-4, "%s: embed and ple %g", g->model, s.embed_max);
-        CHECK_THAT(s.router_max < 1e-4 && s.wrong_ids == 0, "%s: router weights %g, %llu wrong ids", g->model, s.router_max,
-                   (unsigned long long)s.wrong_ids);
-        CHECK_THAT(s.compared > in.config->layers, "%s: only %llu tensors compared", g->model, (unsigned long long)s.compared);
+        CHECK_THAT(s.router_max < 1e-4 && s.wrong_ids == 0, "%s: router weights %g, %llu wrong ids", g->model,
+                   s.router_max, (unsigned long long)s.wrong_ids);
+        CHECK_THAT(s.compared > in.config->layers, "%s: only %llu tensors compared", g->model,
+                   (unsigned long long)s.compared);
     }
     instance_close(&in);
     golden_close(s.g);
@@ -149,7 +160,9 @@ static status body(comm *ranks, void *context) {
 static void check_model(const char *model, const char *config_name, uint32_t heads) {
     for (uint32_t ranks = 1; ranks <= (TEST_SANITIZED ? 2 : heads); ranks *= 2) {
         golden_case g = {model, config_name, ranks};
-        CHECK_STATUS(comm_fork_run(&(comm_fork_options){.ranks = ranks, .threads = TEST_RANKS_AS_THREADS}, body, &g), ST_OK);
+        CHECK_STATUS(
+            comm_fork_run(&(comm_fork_options){.ranks = ranks, .threads = TEST_RANKS_AS_THREADS}, body, &g),
+            ST_OK);
     }
 }
 

@@ -1,5 +1,5 @@
-/* Ranks agree before they serve, or all leave together with a sentence that names both sides; refusals come before weights
- * are read; the budget fits what it is given. */
+/* Ranks agree before they serve, or all leave together with a sentence that names both sides; refusals come
+ * before weights are read; the budget fits what it is given. */
 #include <unistd.h>
 
 #include "base/log.h"
@@ -7,8 +7,8 @@
 #include "tests/test.h"
 
 typedef struct attempt {
-    const char *model[4];    /* by rank; NULL: as rank 0 */
-    const char *build[4];    /* what GEMMAD_TEST_BUILD_ID says on that rank */
+    const char *model[4]; /* by rank; NULL: as rank 0 */
+    const char *build[4]; /* what GEMMAD_TEST_BUILD_ID says on that rank */
     uint32_t context, expert_degree, width_degree;
     uint64_t memory_bytes;
     char layout[64];
@@ -18,16 +18,22 @@ static status body(comm *ranks, void *context) {
     attempt *a = context;
     uint32_t me = comm_rank(ranks);
     instance in;
-    if (a->build[me]) setenv("GEMMAD_TEST_BUILD_ID", a->build[me], 1); /* processes: each has an environment of its own */
-    status st = instance_open(&in, &(instance_options){.model_path = a->model[me] ? a->model[me] : a->model[0],
-                                                       .ranks = ranks, .threads = 1, .context = a->context,
-                                                       .expert_degree = a->expert_degree, .width_degree = a->width_degree,
-                                                       .memory_bytes = a->memory_bytes});
+    if (a->build[me])
+        setenv("GEMMAD_TEST_BUILD_ID", a->build[me], 1); /* processes: each has an environment of its own */
+    status st =
+        instance_open(&in, &(instance_options){.model_path = a->model[me] ? a->model[me] : a->model[0],
+                                               .ranks = ranks,
+                                               .threads = 1,
+                                               .context = a->context,
+                                               .expert_degree = a->expert_degree,
+                                               .width_degree = a->width_degree,
+                                               .memory_bytes = a->memory_bytes});
     if (a->build[me]) unsetenv("GEMMAD_TEST_BUILD_ID");
     if (st != ST_OK) return st;
     if (me == 0) snprintf(a->layout, sizeof a->layout, "%s", in.layout_text);
     CHECK(a->context == 0 || in.plan.context == a->context);
-    CHECK(a->memory_bytes == 0 || in.plan.weight_bytes + in.plan.activation_bytes + in.plan.kv_bytes <= a->memory_bytes);
+    CHECK(a->memory_bytes == 0 ||
+          in.plan.weight_bytes + in.plan.activation_bytes + in.plan.kv_bytes <= a->memory_bytes);
     instance_close(&in);
     return ST_OK;
 }
@@ -75,7 +81,8 @@ TEST(refusals_name_what_works) {
     CHECK_SENTENCE("--context 131073 is over the model's own limit of 131072");
     CHECK_STATUS(run(&(attempt){.model = {DENSE}, .memory_bytes = 1 << 20}, 2), ST_NO_MEMORY);
     CHECK_SENTENCE("--memory is 1048576");
-    CHECK_STATUS(run(&(attempt){.model = {DENSE}, .context = 100000, .memory_bytes = 12 << 20}, 1), ST_NO_MEMORY);
+    CHECK_STATUS(run(&(attempt){.model = {DENSE}, .context = 100000, .memory_bytes = 12 << 20}, 1),
+                 ST_NO_MEMORY);
     CHECK_SENTENCE("one request of 100000 tokens needs");
     CHECK_STATUS(run(&(attempt){.model = {MOE}, .expert_degree = 3, .width_degree = 1}, 2), ST_LAYOUT);
 }

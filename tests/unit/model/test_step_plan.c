@@ -1,17 +1,25 @@
-/* Step plans there and back; a plan that is cut, or says something out of bounds, is refused with the part named. */
+/* Step plans there and back; a plan that is cut, or says something out of bounds, is refused with the part
+ * named. */
 #include "shard/model/plan.h"
 #include "tests/test.h"
 
-static const plan_bounds bounds = {.slots = 4, .rows_max = 64, .context = 1000, .vocab = 500, .pages_per_slot = 16,
-                                   .pages = {100, 200}};
+static const plan_bounds bounds = {
+    .slots = 4, .rows_max = 64, .context = 1000, .vocab = 500, .pages_per_slot = 16, .pages = {100, 200}};
 
 static void fill(plan *p) {
     plan_clear(p);
     p->step = 7;
     plan_open *o = plan_add_open(p);
     o->slot = 2;
-    o->params = (sampling){.temperature = 0.5f, .top_p = 1, .repetition_penalty = 1.1f, .seed = 99, .stop_token_count = 2,
-                           .stop_token = {1, 106}, .bias_count = 1, .bias = {{5, -2}}, .max_tokens = 9};
+    o->params = (sampling){.temperature = 0.5f,
+                           .top_p = 1,
+                           .repetition_penalty = 1.1f,
+                           .seed = 99,
+                           .stop_token_count = 2,
+                           .stop_token = {1, 106},
+                           .bias_count = 1,
+                           .bias = {{5, -2}},
+                           .max_tokens = 9};
     o->prompt_count = 2;
     o->history_count = 3;
     o->first_history = plan_add_tokens(p, (uint32_t[]){10, 11, 12}, 3);
@@ -34,7 +42,8 @@ TEST(there_and_back) {
     plan_encode(&a, &bytes);
     CHECK_STATUS(plan_decode(&b, bytes.data, bytes.size, &bounds), ST_OK);
     CHECK(b.step == 7 && b.open_count == 1 && b.span_count == 1 && b.page_count == 2 && b.token_count == 7);
-    CHECK(b.open[0].params.seed == 99 && b.open[0].params.bias[0].bias == -2 && b.open[0].params.stop_token[1] == 106);
+    CHECK(b.open[0].params.seed == 99 && b.open[0].params.bias[0].bias == -2 &&
+          b.open[0].params.stop_token[1] == 106);
     CHECK(!memcmp(a.span, b.span, sizeof *a.span) && !memcmp(a.page, b.page, 2 * sizeof *a.page));
     CHECK(!memcmp(a.tokens, b.tokens, 7 * sizeof *a.tokens));
     /* Every cut is noticed. */

@@ -1,5 +1,5 @@
-/* Draws against the distribution they must follow (chi-square over 20,000 draws), at 1, 2 and 3 ranks; penalties, bias and
- * log-probabilities against their definitions. */
+/* Draws against the distribution they must follow (chi-square over 20,000 draws), at 1, 2 and 3 ranks;
+ * penalties, bias and log-probabilities against their definitions. */
 #include <math.h>
 
 #include "base/invariant.h"
@@ -8,22 +8,32 @@
 #include "tests/golden_reader.h"
 #include "tests/test.h"
 
-enum { DRAWS = TEST_SANITIZED ? 1600 : 20000, FEWER_DRAWS = TEST_SANITIZED ? 640 : 6400, ROWS = 32, VOCAB_MAX = 2600 };
+enum {
+    DRAWS = TEST_SANITIZED ? 1600 : 20000,
+    FEWER_DRAWS = TEST_SANITIZED ? 640 : 6400,
+    ROWS = 32,
+    VOCAB_MAX = 2600
+};
 
 typedef struct trial {
     uint32_t vocab, ranks;
-    const float *logits;      /* [vocab] */
+    const float *logits; /* [vocab] */
     sampling params;
     const uint32_t *history;
     uint32_t history_count, prompt_count;
     uint32_t count[VOCAB_MAX], draws;
-    token_logprob last;       /* of the last draw; top copied */
+    token_logprob last; /* of the last draw; top copied */
     top_entry top[64];
 } trial;
 
 static sampling plain(float temperature) {
-    return (sampling){.temperature = temperature, .top_p = 1, .repetition_penalty = 1, .logprobs = -1, .prompt_logprobs = -1,
-                      .max_tokens = 1, .seed = 77};
+    return (sampling){.temperature = temperature,
+                      .top_p = 1,
+                      .repetition_penalty = 1,
+                      .logprobs = -1,
+                      .prompt_logprobs = -1,
+                      .max_tokens = 1,
+                      .seed = 77};
 }
 
 static status draw(comm *ranks, void *context) {
@@ -34,8 +44,12 @@ static status draw(comm *ranks, void *context) {
     for (uint32_t r = 0; r <= n; r++) begin[r] = (uint32_t)((uint64_t)t->vocab * r / n);
     uint32_t share = begin[me + 1] - begin[me];
     TRY(cpu_kernels_pick(&k));
-    TRY(sampler_open(&s, &(sampler_options){.ranks = ranks, .kernels = k, .vocab = t->vocab, .share_begin = begin,
-                                            .slots = 1, .rows_max = ROWS}));
+    TRY(sampler_open(&s, &(sampler_options){.ranks = ranks,
+                                            .kernels = k,
+                                            .vocab = t->vocab,
+                                            .share_begin = begin,
+                                            .slots = 1,
+                                            .rows_max = ROWS}));
     float *logits = memory_alloc_array((size_t)ROWS * share + 1, sizeof *logits);
     sample_row rows[ROWS];
     sample_result results[ROWS];
@@ -46,9 +60,11 @@ static status draw(comm *ranks, void *context) {
             memcpy(logits + (size_t)i * share, t->logits + begin[me], share * sizeof *logits);
             rows[i] = (sample_row){.position = done + i, .draw = true, .known = SAMPLE_NO_TOKEN};
         }
-        bool one = t->history_count > 0 || t->draws == 1; /* a draw counts for later penalties: one row at a time */
+        bool one =
+            t->history_count > 0 || t->draws == 1; /* a draw counts for later penalties: one row at a time */
         st = sampler_run(s, logits, one ? 1 : ROWS, rows, results);
-        for (uint32_t i = 0; st == ST_OK && me == 0 && i < (one ? 1 : ROWS); i++) t->count[results[i].token]++;
+        for (uint32_t i = 0; st == ST_OK && me == 0 && i < (one ? 1 : ROWS); i++)
+            t->count[results[i].token]++;
         if (st == ST_OK && me == 0 && results[0].has_logprob) {
             t->last = results[0].logprob;
             INVARIANT(t->last.top_count <= 64);
@@ -62,7 +78,9 @@ static status draw(comm *ranks, void *context) {
 
 static void run(trial *t) {
     memset(t->count, 0, sizeof t->count);
-    CHECK_STATUS(comm_fork_run(&(comm_fork_options){.ranks = t->ranks, .threads = TEST_RANKS_AS_THREADS}, draw, t), ST_OK);
+    CHECK_STATUS(
+        comm_fork_run(&(comm_fork_options){.ranks = t->ranks, .threads = TEST_RANKS_AS_THREADS}, draw, t),
+        ST_OK);
 }
 
 /* Chi-square against p; cells with less than 5 expected are pooled. The statistic of a right sampler exceeds
@@ -74,7 +92,9 @@ static void check_distribution(const char *what, trial *t, const double *p) {
     CHECK(total == t->draws);
     for (uint32_t i = 0; i < t->vocab; i++) {
         double expected = p[i] * total;
-        if (p[i] == 0) CHECK_THAT(t->count[i] == 0, "%s: token %u drawn %u times, its probability is 0", what, i, t->count[i]);
+        if (p[i] == 0)
+            CHECK_THAT(t->count[i] == 0, "%s: token %u drawn %u times, its probability is 0", what, i,
+                       t->count[i]);
         if (expected < 5) {
             pooled_expected += expected;
             pooled_seen += t->count[i];
@@ -89,7 +109,8 @@ static void check_distribution(const char *what, trial *t, const double *p) {
     }
     double df = cells > 1 ? cells - 1 : 1;
     printf("  %s at %u ranks: chi-square %.1f, %u cells\n", what, t->ranks, statistic, cells);
-    CHECK_THAT(statistic < df + 4 * sqrt(2 * df), "%s at %u ranks: %g over %g degrees", what, t->ranks, statistic, df);
+    CHECK_THAT(statistic < df + 4 * sqrt(2 * df), "%s at %u ranks: %g over %g degrees", what, t->ranks,
+               statistic, df);
 }
 
 /* The definition, in double, by sorting everything. */
@@ -121,16 +142,25 @@ static void filtered(const float *logits, uint32_t vocab, const sampling *p, dou
 }
 
 static void check_filters(const float *logits, uint32_t vocab, uint32_t draws, uint32_t most_ranks) {
-    static const struct { const char *what; float temperature, top_p, min_p; uint32_t top_k; } list[] = {
-        {"temperature 1", 1, 1, 0, 0},   {"temperature 0.6", 0.6f, 1, 0, 0}, {"top_k 20", 1, 1, 0, 20},
-        {"top_p 0.9", 1, 0.9f, 0, 0},    {"min_p 0.1", 1.3f, 1, 0.1f, 0},    {"all three", 1.2f, 0.8f, 0.02f, 50},
+    static const struct {
+        const char *what;
+        float temperature, top_p, min_p;
+        uint32_t top_k;
+    } list[] = {
+        {"temperature 1", 1, 1, 0, 0},   {"temperature 0.6", 0.6f, 1, 0, 0},
+        {"top_k 20", 1, 1, 0, 20},       {"top_p 0.9", 1, 0.9f, 0, 0},
+        {"min_p 0.1", 1.3f, 1, 0.1f, 0}, {"all three", 1.2f, 0.8f, 0.02f, 50},
         {"wide top_p", 2, 0.999f, 0, 0}, {"wide top_k", 1, 1, 0, 2000},
     };
     static double p[VOCAB_MAX];
     static trial t;
     for (uint32_t ranks = 1; ranks <= most_ranks; ranks++)
         for (size_t i = 0; i < sizeof list / sizeof *list; i += TEST_SANITIZED ? 3 : 1) {
-            t = (trial){.vocab = vocab, .ranks = ranks, .logits = logits, .params = plain(list[i].temperature), .draws = draws};
+            t = (trial){.vocab = vocab,
+                        .ranks = ranks,
+                        .logits = logits,
+                        .params = plain(list[i].temperature),
+                        .draws = draws};
             t.params.top_p = list[i].top_p;
             t.params.min_p = list[i].min_p;
             t.params.top_k = list[i].top_k;
@@ -177,8 +207,14 @@ TEST(bias_and_penalties) {
         logits[8] = 3;
         logits[9] = 5;
         logits[200] = 1.5f;
-        t = (trial){.vocab = 300, .ranks = ranks, .logits = logits, .params = plain(0), .draws = 1, .history = history,
-                    .history_count = 6, .prompt_count = 3};
+        t = (trial){.vocab = 300,
+                    .ranks = ranks,
+                    .logits = logits,
+                    .params = plain(0),
+                    .draws = 1,
+                    .history = history,
+                    .history_count = 6,
+                    .prompt_count = 3};
         t.params.logprobs = 3;
         t.params.repetition_penalty = 2; /* 9: 2.5, 7: 2, 8: 1.5; then frequency takes 9 below 7 */
         t.params.frequency_penalty = 0.25f;
@@ -209,7 +245,8 @@ TEST(uniform_and_log) {
     }
     CHECK(fabs(sum / 1e5 - 0.5) < 0.005 && fabs(squares / 1e5 - 1.0 / 3) < 0.005);
     CHECK(sampler_uniform(5, 0, 1) == sampler_uniform(5, 0, 1));
-    CHECK(sampler_uniform(5, 0, 1) != sampler_uniform(5, 1, 1) && sampler_uniform(5, 0, 1) != sampler_uniform(6, 0, 1));
+    CHECK(sampler_uniform(5, 0, 1) != sampler_uniform(5, 1, 1) &&
+          sampler_uniform(5, 0, 1) != sampler_uniform(6, 0, 1));
     CHECK(sampler_uniform(5, 0, 1) != sampler_uniform(5, 0, (uint64_t)1 << 32 | 1));
     for (double x = 1e-300; x < 1e300; x *= 1.37) {
         double want = log(x);

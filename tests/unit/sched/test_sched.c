@@ -1,11 +1,21 @@
-/* The scheduler without a model: a pretended runner checks every plan as the ranks would, and thousands of random requests
- * with cancellations and deadlines each end once, with the right tokens, leaving no page behind. */
+/* The scheduler without a model: a pretended runner checks every plan as the ranks would, and thousands of
+ * random requests with cancellations and deadlines each end once, with the right tokens, leaving no page
+ * behind. */
 #include "base/invariant.h"
 #include "base/memory.h"
 #include "shard/sched/sched.h"
 #include "tests/test.h"
 
-enum { SLOTS = 8, ROWS = 32, CHUNK = 16, CONTEXT = 600, VOCAB = 1000, WINDOW = 40, SLABS = 60, REQUESTS = 3000 };
+enum {
+    SLOTS = 8,
+    ROWS = 32,
+    CHUNK = 16,
+    CONTEXT = 600,
+    VOCAB = 1000,
+    WINDOW = 40,
+    SLABS = 60,
+    REQUESTS = 3000
+};
 
 typedef struct state {
     uint32_t prompt, max_tokens, stop_token, tokens, prefilled, prompt_logprobs;
@@ -57,7 +67,8 @@ static status on_token(void *c, uint64_t id, uint32_t token, const token_logprob
     (void)p;
     state *r = &((world *)c)->r[id];
     CHECK(r->started && !r->ended);
-    CHECK(token == (id * 7 + r->prompt + r->tokens) % VOCAB); /* what the pretended runner draws at that position */
+    CHECK(token ==
+          (id * 7 + r->prompt + r->tokens) % VOCAB); /* what the pretended runner draws at that position */
     r->tokens++;
     return ST_OK;
 }
@@ -77,8 +88,15 @@ static status on_finished(void *c, uint64_t id, const sched_finish *f) {
 static void open_world(world *w, uint32_t requests) {
     *w = (world){.random = 2463534242u, .now_ns = 1};
     w->r = memory_alloc_array(requests, sizeof *w->r);
-    sched_options o = {.slots = SLOTS, .rows_max = ROWS, .chunk_max = CHUNK, .context = CONTEXT, .vocab = VOCAB,
-                       .window = WINDOW, .uses = {true, true}, .slabs = SLABS, .pages_per_slab = {1, 3},
+    sched_options o = {.slots = SLOTS,
+                       .rows_max = ROWS,
+                       .chunk_max = CHUNK,
+                       .context = CONTEXT,
+                       .vocab = VOCAB,
+                       .window = WINDOW,
+                       .uses = {true, true},
+                       .slabs = SLABS,
+                       .pages_per_slab = {1, 3},
                        .clock = {clock_of, w},
                        .sink = {w, on_started, on_progress, on_prompt, on_token, on_finished}};
     CHECK_STATUS(sched_open(&w->s, &o), ST_OK);
@@ -89,8 +107,12 @@ static void close_world(world *w) {
     free(w->r);
 }
 
-static void submit(world *w, uint32_t id, uint32_t prompt, uint32_t emitted, sampling params, uint64_t deadline_ms) {
-    sched_request q = {.id = id, .token_count = prompt + emitted, .prompt_count = prompt, .sampling = params,
+static void submit(world *w, uint32_t id, uint32_t prompt, uint32_t emitted, sampling params,
+                   uint64_t deadline_ms) {
+    sched_request q = {.id = id,
+                       .token_count = prompt + emitted,
+                       .prompt_count = prompt,
+                       .sampling = params,
                        .deadline_ms = deadline_ms};
     q.tokens = memory_alloc_array(prompt + emitted + 1, sizeof *q.tokens);
     for (uint32_t i = 0; i < prompt; i++) q.tokens[i] = (id + i) % VOCAB;
@@ -106,7 +128,8 @@ static void submit(world *w, uint32_t id, uint32_t prompt, uint32_t emitted, sam
 static void take_pages(world *w, const plan *p) {
     for (uint32_t i = 0; i < p->open_count; i++) {
         uint32_t slot = p->open[i].slot;
-        for (int kind = 0; kind < KV_KINDS; kind++) memset(w->table[kind][slot], 0xFF, sizeof w->table[kind][slot]);
+        for (int kind = 0; kind < KV_KINDS; kind++)
+            memset(w->table[kind][slot], 0xFF, sizeof w->table[kind][slot]);
         w->next_position[slot] = 0;
     }
     for (uint32_t i = 0; i < p->page_count; i++)
@@ -120,7 +143,8 @@ static void check_pages(world *w, const plan_span *s) {
         CHECK(w->table[KV_FULL][s->slot][position / 64] != PLAN_NO_TOKEN);
         CHECK(w->table[KV_SLIDING][s->slot][position / 64] != PLAN_NO_TOKEN);
     }
-    uint32_t oldest = s->position + 1 > WINDOW ? s->position + 1 - WINDOW : 0, newest = s->position + s->count - 1;
+    uint32_t oldest = s->position + 1 > WINDOW ? s->position + 1 - WINDOW : 0,
+             newest = s->position + s->count - 1;
     for (uint32_t a = oldest / 64; a <= newest / 64; a++)
         for (uint32_t b = a + 1; b <= newest / 64; b++)
             CHECK(w->table[KV_SLIDING][s->slot][a] != w->table[KV_SLIDING][s->slot][b]);
@@ -138,8 +162,12 @@ static void check_sharing(const world *w, const plan *p) {
 }
 
 static void step(world *w, plan *p) {
-    const plan_bounds bounds = {.slots = SLOTS, .rows_max = ROWS, .context = CONTEXT, .vocab = VOCAB,
-                                .pages_per_slot = CONTEXT / 64 + 2, .pages = {SLABS, SLABS * 3}};
+    const plan_bounds bounds = {.slots = SLOTS,
+                                .rows_max = ROWS,
+                                .context = CONTEXT,
+                                .vocab = VOCAB,
+                                .pages_per_slot = CONTEXT / 64 + 2,
+                                .pages = {SLABS, SLABS * 3}};
     plan decoded = {0};
     strbuf bytes = {0};
     CHECK_STATUS(sched_plan(w->s, p), ST_OK);
@@ -158,7 +186,8 @@ static void step(world *w, plan *p) {
             runner_result result = {.span = i, .row = row, .drawn = s->draw && row + 1 == s->count};
             if (!result.drawn && s->logits != PLAN_LOGITS_ALL) continue;
             /* The request is told by its first token: prompts are (id + position) mod VOCAB. */
-            uint32_t id = w->slot_request[s->slot] = s->position == 0 ? p->tokens[s->first_input] : w->slot_request[s->slot];
+            uint32_t id = w->slot_request[s->slot] =
+                s->position == 0 ? p->tokens[s->first_input] : w->slot_request[s->slot];
             uint32_t position = s->position + row + 1;
             result.sample.token = (id * 7 + position) % VOCAB;
             CHECK_STATUS(sched_take_result(w->s, &result), ST_OK);
@@ -171,7 +200,8 @@ static void step(world *w, plan *p) {
 }
 
 static sampling plain(uint32_t max_tokens) {
-    return (sampling){.top_p = 1, .repetition_penalty = 1, .logprobs = -1, .prompt_logprobs = -1, .max_tokens = max_tokens};
+    return (sampling){
+        .top_p = 1, .repetition_penalty = 1, .logprobs = -1, .prompt_logprobs = -1, .max_tokens = max_tokens};
 }
 
 TEST(thousands_of_random_requests) {
@@ -180,7 +210,8 @@ TEST(thousands_of_random_requests) {
     uint32_t submitted = 0, cancelled = 0, timed_out = 0, stopped = 0;
     open_world(&w, REQUESTS);
     while (submitted < REQUESTS || w.live > 0) {
-        for (uint32_t burst = rnd(&w, 4); burst > 0 && submitted < REQUESTS && submitted < VOCAB * 3; burst--) {
+        for (uint32_t burst = rnd(&w, 4); burst > 0 && submitted < REQUESTS && submitted < VOCAB * 3;
+             burst--) {
             uint32_t id = submitted++;
             if (id >= VOCAB) break; /* ids are told by the first token */
             uint32_t prompt = 1 + rnd(&w, rnd(&w, 10) ? 60 : 400), max_tokens = 1 + rnd(&w, 100);
@@ -193,11 +224,13 @@ TEST(thousands_of_random_requests) {
             submit(&w, id, prompt, rnd(&w, 5) == 0 && max_tokens > 1 ? rnd(&w, max_tokens) : 0, params,
                    rnd(&w, 20) == 0 ? 1 + rnd(&w, 100) : 0);
         }
-        if (rnd(&w, 6) == 0 && submitted > 0) CHECK_STATUS(sched_cancel(w.s, rnd(&w, submitted < VOCAB ? submitted : VOCAB)), ST_OK);
+        if (rnd(&w, 6) == 0 && submitted > 0)
+            CHECK_STATUS(sched_cancel(w.s, rnd(&w, submitted < VOCAB ? submitted : VOCAB)), ST_OK);
         step(&w, &p);
         if (submitted >= VOCAB) submitted = REQUESTS;
     }
-    CHECK(!sched_has_work(w.s) && sched_slabs_used(w.s) == 0 && sched_running(w.s) == 0 && sched_waiting(w.s) == 0);
+    CHECK(!sched_has_work(w.s) && sched_slabs_used(w.s) == 0 && sched_running(w.s) == 0 &&
+          sched_waiting(w.s) == 0);
     for (uint32_t i = 0; i < VOCAB; i++) {
         CHECK(w.r[i].submitted && w.r[i].ended);
         cancelled += !strcmp(w.r[i].reason, "cancelled");
@@ -205,8 +238,8 @@ TEST(thousands_of_random_requests) {
         stopped += !strcmp(w.r[i].reason, "stop");
         CHECK(w.r[i].error == ST_OK || w.r[i].error == ST_TIMEOUT);
     }
-    CHECK_THAT(cancelled > 10 && timed_out > 5 && stopped > 50, "%u cancelled, %u timed out, %u stopped", cancelled, timed_out,
-               stopped);
+    CHECK_THAT(cancelled > 10 && timed_out > 5 && stopped > 50, "%u cancelled, %u timed out, %u stopped",
+               cancelled, timed_out, stopped);
     plan_close(&p);
     close_world(&w);
 }
@@ -237,8 +270,16 @@ TEST(what_cannot_run_is_refused_with_both_numbers) {
     submit(&w, 1, 5, 5, plain(5), 0);
     CHECK(w.r[1].ended && w.r[1].error == ST_INVALID);
     sched_close(w.s);
-    sched_options o = {.slots = 1, .rows_max = ROWS, .chunk_max = CHUNK, .context = CONTEXT, .vocab = VOCAB,
-                       .window = WINDOW, .uses = {true, true}, .slabs = 3, .pages_per_slab = {1, 3}, .clock = {clock_of, &w},
+    sched_options o = {.slots = 1,
+                       .rows_max = ROWS,
+                       .chunk_max = CHUNK,
+                       .context = CONTEXT,
+                       .vocab = VOCAB,
+                       .window = WINDOW,
+                       .uses = {true, true},
+                       .slabs = 3,
+                       .pages_per_slab = {1, 3},
+                       .clock = {clock_of, &w},
                        .sink = {&w, on_started, on_progress, on_prompt, on_token, on_finished}};
     CHECK_STATUS(sched_open(&w.s, &o), ST_OK);
     submit(&w, 2, 500, 0, plain(20), 0);
