@@ -1,14 +1,14 @@
 /* How the sums of a mixture layer reach every rank. Two ways, the same bits:
  *
- * replicated   the dense MLP's and the experts' partial sums travel side by side in one all-reduce; every
- * rank norms every row. One exchange: what decode and small batches want. all-to-all   rows are shared out
- * over ranks; each rank sends a row's owner its dense sum and, only where it holds one of the row's experts,
- * its expert sum; owners add in rank order, norm, and hand the finished rows to all. Fewer bytes, one
- * exchange more. Rows need no dispatch to the experts' ranks: the tensor-parallel MLP beside the experts
- * needs every row on every rank anyway.
+ * - Replicated: the dense MLP's and the experts' partial sums travel side by side in one all-reduce, and every
+ *   rank norms every row. One exchange: what decode and small batches want.
  *
- * A rank that holds none of a row's experts counts as +0 in its place of the sum, as it does in the
- * all-reduce. */
+ * - All-to-all: rows are shared out over ranks. Each rank sends a row's owner its dense sum and, only where it
+ *   holds one of the row's experts, its expert sum; owners add in rank order, norm, and hand the finished rows
+ *   to all. Fewer bytes, one exchange more. Rows need no dispatch to the experts' ranks: the tensor-parallel
+ *   MLP beside the experts needs every row on every rank anyway.
+ *
+ * A rank that holds none of a row's experts counts as +0 in its place of the sum, as in the all-reduce. */
 #include <string.h>
 
 #include "base/invariant.h"
