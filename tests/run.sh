@@ -7,13 +7,13 @@
 # --long      a minute of fuzzing for each target instead of 15 s, and the slow tests
 # --only STEP one step (may repeat); those before it must have built what it needs. Steps, in order:
 #             packages venv style layering build asan tsan core fuzz-build
-#             unit unit-asan unit-tsan unit-core fuzz quickstart python cluster soak acceptance
+#             unit unit-asan unit-tsan unit-core fuzz quickstart python python-asan cluster soak acceptance
 set -uo pipefail
 root=$(cd "$(dirname "$0")/.." && pwd)
 cd "$root" || exit 1
 
 steps=(packages venv style layering build asan tsan core fuzz-build
-       unit unit-asan unit-tsan unit-core fuzz quickstart python cluster soak acceptance)
+       unit unit-asan unit-tsan unit-core fuzz quickstart python python-asan cluster soak acceptance)
 long=""
 only=()
 while [ $# -gt 0 ]; do
@@ -190,6 +190,10 @@ run_pytest() {
     count_junit "$name" "$status" "$logs/$name.xml"
 }
 step_python() { run_pytest python tests/python; }
+# Every process of an engine under AddressSanitizer and UndefinedBehaviorSanitizer, fed with what it must refuse.
+step_python-asan() {
+    GEMMAD_BUILD=$root/build-asan run_pytest python-asan tests/python/test_bad_input.py tests/python/test_reflection.py
+}
 step_cluster() {
     local select=(-L mpi)
     run_ctest cluster build
