@@ -14,22 +14,6 @@
 enum { REQUESTS_PLANNED = 16 };
 static const uint64_t PLENTY_BYTES = UINT64_C(1) << 44;
 
-engine_options settings_engine_options(const gemmad_options *o, const char *path) {
-    return (engine_options){.model_path = path,
-                            .ranks = o->ranks,
-                            .threads = o->threads,
-                            .context = o->context,
-                            .memory_bytes = o->memory,
-                            .weights = o->weights,
-                            .kv = o->kv,
-                            .device = o->device,
-                            .expert_layout = o->expert_layout,
-                            .launcher = o->launcher,
-                            .launcher_args = o->launcher_args,
-                            .hosts = o->hosts,
-                            .interface = o->interface};
-}
-
 static status plan(const engine_options *o, json_t **out) {
     strbuf text = {0};
     status st = plan_run(o, &text);

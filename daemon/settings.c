@@ -10,6 +10,7 @@
 #include "base/paths.h"
 #include "base/strbuf.h"
 #include "base/utf8.h"
+#include "daemon/engine/command.h"
 
 static const char section_prefix[] = "model ";
 
@@ -240,6 +241,31 @@ static status check_modes(settings *s) {
     return ST_OK;
 }
 
+engine_options settings_engine_options(const gemmad_options *o, const char *path) {
+    return (engine_options){.model_path = path,
+                            .ranks = o->ranks,
+                            .threads = o->threads,
+                            .context = o->context,
+                            .memory_bytes = o->memory,
+                            .weights = o->weights,
+                            .kv = o->kv,
+                            .device = o->device,
+                            .expert_layout = o->expert_layout,
+                            .launcher = o->launcher,
+                            .launcher_args = o->launcher_args,
+                            .hosts = o->hosts,
+                            .interface = o->interface};
+}
+
+/* What no engine can do is a mistake on the command line, not a refusal of the model. */
+static status check_engines(const settings *s) {
+    for (uint32_t i = 0; i < s->model_count; i++) {
+        engine_options o = settings_engine_options(&s->model[i].options, s->model[i].path);
+        TRY(command_check_options(&o));
+    }
+    return ST_OK;
+}
+
 status settings_read(settings *s, int argc, char **argv) {
     *s = (settings){0};
     options_open(&s->reader, gemmad_option_table, gemmad_option_count, "GEMMAD", &s->options);
@@ -255,6 +281,7 @@ status settings_read(settings *s, int argc, char **argv) {
         s->options.model.count = 0;
     if (!s->options.shape) TRY(read_models(s));
     TRY(check_modes(s));
+    TRY(check_engines(s));
     if (s->options.state) s->state_dir = memory_copy_string(s->options.state);
     else if (!s->options.dry_run && path_default_state(&s->state_dir) != ST_OK)
         return fail(ST_INVALID, "%s; say --state DIR", status_text());

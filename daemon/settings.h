@@ -10,6 +10,7 @@
 #include "base/log.h"
 #include "base/options.h"
 #include "proto/limits.h"
+#include "daemon/engine/engine.h"
 
 /* The fields of the option table. */
 typedef struct gemmad_options {
@@ -48,6 +49,9 @@ typedef struct settings {
 STATUS_CHECKED status settings_read(settings *s, int argc, char **argv);
 void settings_close(settings *s);
 void settings_print_help(FILE *out);
+
+/* What the options of one model mean to an engine; id, state_dir and grace are the caller's to set. */
+engine_options settings_engine_options(const gemmad_options *o, const char *path);
 
 /* "host:port" that only this machine reaches: localhost, 127.x.y.z, [::1]. ST_INVALID for what cannot be
  * read. */
