@@ -54,10 +54,14 @@ void failure_clean_text(char *out, size_t size, const char *text) {
     out[at] = 0;
 }
 
-/* The message of a log line "2026-01-31T12:00:00.123Z error component message"; NULL for any other line. */
+/* "2026-01-31T12:00:00.123Z error component message" */
+static bool is_log_line(const char *line) {
+    return strlen(line) >= 31 && line[10] == 'T' && line[23] == 'Z';
+}
+
+/* The message of a log line of level error; NULL for any other line. */
 static char *error_message(char *line) {
-    if (strlen(line) < 31 || line[10] != 'T' || line[23] != 'Z' || strncmp(line + 24, " error ", 7) != 0)
-        return NULL;
+    if (!is_log_line(line) || strncmp(line + 24, " error ", 7) != 0) return NULL;
     char *space = strchr(line + 31, ' ');
     return space ? space + 1 : NULL;
 }
@@ -76,7 +80,8 @@ void failure_last_errors(const char *text, size_t n, char *out, size_t size) {
     for (size_t i = 0; i < n; i++) copy[i] = text[i] ? text[i] : '?';
     for (char *line; count < ERRORS_MAX && (line = last_line(copy, &left));) {
         char *message = error_message(line);
-        if (!last) last = line;
+        /* Without an error of ours, a library's last words may tell; our own notices do not. */
+        if (!last && !is_log_line(line)) last = line;
         bool known = !message;
         for (size_t i = 0; !known && i < count; i++) known = !strcmp(found[i], message);
         if (!known) found[count++] = message;
