@@ -235,7 +235,7 @@ static int serve_command(arguments *a, int argc, char **argv) {
         fprintf(stderr, "gemmad-shard: serve needs --link and --secret-file\n");
         return EXIT_USAGE;
     }
-    serve_options o = {.link = a->link, .secret_file = a->secret_file, .grace_seconds = a->grace};
+    serve_options o = {.link = a->link, .secret_file = a->secret_file};
     instance_options *i = &o.instance;
     *i = (instance_options){.model_path = a->plan.model_path,
                             .as_f32 = a->plan.as_f32,

@@ -26,22 +26,12 @@ static status rank_budgets(const plan_command_options *o, const model_config *c,
         if (r == 0) *first = l;
         else layout_close(l);
         TRY(st);
-        kv_geometry_follow(&all[r].geometry, all[0].geometry.pages_per_slab);
         if (r == 0 || all[r].context < context) context = all[r].context;
         if (r == 0 || all[r].slabs < slabs) slabs = all[r].slabs;
     }
-    for (uint32_t r = 0; r < o->ranks; r++) {
-        budget *b = &all[r];
-        b->slabs = slabs;
-        b->kv_bytes = slabs * b->geometry.slab_bytes;
-        b->context = context;
-        for (int kind = 0; kind < KV_KINDS; kind++) {
-            uint32_t pages = b->geometry.page_bytes[kind]
-                                 ? kv_pages_needed(kind, context, budget_window(c), b->chunk_max)
-                                 : 0;
-            b->kv_request_bytes[kind] = pages * b->geometry.page_bytes[kind];
-        }
-    }
+    const kv_geometry first_geometry = all[0].geometry;
+    for (uint32_t r = 0; r < o->ranks; r++)
+        budget_agree(&all[r], first_geometry.pages_per_slab, context, slabs, budget_window(c));
     return ST_OK;
 }
 

@@ -61,7 +61,7 @@ typedef struct leader {
     plan p;
     watchdog *dog;
     link_progress progress;
-    bool draining, lost; /* lost: gemmad is gone */
+    bool draining;
     uint64_t last_plan_ns, grace_ms;
 } leader;
 
@@ -84,20 +84,8 @@ static status say_finished(void *c, uint64_t id, const sched_finish *f) {
 }
 
 static status open_sched(leader *l) {
-    const instance *in = l->in;
-    sched_options o = {.slots = in->plan.slots,
-                       .rows_max = in->plan.rows_max,
-                       .chunk_max = in->plan.chunk_max,
-                       .context = in->plan.context,
-                       .vocab = in->config->vocab,
-                       .window = budget_window(in->config),
-                       .slabs = in->plan.slabs,
-                       .clock = clock_system,
-                       .sink = {l, say_started, say_progress, say_prompt, say_token, say_finished}};
-    for (int kind = 0; kind < KV_KINDS; kind++) {
-        o.pages_per_slab[kind] = in->plan.geometry.pages_per_slab[kind];
-        o.uses[kind] = in->plan.geometry.page_bytes[kind] > 0;
-    }
+    sched_options o = sched_options_of(
+        l->in, (sched_sink){l, say_started, say_progress, say_prompt, say_token, say_finished});
     return sched_open(&l->s, &o);
 }
 

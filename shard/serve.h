@@ -9,7 +9,6 @@
 
 typedef struct serve_options {
     const char *link, *secret_file; /* leader only */
-    uint32_t grace_seconds;
     instance_options instance;      /* ranks filled in by serve */
 } serve_options;
 

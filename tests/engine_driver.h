@@ -145,14 +145,8 @@ static inline status driver_run(instance *in, comm *ranks, driver_request *reque
     status st;
     if (comm_rank(ranks) == 0) {
         driver d = {.requests = requests, .count = count, .vocab = in->config->vocab, .left = count};
-        sched_options o = {.slots = in->plan.slots, .rows_max = in->plan.rows_max, .chunk_max = in->plan.chunk_max,
-                           .context = in->plan.context, .vocab = in->config->vocab, .window = budget_window(in->config),
-                           .slabs = in->plan.slabs, .clock = clock_system,
-                           .sink = {&d, driver_started_, driver_progress_, driver_prompt_, driver_token_, driver_finished_}};
-        for (int kind = 0; kind < KV_KINDS; kind++) {
-            o.pages_per_slab[kind] = in->plan.geometry.pages_per_slab[kind];
-            o.uses[kind] = in->plan.geometry.page_bytes[kind] > 0;
-        }
+        sched_options o = sched_options_of(in, (sched_sink){&d, driver_started_, driver_progress_, driver_prompt_,
+                                                            driver_token_, driver_finished_});
         st = sched_open(&d.s, &o);
         if (st == ST_OK) st = driver_lead_(in, &channel, &d);
         sched_close(d.s);

@@ -12,22 +12,16 @@
 #include "base/invariant.h"
 #include "base/memory.h"
 #include "base/strbuf.h"
+#include "base/utf8.h"
 
 enum { LOG_TAIL_BYTES = 64 << 10, ERRORS_MAX = 3 };
 
-/* Bytes of the UTF-8 character at p, 0 when there is none. Overlong forms, surrogates and numbers past
- * U+10FFFF are none either. */
+/* Bytes of the UTF-8 character at p, a NUL-terminated text; 0 when there is none. */
 static size_t character_bytes(const uint8_t *p) {
-    static const uint32_t least[5] = {0, 0, 0x80, 0x800, 0x10000};
-    if (p[0] < 0x80) return 1;
-    size_t n = p[0] >= 0xF0 && p[0] < 0xF8 ? 4 : p[0] >= 0xE0 ? 3 : p[0] >= 0xC2 ? 2 : 0;
-    if (n == 0 || p[0] >= 0xF8) return 0;
-    uint32_t c = p[0] & (0xFFU >> (n + 1));
-    for (size_t i = 1; i < n; i++) {
-        if ((p[i] & 0xC0) != 0x80) return 0; /* also the NUL at the end */
-        c = c << 6 | (p[i] & 0x3F);
-    }
-    return c < least[n] || c > 0x10FFFF || (c >= 0xD800 && c < 0xE000) ? 0 : n;
+    size_t n = utf8_length(p[0]);
+    for (size_t i = 1; i < n; i++)
+        if (!utf8_continues(p, (unsigned)i, p[i])) return 0; /* also the NUL at the end */
+    return n;
 }
 
 void failure_clean_text(char *out, size_t size, const char *text) {

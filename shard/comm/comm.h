@@ -67,7 +67,6 @@ typedef struct comm_fork_options {
     bool threads;          /* ranks are threads of this process (TSan cannot follow shared memory across processes) */
     uint32_t spin_us;      /* how long waits spin before they sleep; 0 with more ranks than CPUs */
     size_t slot_bytes;     /* per rank and direction; larger exchanges go in pieces. 0: a default */
-    /* tests: pretends that every `ranks_per_node` ranks share a host; 0: one host */
 } comm_fork_options;
 /* Runs body(c, context) as every rank and waits for all; returns the first failure in rank order, and aborts the others
  * when one fails or dies (its exit is named). In process mode rank 0 is the calling process. */

@@ -73,6 +73,7 @@ typedef struct backend_ops {
     status (*alloc)(backend *b, size_t bytes, const char *what, void **out);
     void (*release)(backend *b, void *p, size_t bytes);
     void (*finish)(backend *b);
+    /* context: positions that half-size layers reach, whose queries rotate by pages; 0: no such layer. */
     status (*rope_open)(backend *b, double base, uint32_t head_dim, uint32_t pairs, uint32_t context, uint32_t rows_max,
                         rope **out);
     void (*rope_close)(backend *b, rope *r);

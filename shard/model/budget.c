@@ -88,3 +88,12 @@ status budget_make(budget *out, const model_config *config, const layout *split,
     *out = b;
     return ST_OK;
 }
+
+void budget_agree(budget *b, const uint32_t pages_per_slab[KV_KINDS], uint32_t context, uint32_t slabs,
+                  uint32_t window) {
+    kv_geometry_follow(&b->geometry, pages_per_slab);
+    b->context = context;
+    b->slabs = slabs;
+    b->kv_bytes = slabs * b->geometry.slab_bytes;
+    pages_for_context(b, window);
+}

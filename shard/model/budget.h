@@ -30,6 +30,8 @@ typedef struct budget {
 
 STATUS_CHECKED status budget_make(budget *out, const model_config *config, const layout *split,
                                   const budget_options *options);
+/* Takes over what the ranks agreed on: rank 0's pages per slab, the shortest context and the fewest slabs of any. */
+void budget_agree(budget *b, const uint32_t pages_per_slab[KV_KINDS], uint32_t context, uint32_t slabs, uint32_t window);
 /* The sliding window of a config: 0 when no layer slides. */
 uint32_t budget_window(const model_config *config);
 /* MemAvailable of this host, or physical memory where the kernel does not say. */

@@ -27,7 +27,7 @@ static status compare(const rank_card *all, uint32_t rank, const char *what, con
 
 /* Every rank hands in its card, failed ones too, so that all leave together and with the first failure's
  * sentence. */
-static status agree(comm *ranks, rank_card *mine, status so_far, budget *agreed) {
+static status agree(comm *ranks, rank_card *mine, status so_far, instance *i) {
     uint32_t n = comm_size(ranks);
     rank_card *all = memory_alloc_array(n, sizeof *all);
     mine->failed = (uint32_t)so_far;
@@ -41,12 +41,12 @@ static status agree(comm *ranks, rank_card *mine, status so_far, budget *agreed)
         if (st == ST_OK) st = compare(all, r, "checkpoint", all[0].checkpoint, all[r].checkpoint);
     }
     if (st == ST_OK) {
-        kv_geometry_follow(&agreed->geometry, all[0].pages_per_slab);
-        for (uint32_t r = 0; r < n; r++) {
-            if (all[r].context < agreed->context) agreed->context = all[r].context;
-            if (all[r].slabs < agreed->slabs) agreed->slabs = all[r].slabs;
+        uint32_t context = all[0].context, slabs = all[0].slabs;
+        for (uint32_t r = 1; r < n; r++) {
+            if (all[r].context < context) context = all[r].context;
+            if (all[r].slabs < slabs) slabs = all[r].slabs;
         }
-        agreed->kv_bytes = agreed->slabs * agreed->geometry.slab_bytes;
+        budget_agree(&i->plan, all[0].pages_per_slab, context, slabs, budget_window(i->config));
     }
     free(all);
     return st;
@@ -142,12 +142,12 @@ status instance_open(instance *out, const instance_options *o) {
     snprintf(card.build, sizeof card.build, "%s", GEMMAD_BUILD_ID);
     const char *pretended = getenv("GEMMAD_TEST_BUILD_ID"); /* lets a test make two builds of one */
     if (pretended) snprintf(card.build, sizeof card.build, "%s", pretended);
-    status st = agree(o->ranks, &card, prepare(&i, o, kv, &card), &i.plan);
+    status st = agree(o->ranks, &card, prepare(&i, o, kv, &card), &i);
     if (st != ST_OK) goto fail;
     /* A second round: a rank whose weights do not load must not leave the others waiting in the first step.
      */
     status loaded = load(&i, o, kv);
-    st = agree(o->ranks, &card, loaded, &i.plan);
+    st = agree(o->ranks, &card, loaded, &i);
     if (st != ST_OK) goto fail;
     *out = i;
     return ST_OK;

@@ -38,7 +38,6 @@ status rows_begin(runner *r, const plan *p) {
         uint32_t listed = 0;
         for (uint32_t i = 0; i < span->count; i++) {
             uint32_t row = l->n++;
-            l->row[row] = row;
             l->slot[row] = span->slot;
             l->position[row] = span->position + i;
             l->token[row] = p->tokens[span->first_input + i];
@@ -69,7 +68,6 @@ void rows_keep_wanted(runner *r) {
         uint32_t from = r->wanted[i];
         INVARIANT(from >= i && from < l->n);
         r->index[i] = from;
-        l->row[i] = l->row[from];
         l->slot[i] = l->slot[from];
         l->position[i] = l->position[from];
         l->token[i] = l->token[from];

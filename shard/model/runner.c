@@ -115,7 +115,6 @@ static status open_activations(runner *r) {
 static void open_tables(runner *r) {
     uint32_t n = r->o.rows_max;
     live_rows *l = &r->live;
-    l->row = memory_alloc_array(n, sizeof *l->row);
     l->slot = memory_alloc_array(n, sizeof *l->slot);
     l->position = memory_alloc_array(n, sizeof *l->position);
     l->token = memory_alloc_array(n, sizeof *l->token);
@@ -155,8 +154,8 @@ static status open_layers(runner *r) {
         /* One table of angles a kind: every layer of a kind has the same base and head size in every
          * published config. */
         if (!r->angles[kind])
-            TRY(r->ops->rope_open(r->b, lc->rope_base, lc->head_dim, lc->rope_pairs, r->o.context,
-                                  r->o.rows_max, &r->angles[kind]));
+            TRY(r->ops->rope_open(r->b, lc->rope_base, lc->head_dim, lc->rope_pairs,
+                                  source->k_eq_v ? r->o.context : 0, r->o.rows_max, &r->angles[kind]));
         range kv = l->layer[lc->kv_source].kv_heads;
         r->attention[i] = (attention_layer){.kv = {.base = r->pool,
                                                    .slab_bytes = r->geometry.slab_bytes,
@@ -273,7 +272,6 @@ void runner_close(runner *r) {
         free(r->live.span[kind]);
     }
     for (uint32_t i = 0; i < r->block_count; i++) r->ops->release(r->b, r->blocks[i].p, r->blocks[i].bytes);
-    free(r->live.row);
     free(r->live.slot);
     free(r->live.position);
     free(r->live.token);

@@ -7,7 +7,6 @@
 /* The rows that are still being computed. Layers that share KV run only for rows whose logits are wanted. */
 typedef struct live_rows {
     uint32_t n;
-    uint32_t *row;          /* [n] the row of the step */
     uint32_t *slot, *position, *token;
     row_span *span[KV_KINDS]; /* runs of consecutive positions, with the page table of each kind */
     uint32_t span_count;

@@ -5,6 +5,7 @@
 
 #include "base/invariant.h"
 #include "base/memory.h"
+#include "shard/sample/penalties.h"
 
 typedef struct sequence {
     sched_request r;
@@ -18,7 +19,7 @@ typedef struct sequence {
     uint32_t page_count[KV_KINDS];
     uint32_t pages_placed; /* sliding pages put into the slot's table so far */
     uint32_t planned;      /* rows in the current step */
-    bool opened, finished;
+    bool finished;
 } sequence;
 
 struct sched {
@@ -33,6 +34,23 @@ struct sched {
 };
 
 static uint64_t now(const sched *s) { return s->o.clock.now_ns(s->o.clock.context); }
+
+sched_options sched_options_of(const instance *in, sched_sink sink) {
+    sched_options o = {.slots = in->plan.slots,
+                       .rows_max = in->plan.rows_max,
+                       .chunk_max = in->plan.chunk_max,
+                       .context = in->plan.context,
+                       .vocab = in->config->vocab,
+                       .window = budget_window(in->config),
+                       .slabs = in->plan.slabs,
+                       .clock = clock_system,
+                       .sink = sink};
+    for (int kind = 0; kind < KV_KINDS; kind++) {
+        o.pages_per_slab[kind] = in->plan.geometry.pages_per_slab[kind];
+        o.uses[kind] = in->plan.geometry.page_bytes[kind] > 0;
+    }
+    return o;
+}
 
 status sched_open(sched **out, const sched_options *o) {
     INVARIANT(o->chunk_max > 0 && o->chunk_max <= o->rows_max && o->slots > 0 && o->slots <= o->rows_max);
@@ -206,16 +224,13 @@ static status admit(sched *s, plan *p, sequence *q, uint32_t slot) {
     plan_open *o = plan_add_open(p);
     o->slot = slot;
     o->params = q->r.sampling;
-    bool history = q->r.sampling.repetition_penalty != 1.0f || q->r.sampling.presence_penalty != 0.0f ||
-                   q->r.sampling.frequency_penalty != 0.0f;
-    if (history) {
+    if (penalties_wanted(&q->r.sampling)) {
         o->prompt_count = q->r.prompt_count;
         o->history_count = q->r.token_count;
         o->first_history = plan_add_tokens(p, q->r.tokens, q->r.token_count);
     }
     for (uint32_t i = 0; i < q->page_count[KV_FULL]; i++)
         plan_add_page(p, slot, KV_FULL, i, q->pages[KV_FULL][i]);
-    q->opened = true;
     s->prompt_tokens += q->r.prompt_count;
     return s->o.sink.started(s->o.sink.context, q->r.id, 0, (q->started_ns - q->submitted_ns) / 1000);
 }

@@ -11,6 +11,7 @@
 
 #include "base/clock.h"
 #include "shard/kv/pages.h"
+#include "shard/model/instance.h"
 #include "shard/model/plan.h"
 #include "shard/model/runner.h"
 
@@ -52,6 +53,9 @@ typedef struct sched_options {
     clock_source clock;
     sched_sink sink;
 } sched_options;
+
+/* What an open instance holds, and the system's clock. */
+sched_options sched_options_of(const instance *in, sched_sink sink);
 
 STATUS_CHECKED status sched_open(sched **out, const sched_options *options);
 void sched_close(sched *s);
