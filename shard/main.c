@@ -29,8 +29,9 @@ static const char usage[] =
     "  --comm self|fork|mpi  how ranks exchange (serve); default self\n"
     "  --link ADDRESS        where gemmad listens: unix:/path or host:port (serve)\n"
     "  --secret-file FILE    32 bytes that prove this engine to gemmad, and its ranks to each other (serve)\n"
-    "  --weights auto|bf16|f32  f32 computes everything in float32; auto keeps matrices as stored; bf16 "
-    "insists on it\n"
+    "  --weights auto|f32|bf16|q8|q4  auto keeps matrices as stored; bf16 insists on it; q8 and q4 quantise "
+    "in\n"
+    "                        groups of 32; f32 computes everything in float32\n"
     "  --kv auto|bf16|f32    KV cache type; auto: f32 with --weights f32, else bf16\n"
     "  --threads N           threads of this rank; default: CPUs this process may use\n"
     "  --context N           tokens a request may have; default: the model's limit, cut to what fits\n"
@@ -114,7 +115,7 @@ static int read_word(const char *option, const char *value, const char *const *w
 }
 
 static int take_option(arguments *a, const char *name, const char *value) {
-    static const char *const weight_words[] = {"auto", "f32", "bf16", NULL},
+    static const char *const weight_words[] = {"auto", "f32", "bf16", "q8", "q4", NULL},
                              *const kv_words[] = {"auto", "f32", "bf16", NULL},
                              *const comm_words[] = {"self", "fork", "mpi", NULL},
                              *const device_words[] = {"cpu", NULL};
@@ -136,8 +137,7 @@ static int take_option(arguments *a, const char *name, const char *value) {
         a->comm = value;
     } else if (!strcmp(name, "weights")) {
         code = read_word(name, value, weight_words, &word);
-        p->as_f32 = code == 0 && word == 1;
-        p->needs_bf16 = code == 0 && word == 2;
+        if (code == 0) p->weights = (weights_choice)word; /* in the order of weight_words */
     } else if (!strcmp(name, "kv")) {
         code = read_word(name, value, kv_words, &word);
         p->kv_given = code == 0 && word > 0;
@@ -238,8 +238,7 @@ static int serve_command(arguments *a, int argc, char **argv) {
     serve_options o = {.link = a->link, .secret_file = a->secret_file};
     instance_options *i = &o.instance;
     *i = (instance_options){.model_path = a->plan.model_path,
-                            .as_f32 = a->plan.as_f32,
-                            .needs_bf16 = a->plan.needs_bf16,
+                            .weights = a->plan.weights,
                             .kv_given = a->plan.kv_given,
                             .kv = a->plan.kv,
                             .threads = a->threads,

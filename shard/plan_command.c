@@ -4,6 +4,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 
+static weight_type stored_type(const model_config *c) { return c->stored_bf16 ? WEIGHT_BF16 : WEIGHT_F32; }
+
 /* Budgets of every rank, each cut to what the poorest can hold, as the ranks themselves would agree. */
 static status rank_budgets(const plan_command_options *o, const model_config *c, kv_type kv, budget *all,
                            layout **first) {
@@ -13,12 +15,12 @@ static status rank_budgets(const plan_command_options *o, const model_config *c,
         TRY(layout_open(&l, c,
                         &(layout_options){.ranks = o->ranks,
                                           .rank = r,
-                                          .group = 1,
+                                          .group = weights_group(o->weights, stored_type(c)),
                                           .expert_degree = o->expert_degree,
                                           .width_degree = o->width_degree}));
         status st = budget_make(&all[r], c, l,
-                                &(budget_options){.as_f32 = o->as_f32,
-                                                  .stored = c->stored_bf16 ? WEIGHT_BF16 : WEIGHT_F32,
+                                &(budget_options){.choice = o->weights,
+                                                  .stored = stored_type(c),
                                                   .kv = kv,
                                                   .context = o->context,
                                                   .memory_bytes = o->memory_bytes,
@@ -84,9 +86,10 @@ status plan_command(const plan_command_options *o) {
     budget *all = calloc(o->ranks, sizeof *all);
     status st = all ? ST_OK : fail(ST_NO_MEMORY, "budgets of %u ranks", o->ranks);
     if (st == ST_OK) st = model_config_open(&c, o->model_path, NULL);
-    if (st == ST_OK && o->needs_bf16 && !c->stored_bf16)
+    if (st == ST_OK && o->weights == WEIGHTS_BF16 && !c->stored_bf16)
         st = fail(ST_UNSUPPORTED, "--weights bf16: the checkpoint's matrices are not stored as bf16");
-    if (st == ST_OK) st = rank_budgets(o, c, o->kv_given ? o->kv : o->as_f32 ? KV_F32 : KV_BF16, all, &l);
+    if (st == ST_OK)
+        st = rank_budgets(o, c, o->kv_given ? o->kv : o->weights == WEIGHTS_F32 ? KV_F32 : KV_BF16, all, &l);
     if (st == ST_OK) {
         json_t *root = describe(o, c, all, l);
         if (json_dumpf(root, stdout, JSON_INDENT(2)) != 0 || putchar('\n') == EOF || fflush(stdout) != 0)

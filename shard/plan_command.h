@@ -9,7 +9,8 @@ typedef struct plan_command_options {
     const char *model_path;
     uint32_t ranks, expert_degree, width_degree, context;
     uint64_t memory_bytes;
-    bool as_f32, needs_bf16, kv_given;
+    weights_choice weights;
+    bool kv_given;
     kv_type kv;
 } plan_command_options;
 

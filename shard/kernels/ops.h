@@ -65,6 +65,15 @@ typedef struct moe_layer {
     float eps;
 } moe_layer;
 
+/* One of several products of the same input: y[n, w->rows] = x · w->dataᵀ. A weight without rows does nothing, one without
+ * columns gives zeros. */
+typedef struct product {
+    float *y;
+    size_t y_stride;
+    const weight *w;
+} product;
+enum { PRODUCTS_MAX = 3 };
+
 typedef struct backend backend;
 
 typedef struct backend_ops {
@@ -92,8 +101,8 @@ typedef struct backend_ops {
     /* h = (h + rms(x) · w) · scale */
     void (*add_norm)(backend *b, float *h, const float *x, const float *w, float eps, float scale, uint32_t n,
                      uint32_t dim);
-    /* y[n, w.rows] = x[n, w.cols] · wᵀ; a weight without rows does nothing, one without columns gives zeros. */
-    void (*linear)(backend *b, float *y, size_t y_stride, const float *x, size_t x_stride, const weight *w, uint32_t n);
+    /* Up to PRODUCTS_MAX products of x[n, cols], whose weights agree in cols. */
+    void (*linear)(backend *b, const product *products, uint32_t count, const float *x, size_t x_stride, uint32_t n);
     /* gate = gelu(gate) · up, [n, dim] each with its stride. */
     void (*gelu_multiply)(backend *b, float *gate, size_t gate_stride, const float *up, size_t up_stride, uint32_t n,
                           uint32_t dim);
@@ -132,6 +141,7 @@ typedef struct cpu_backend_options {
     uint32_t rows_max;     /* rows of one step, for scratch */
     uint32_t active_max;   /* experts a token uses */
     uint32_t hidden, width_max, head_dim_max, heads_per_kv_max;
+    uint32_t columns_max;  /* the longest row of any quantised weight outside experts; 0: none is quantised */
 } cpu_backend_options;
 STATUS_CHECKED status cpu_backend_open(backend **out, const cpu_backend_options *options);
 

@@ -1,13 +1,36 @@
-/* A matrix of weights as kernels see it. */
+/* A matrix of weights as kernels see it.
+ *
+ * Float types are row-major. Q8 and Q4 are groups of 32 consecutive columns of one row with one binary16 scale, laid out
+ * in strips of 16 rows so that a vector register holds the same columns of 16 rows, whatever the processor:
+ *
+ *     strip = groups · quants, then groups · 16 scales, filled up to 64 bytes;  groups = ceil(cols / 32)
+ *     quants of a Q8 group: 8 chunks of 64 bytes; byte 4·row + k of chunk v is column 4·v + k, stored as value + 128
+ *     quants of a Q4 group: 4 chunks of 64 bytes; byte 4·row + k of chunk v has column 4·v + k in its low nibble and
+ *                           column 16 + 4·v + k in its high one, stored as value + 8
+ *
+ * A weight is value · scale; Q4's values (-8 … 7) and scales are exactly those of GGUF's Q4_0, Q8's those of Q8_0. Rows
+ * that do not exist have scale 0; columns that do not exist hold anything, since activations are 0 there. */
 #ifndef SHARD_KERNELS_WEIGHT_H
 #define SHARD_KERNELS_WEIGHT_H
 
+#include <stdbool.h>
 #include <stdint.h>
 
-typedef enum weight_type { WEIGHT_F32, WEIGHT_BF16, WEIGHT_F16, WEIGHT_TYPES } weight_type;
+typedef enum weight_type {
+    WEIGHT_F32,
+    WEIGHT_BF16,
+    WEIGHT_F16,
+    WEIGHT_FLOAT_TYPES, /* how many of them are floats */
+    WEIGHT_Q8 = WEIGHT_FLOAT_TYPES,
+    WEIGHT_Q4,
+    WEIGHT_BLOCKS, /* rows as a GGUF file stores them: tables that are looked up in the mapped file, never multiplied */
+    WEIGHT_TYPES
+} weight_type;
+
+enum { QUANT_GROUP = 32, QUANT_ROWS = 16, Q8_GROUP_BYTES = 512, Q4_GROUP_BYTES = 256, QUANT_SCALE_BYTES = 32 };
 
 typedef struct weight {
-    const void *data;   /* [rows, cols] row-major, 64-byte aligned; NULL: this rank holds none or the layer has none */
+    const void *data;   /* [rows, cols], 64-byte aligned; NULL: this rank holds none or the layer has none */
     uint32_t rows, cols;
     weight_type type;
 } weight;
@@ -17,6 +40,24 @@ typedef struct expert_weights {
     weight down;        /* [hidden, expert width share] */
 } expert_weights;
 
+static inline bool weight_is_quantised(weight_type type) { return type == WEIGHT_Q8 || type == WEIGHT_Q4; }
+
+/* Of float types. */
 static inline uint32_t weight_element_bytes(weight_type type) { return type == WEIGHT_F32 ? 4 : 2; }
+
+static inline uint32_t quant_groups(uint32_t cols) { return cols / QUANT_GROUP + (cols % QUANT_GROUP != 0); }
+
+static inline uint32_t quant_group_bytes(weight_type type) { return type == WEIGHT_Q8 ? Q8_GROUP_BYTES : Q4_GROUP_BYTES; }
+
+static inline uint64_t quant_strip_bytes(weight_type type, uint32_t cols) {
+    uint64_t bytes = (uint64_t)quant_groups(cols) * (quant_group_bytes(type) + QUANT_SCALE_BYTES);
+    return (bytes + 63) / 64 * 64;
+}
+
+/* Bytes of `rows` rows in memory; of quantised types the whole strips that hold them. */
+static inline uint64_t weight_rows_bytes(weight_type type, uint64_t rows, uint32_t cols) {
+    if (!weight_is_quantised(type)) return rows * cols * weight_element_bytes(type);
+    return (rows + QUANT_ROWS - 1) / QUANT_ROWS * quant_strip_bytes(type, cols);
+}
 
 #endif

@@ -9,7 +9,7 @@
 #include "shard/model/runner.h"
 
 typedef struct budget_options {
-    bool as_f32;              /* --weights f32 */
+    weights_choice choice;    /* --weights */
     weight_type stored;       /* of the checkpoint's matrices */
     kv_type kv;
     uint32_t context;         /* --context; 0: the model's own limit, cut to what fits */

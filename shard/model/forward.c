@@ -45,11 +45,15 @@ static status embed(runner *r) {
     return ST_OK;
 }
 
+static void multiply(runner *r, float *y, size_t y_stride, const float *x, size_t x_stride, const weight *w) {
+    r->ops->linear(r->b, &(product){y, y_stride, w}, 1, x, x_stride, r->live.n);
+}
+
 static void per_layer_embeddings(runner *r) {
     const model_config *c = r->config;
     const model_weights *w = r->o.weights;
     uint32_t width = c->layers * c->ple_width;
-    r->ops->linear(r->b, r->ple, width, r->h, c->hidden, &w->ple_context, r->live.n);
+    multiply(r, r->ple, width, r->h, c->hidden, &w->ple_context);
     r->ops->ple_mix(r->b, r->ple, &w->ple_table, r->live.token, w->ple_norm, c->norm_eps,
                     1.0f / __builtin_sqrtf((float)c->hidden), c->ple_factor, c->ple_width, r->live.n);
     runner_look(r, "ple", 0, r->ple, NULL, r->live.n, width);
@@ -63,15 +67,12 @@ static status attention(runner *r, uint32_t layer) {
     uint32_t n = r->live.n, q_width = a->heads * lc->head_dim, kv_width = a->kv.kv_heads * lc->head_dim;
     const row_span *spans = r->live.span[lc->full ? KV_FULL : KV_SLIDING];
     r->ops->norm(r->b, r->x, r->h, w->input_norm, c->norm_eps, n, c->hidden);
-    r->ops->linear(r->b, r->q, q_width, r->x, c->hidden, &w->q, n);
-    if (lc->owns_kv) {
-        r->ops->linear(r->b, r->k, kv_width, r->x, c->hidden, &w->k, n);
-        if (!lc->k_eq_v) r->ops->linear(r->b, r->v, kv_width, r->x, c->hidden, &w->v, n);
-    }
+    const product inputs[] = {{r->q, q_width, &w->q}, {r->k, kv_width, &w->k}, {r->v, kv_width, &w->v}};
+    r->ops->linear(r->b, inputs, !lc->owns_kv ? 1 : lc->k_eq_v ? 2 : 3, r->x, c->hidden, n);
     r->ops->attention_prepare(r->b, a, spans, r->live.span_count, r->q, lc->owns_kv ? r->k : NULL, r->v);
     r->ops->attention(r->b, a, spans, r->live.span_count, r->q, r->heads);
     runner_look(r, "heads", layer, r->heads, NULL, n, q_width);
-    r->ops->linear(r->b, r->partial, c->hidden, r->heads, q_width, &w->o, n);
+    multiply(r, r->partial, c->hidden, r->heads, q_width, &w->o);
     TRY(sum_over_ranks(r, r->partial, (size_t)n * c->hidden));
     runner_look(r, "attn", layer, r->partial, NULL, n, c->hidden);
     r->ops->add_norm(r->b, r->h, r->partial, w->post_attention_norm, c->norm_eps, 1.0f, n, c->hidden);
@@ -86,10 +87,10 @@ static status feed_forward(runner *r, uint32_t layer) {
     uint32_t n = r->live.n, width = w->gate.rows;
     size_t sum = (size_t)n * c->hidden;
     r->ops->norm(r->b, r->x, r->h, w->pre_mlp_norm, c->norm_eps, n, c->hidden);
-    r->ops->linear(r->b, r->gate, width, r->x, c->hidden, &w->gate, n);
-    r->ops->linear(r->b, r->up, width, r->x, c->hidden, &w->up, n);
+    const product inputs[] = {{r->gate, width, &w->gate}, {r->up, width, &w->up}};
+    r->ops->linear(r->b, inputs, 2, r->x, c->hidden, n);
     r->ops->gelu_multiply(r->b, r->gate, width, r->up, width, n, width);
-    r->ops->linear(r->b, r->partial, c->hidden, r->gate, width, &w->down, n);
+    multiply(r, r->partial, c->hidden, r->gate, width, &w->down);
     if (c->experts == 0) return sum_over_ranks(r, r->partial, sum);
     const moe_layer *m = &r->moe[layer];
     float *experts = r->partial + sum;
@@ -104,10 +105,10 @@ static void add_per_layer_embedding(runner *r, uint32_t layer) {
     const model_config *c = r->config;
     const layer_weights *w = &r->o.weights->layer[layer];
     uint32_t n = r->live.n;
-    r->ops->linear(r->b, r->ple_gate, c->ple_width, r->h, c->hidden, &w->ple_gate, n);
+    multiply(r, r->ple_gate, c->ple_width, r->h, c->hidden, &w->ple_gate);
     r->ops->gelu_multiply(r->b, r->ple_gate, c->ple_width, r->ple + (size_t)layer * c->ple_width,
                           (size_t)c->layers * c->ple_width, n, c->ple_width);
-    r->ops->linear(r->b, r->partial, c->hidden, r->ple_gate, c->ple_width, &w->ple_projection, n);
+    multiply(r, r->partial, c->hidden, r->ple_gate, c->ple_width, &w->ple_projection);
     r->ops->add_norm(r->b, r->h, r->partial, w->post_ple_norm, c->norm_eps, w->scalar, n, c->hidden);
 }
 

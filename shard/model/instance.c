@@ -67,19 +67,19 @@ static status prepare(instance *i, const instance_options *o, kv_type kv, rank_c
     uint8_t digest[32];
     comm_node node = comm_where(o->ranks);
     TRY(model_config_open(&i->config, o->model_path, o->config_name));
+    TRY(checkpoint_open(&i->files, o->model_path));
     TRY(layout_open(&i->split, i->config,
                     &(layout_options){.ranks = comm_size(o->ranks),
                                       .rank = comm_rank(o->ranks),
-                                      .group = 1,
+                                      .group = weights_group(o->weights, stored_type(i->files)),
                                       .expert_degree = o->expert_degree,
                                       .width_degree = o->width_degree}));
     layout_describe(i->config, i->split, i->layout_text, sizeof i->layout_text);
-    TRY(checkpoint_open(&i->files, o->model_path));
-    if (o->needs_bf16 && stored_type(i->files) != WEIGHT_BF16)
+    if (o->weights == WEIGHTS_BF16 && stored_type(i->files) != WEIGHT_BF16)
         return fail(ST_UNSUPPORTED, "--weights bf16: the checkpoint's matrices are not stored as bf16");
     TRY(budget_make(
         &i->plan, i->config, i->split,
-        &(budget_options){.as_f32 = o->as_f32,
+        &(budget_options){.choice = o->weights,
                           .stored = stored_type(i->files),
                           .kv = kv,
                           .context = o->context,
@@ -102,7 +102,7 @@ static status load(instance *i, const instance_options *o, kv_type kv) {
     const model_config *c = i->config;
     uint64_t begin = clock_now_ns();
     TRY(model_weights_open(&i->weights, i->files, c, i->split,
-                           &(model_weights_options){.as_f32 = o->as_f32, .threads = o->threads}));
+                           &(model_weights_options){.choice = o->weights, .threads = o->threads}));
     i->load_ns = clock_now_ns() - begin;
     cpu_backend_options cpu = {.threads = o->threads,
                                .spin_us = o->spin_us,
@@ -116,6 +116,7 @@ static status load(instance *i, const instance_options *o, kv_type kv) {
         if (c->layer[l].head_dim > cpu.head_dim_max) cpu.head_dim_max = c->layer[l].head_dim;
         if (per_kv > cpu.heads_per_kv_max) cpu.heads_per_kv_max = per_kv;
     }
+    cpu.columns_max = model_weights_columns(i->weights);
     TRY(cpu_backend_open(&i->device, &cpu));
     runner_options r = {.config = c,
                         .split = i->split,
@@ -137,7 +138,7 @@ static status load(instance *i, const instance_options *o, kv_type kv) {
 status instance_open(instance *out, const instance_options *o) {
     instance i = {0};
     rank_card card = {0};
-    kv_type kv = o->kv_given ? o->kv : o->as_f32 ? KV_F32 : KV_BF16;
+    kv_type kv = o->kv_given ? o->kv : o->weights == WEIGHTS_F32 ? KV_F32 : KV_BF16;
     gethostname(card.host, sizeof card.host - 1);
     snprintf(card.build, sizeof card.build, "%s", GEMMAD_BUILD_ID);
     const char *pretended = getenv("GEMMAD_TEST_BUILD_ID"); /* lets a test make two builds of one */

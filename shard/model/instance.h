@@ -13,9 +13,8 @@ typedef struct instance_options {
     const char *model_path;
     const char *config_name;      /* NULL: config.json */
     comm *ranks;
-    bool as_f32;                  /* --weights f32 */
-    bool needs_bf16;              /* --weights bf16: refused when the checkpoint stores something else */
-    bool kv_given;                /* else f32 with as_f32, bf16 otherwise */
+    weights_choice weights;       /* BF16 is refused when the checkpoint stores something else */
+    bool kv_given;                /* else f32 with WEIGHTS_F32, bf16 otherwise */
     kv_type kv;
     uint32_t threads, spin_us;
     bool pin;

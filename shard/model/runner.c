@@ -320,8 +320,8 @@ static void open_slots(runner *r, const plan *p) {
 static status finish_rows(runner *r, uint32_t first, uint32_t n, runner_sink *sink, void *context) {
     const model_config *c = r->config;
     uint32_t share = range_count(r->o.split->vocab);
-    r->ops->linear(r->b, r->logits, share, r->h_spare + (size_t)first * c->hidden, c->hidden,
-                   &r->o.weights->embed, n);
+    r->ops->linear(r->b, &(product){r->logits, share, &r->o.weights->embed}, 1,
+                   r->h_spare + (size_t)first * c->hidden, c->hidden, n);
     if (c->softcap > 0) r->ops->softcap(r->b, r->logits, c->softcap, n, share);
     r->ops->finish(r->b);
     runner_look(r, "logits", first, r->logits, NULL, n, share);

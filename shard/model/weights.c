@@ -8,6 +8,7 @@
 
 #include "base/invariant.h"
 #include "base/memory.h"
+#include "shard/kernels/quant_layout.h"
 #include "shard/model/weights_parts.h"
 
 enum {
@@ -15,15 +16,18 @@ enum {
     JOB_BYTES =
         32 << 20, /* the embedding alone is gigabytes: it is read in pieces, so that threads share it */
     THREADS_MAX = 64,
+    STAGE_FLOATS = 1 << 18,
 };
 
-static uint64_t element_bytes_of(tensor_type type) { return type == TENSOR_F32 ? 4 : 2; }
-
-static uint64_t row_bytes(const weight_part *p) {
-    return (p->slice.col_end - p->slice.col_begin) * element_bytes_of(p->type);
+static uint32_t column_count(const weight_part *p) {
+    return (uint32_t)(p->slice.col_end - p->slice.col_begin);
 }
 
 static uint64_t row_count(const weight_part *p) { return p->slice.row_end - p->slice.row_begin; }
+
+static uint64_t part_bytes(const weight_part *p, uint64_t rows) {
+    return weight_rows_bytes(p->type, rows, column_count(p));
+}
 
 /* One mapping for all; every part on a cache line of its own. */
 static status place_parts(weight_plan *plan, model_weights *w) {
@@ -41,7 +45,7 @@ static status place_parts(weight_plan *plan, model_weights *w) {
                 if (p->matrix) p->matrix->data = p->memory;
                 else *p->vector = (const float *)(const void *)p->memory;
             }
-            offset += (row_count(p) * row_bytes(p) + ALIGN - 1) / ALIGN * ALIGN;
+            offset += (part_bytes(p, row_count(p)) + ALIGN - 1) / ALIGN * ALIGN;
         }
         if (pass == 1) break;
         total = offset;
@@ -82,7 +86,8 @@ static void make_jobs(const weight_plan *plan, work *all) {
     uint32_t capacity = 0;
     for (uint32_t i = 0; i < plan->count; i++) {
         const weight_part *p = &plan->parts[i];
-        uint64_t rows = JOB_BYTES / row_bytes(p) + 1;
+        uint64_t rows =
+            JOB_BYTES / (part_bytes(p, QUANT_ROWS) + 1) * QUANT_ROWS + QUANT_ROWS; /* whole strips */
         for (uint64_t row = 0; row < row_count(p); row += rows) {
             if (all->count == capacity) {
                 capacity = capacity ? capacity * 2 : 256;
@@ -96,12 +101,39 @@ static void make_jobs(const weight_plan *plan, work *all) {
     qsort(all->jobs, all->count, sizeof *all->jobs, by_place);
 }
 
+static tensor_slice rows_of(const weight_part *p, uint64_t begin, uint64_t end) {
+    tensor_slice slice = p->slice;
+    slice.row_begin = p->slice.row_begin + begin;
+    slice.row_end = p->slice.row_begin + end;
+    return slice;
+}
+
+/* A few strips at a time pass through a stage as floats. */
+static status quantise_rows(checkpoint *c, const job *j) {
+    const weight_part *p = j->part;
+    uint64_t row_floats = column_count(p), rows = STAGE_FLOATS / row_floats / QUANT_ROWS * QUANT_ROWS;
+    if (rows == 0) rows = QUANT_ROWS;
+    if (rows > j->row_end - j->row_begin) rows = j->row_end - j->row_begin;
+    float *stage = memory_alloc(rows * row_floats * sizeof *stage);
+    status st = ST_OK;
+    for (uint64_t at = j->row_begin; at < j->row_end && st == ST_OK; at += rows) {
+        uint64_t n = j->row_end - at < rows ? j->row_end - at : rows;
+        tensor_slice slice = rows_of(p, at, at + n);
+        st = checkpoint_read_slice(c, p->source, &slice, TENSOR_F32, stage);
+        for (uint64_t i = 0; i < n && st == ST_OK; i++)
+            quant_store_floats(p->type, p->memory, column_count(p), (uint32_t)(at + i),
+                               stage + i * row_floats);
+    }
+    free(stage);
+    return st;
+}
+
 static status run_job(checkpoint *c, const job *j) {
     const weight_part *p = j->part;
-    tensor_slice slice = p->slice;
-    slice.row_begin += j->row_begin;
-    slice.row_end = p->slice.row_begin + j->row_end;
-    return checkpoint_read_slice(c, p->source, &slice, p->type, p->memory + j->row_begin * row_bytes(p));
+    if (weight_is_quantised(p->type)) return quantise_rows(c, j);
+    tensor_slice slice = rows_of(p, j->row_begin, j->row_end);
+    return checkpoint_read_slice(c, p->source, &slice, p->type == WEIGHT_F32 ? TENSOR_F32 : p->source->type,
+                                 p->memory + part_bytes(p, j->row_begin));
 }
 
 static void *run_jobs(void *context) {
@@ -142,7 +174,7 @@ static status read_parts(const weight_plan *plan, checkpoint *c, uint32_t thread
 
 static uint32_t stored_element_bytes(void *context, const weight_entry *e, uint32_t layer) {
     const tensor *t = weight_plan_find(context, e, layer);
-    return t && t->type != TENSOR_OTHER ? (uint32_t)element_bytes_of(t->type) : 0;
+    return t && t->type != TENSOR_OTHER ? t->type == TENSOR_F32 ? 4 : 2 : 0;
 }
 
 /* The per-layer embedding is as large as the rest of an E-model, and a token needs one row of it. */
@@ -173,7 +205,7 @@ status model_weights_open(model_weights **out, checkpoint *c, const model_config
     model_weights *w = memory_alloc(sizeof *w);
     take_layers(w, config, l);
     weight_plan plan = {
-        .checkpoint = c, .config = config, .layout = l, .as_f32 = options->as_f32, .weights = w};
+        .checkpoint = c, .config = config, .layout = l, .choice = options->choice, .weights = w};
     TRY_OR_FAIL(weight_plan_make(&plan));
     TRY_OR_FAIL(place_parts(&plan, w));
     uint64_t read_before = checkpoint_bytes_read(c), skipped_before = checkpoint_bytes_skipped(c);
@@ -188,6 +220,23 @@ fail:
     weight_plan_release(&plan);
     model_weights_close(w);
     return st;
+}
+
+static void longest(const weight *w, uint32_t *columns) {
+    if (weight_is_quantised(w->type) && w->cols > *columns) *columns = w->cols;
+}
+
+uint32_t model_weights_columns(const model_weights *w) {
+    uint32_t columns = 0;
+    longest(&w->embed, &columns);
+    longest(&w->ple_context, &columns);
+    for (uint32_t i = 0; i < w->layers; i++) {
+        const layer_weights *l = &w->layer[i];
+        const weight *all[] = {
+            &l->q, &l->k, &l->v, &l->o, &l->gate, &l->up, &l->down, &l->ple_gate, &l->ple_projection};
+        for (size_t k = 0; k < sizeof all / sizeof *all; k++) longest(all[k], &columns);
+    }
+    return columns;
 }
 
 void model_weights_close(model_weights *w) {

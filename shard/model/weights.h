@@ -12,6 +12,9 @@
 #include "shard/loader/checkpoint.h"
 #include "shard/model/layout.h"
 
+/* --weights. AUTO keeps matrices as the checkpoint stores them. */
+typedef enum weights_choice { WEIGHTS_AUTO, WEIGHTS_F32, WEIGHTS_BF16, WEIGHTS_Q8, WEIGHTS_Q4, WEIGHTS_CHOICES } weights_choice;
+
 typedef struct layer_weights {
     const float *input_norm, *post_attention_norm, *pre_mlp_norm, *post_mlp_norm; /* [hidden] */
     weight q;         /* [heads · head_dim, hidden], this rank's query heads */
@@ -48,16 +51,23 @@ typedef struct model_weights {
 } model_weights;
 
 typedef struct model_weights_options {
-    bool as_f32;      /* --weights f32: everything converted to float32 (exact); else matrices stay as stored */
+    weights_choice choice;
     uint32_t threads;
 } model_weights_options;
 
 STATUS_CHECKED status model_weights_open(model_weights **out, checkpoint *c, const model_config *config,
                                          const layout *l, const model_weights_options *options);
 void model_weights_close(model_weights *w);
+/* The longest row of any quantised matrix outside experts; 0: none is quantised. */
+uint32_t model_weights_columns(const model_weights *w);
 
 /* Bytes of memory that model_weights_open would take, from config and layout alone (the printed budget, --dry-run).
  * stored is the type the checkpoint holds its matrices in. */
-uint64_t model_weights_plan_bytes(const model_config *config, const layout *l, weight_type stored, bool as_f32);
+uint64_t model_weights_plan_bytes(const model_config *config, const layout *l, weight_type stored,
+                                  weights_choice choice);
+/* The type in memory of a matrix that the checkpoint stores as `stored`. */
+weight_type weights_choose(weights_choice choice, weight_type stored);
+/* What a layout cuts shares to (layout_options.group): whole groups once anything is quantised. */
+uint32_t weights_group(weights_choice choice, weight_type stored);
 
 #endif

@@ -63,7 +63,7 @@ static void mark_used(weight_plan *p, const tensor *t) {
     p->used[t - checkpoint_tensor(p->checkpoint, 0)] = true;
 }
 
-static weight_part *add_part(weight_plan *p, const tensor *t, tensor_type type) {
+static weight_part *add_part(weight_plan *p, const tensor *t, weight_type type) {
     if (p->count == p->capacity) {
         p->capacity = p->capacity ? p->capacity * 2 : 256;
         p->parts = memory_grow(p->parts, (size_t)p->capacity * sizeof *p->parts);
@@ -79,9 +79,9 @@ static weight_type weight_type_of(tensor_type type) {
 }
 
 /* Rows and columns of plane `outer` go to *matrix. A matrix that came out empty stays without data. */
-static void add_matrix(weight_plan *p, const tensor *t, tensor_type type, uint64_t outer, range rows,
+static void add_matrix(weight_plan *p, const tensor *t, weight_type type, uint64_t outer, range rows,
                        range cols, weight *matrix) {
-    *matrix = (weight){.rows = range_count(rows), .cols = range_count(cols), .type = weight_type_of(type)};
+    *matrix = (weight){.rows = range_count(rows), .cols = range_count(cols), .type = type};
     if (matrix->rows == 0 || matrix->cols == 0) return;
     weight_part *part = add_part(p, t, type);
     part->slice = (tensor_slice){outer, outer + 1, rows.begin, rows.end, cols.begin, cols.end};
@@ -90,7 +90,7 @@ static void add_matrix(weight_plan *p, const tensor *t, tensor_type type, uint64
 
 static range times(range r, uint32_t n) { return (range){r.begin * n, r.end * n}; }
 
-static void add_split_matrix(weight_plan *p, const weight_entry *e, const tensor *t, tensor_type type,
+static void add_split_matrix(weight_plan *p, const weight_entry *e, const tensor *t, weight_type type,
                              uint32_t layer, weight *matrix) {
     const layout *l = p->layout;
     range rows = {0, (uint32_t)t->shape[0]}, cols = {0, (uint32_t)t->shape[1]};
@@ -108,7 +108,7 @@ static void add_split_matrix(weight_plan *p, const weight_entry *e, const tensor
     add_matrix(p, t, type, 0, rows, cols, matrix);
 }
 
-static void add_experts(weight_plan *p, const weight_entry *e, const tensor *t, tensor_type type,
+static void add_experts(weight_plan *p, const weight_entry *e, const tensor *t, weight_type type,
                         expert_weights *experts) {
     range width = p->layout->expert_width, hidden = {0, p->config->hidden};
     range up_rows = {width.begin + p->config->expert_width, width.end + p->config->expert_width};
@@ -138,12 +138,12 @@ static status add_entry(weight_plan *p, const weight_entry *e, uint32_t layer, c
     uint32_t dims = weight_entry_shape(e, p->config, in_layer, shape);
     TRY(check_tensor(p, t, shape, dims));
     mark_used(p, t);
-    tensor_type type = p->as_f32 ? TENSOR_F32 : t->type;
+    weight_type type = weights_choose(p->choice, weight_type_of(t->type));
     void *place = base + e->place;
     switch (e->form) {
     case FORM_VECTOR:
     case FORM_SCALAR: {
-        weight_part *part = add_part(p, t, TENSOR_F32);
+        weight_part *part = add_part(p, t, WEIGHT_F32);
         part->slice.row_end = 1;
         part->slice.col_end = shape[0];
         if (e->form == FORM_VECTOR) part->vector = place;
@@ -151,7 +151,7 @@ static status add_entry(weight_plan *p, const weight_entry *e, uint32_t layer, c
         break;
     }
     case FORM_MATRIX: add_split_matrix(p, e, t, type, in_layer, place); break;
-    case FORM_MATRIX_F32: add_split_matrix(p, e, t, TENSOR_F32, in_layer, place); break;
+    case FORM_MATRIX_F32: add_split_matrix(p, e, t, WEIGHT_F32, in_layer, place); break;
     case FORM_EXPERTS: add_experts(p, e, t, type, *(expert_weights **)place); break;
     case FORM_MAPPED:
         *(weight *)place =

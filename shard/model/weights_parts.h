@@ -12,7 +12,7 @@
 typedef struct weight_part {
     const tensor *source;
     tensor_slice slice; /* of one plane: outer_end is outer_begin + 1 */
-    tensor_type type;   /* in memory */
+    weight_type type;   /* in memory */
     weight *matrix;     /* exactly one of these three is where it goes */
     const float **vector;
     float *scalar;
@@ -23,7 +23,7 @@ typedef struct weight_plan {
     const checkpoint *checkpoint;
     const model_config *config;
     const layout *layout;
-    bool as_f32;
+    weights_choice choice;
     const char *prefix; /* of the text model's names, "model.language_model." */
     model_weights *weights;
     bool *used; /* [tensors of the checkpoint] */

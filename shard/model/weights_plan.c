@@ -56,19 +56,58 @@ uint64_t weights_expected_bytes(const model_config *config, const layout *l,
     return total;
 }
 
-/* Memory of one entry: every matrix and vector begins on a cache line, each expert's matrices too. */
+weight_type weights_choose(weights_choice choice, weight_type stored) {
+    switch (choice) {
+    case WEIGHTS_F32: return WEIGHT_F32;
+    case WEIGHTS_Q8: return WEIGHT_Q8;
+    case WEIGHTS_Q4: return WEIGHT_Q4;
+    case WEIGHTS_AUTO:
+    case WEIGHTS_BF16:
+    case WEIGHTS_CHOICES: break;
+    }
+    return stored;
+}
+
+uint32_t weights_group(weights_choice choice, weight_type stored) {
+    return weight_is_quantised(weights_choose(choice, stored)) ? QUANT_GROUP : 1;
+}
+
+/* Every matrix and vector begins on a cache line. */
+static uint64_t matrix_bytes(weight_type type, uint64_t rows, uint64_t cols) {
+    return rows && cols ? aligned(weight_rows_bytes(type, rows, (uint32_t)cols)) : 0;
+}
+
+static uint64_t split_bytes(const weight_entry *e, const model_config *c, const layout *l, uint32_t layer,
+                            weight_type type, const uint64_t shape[3]) {
+    uint32_t head_dim = c->layer[layer].head_dim, heads = range_count(l->heads);
+    switch (e->split) {
+    case SPLIT_HEAD_ROWS: return matrix_bytes(type, (uint64_t)heads * head_dim, shape[1]);
+    case SPLIT_HEAD_COLS: return matrix_bytes(type, shape[0], (uint64_t)heads * head_dim);
+    case SPLIT_KV_ROWS:
+        return matrix_bytes(type, (uint64_t)range_count(l->layer[layer].kv_heads) * head_dim, shape[1]);
+    case SPLIT_MLP_ROWS: return matrix_bytes(type, range_count(l->layer[layer].mlp), shape[1]);
+    case SPLIT_MLP_COLS: return matrix_bytes(type, shape[0], range_count(l->layer[layer].mlp));
+    case SPLIT_VOCAB_ROWS: return matrix_bytes(type, range_count(l->vocab), shape[1]);
+    case SPLIT_EXPERT_GATE_UP:
+        return 2 * range_count(l->experts) * matrix_bytes(type, range_count(l->expert_width), c->hidden);
+    case SPLIT_EXPERT_DOWN:
+        return range_count(l->experts) * matrix_bytes(type, c->hidden, range_count(l->expert_width));
+    case SPLIT_NONE: return matrix_bytes(type, shape[0], shape[1]);
+    }
+    INVARIANT(!"a weight_split");
+    return 0;
+}
+
 static uint64_t memory_of(const weight_entry *e, const model_config *c, const layout *l, uint32_t layer,
-                          uint32_t size) {
+                          weight_type type) {
+    uint64_t shape[3];
     if (weight_entry_need(e, c, layer) != NEED_YES) return 0;
-    uint64_t n = elements_of(e, c, layer), matrices = e->split == SPLIT_EXPERT_GATE_UP ? 2 : 1;
+    weight_entry_shape(e, c, layer, shape);
     switch (e->form) {
-    case FORM_VECTOR:
-    case FORM_MATRIX_F32: return aligned(n * 4);
-    case FORM_MATRIX: return aligned(share_of(e, c, l, layer, n) * size);
-    case FORM_EXPERTS:
-        if (range_count(l->experts) == 0) return 0;
-        n = share_of(e, c, l, layer, n) / range_count(l->experts) / matrices;
-        return aligned(n * size) * matrices * range_count(l->experts);
+    case FORM_VECTOR: return aligned(elements_of(e, c, layer) * 4);
+    case FORM_MATRIX_F32: return split_bytes(e, c, l, layer, WEIGHT_F32, shape);
+    case FORM_MATRIX:
+    case FORM_EXPERTS: return split_bytes(e, c, l, layer, type, shape);
     case FORM_SCALAR:
     case FORM_MAPPED: return 0;
     }
@@ -77,13 +116,13 @@ static uint64_t memory_of(const weight_entry *e, const model_config *c, const la
 }
 
 uint64_t model_weights_plan_bytes(const model_config *config, const layout *l, weight_type stored,
-                                  bool as_f32) {
-    uint32_t size = as_f32 ? 4 : weight_element_bytes(stored);
+                                  weights_choice choice) {
+    weight_type type = weights_choose(choice, stored);
     uint64_t total = 0;
     for (uint32_t i = 0; i < weight_model_entry_count; i++)
-        total += memory_of(&weight_model_entries[i], config, l, 0, size);
+        total += memory_of(&weight_model_entries[i], config, l, 0, type);
     for (uint32_t n = 0; n < config->layers; n++)
         for (uint32_t i = 0; i < weight_layer_entry_count; i++)
-            total += memory_of(&weight_layer_entries[i], config, l, n, size);
+            total += memory_of(&weight_layer_entries[i], config, l, n, type);
     return total;
 }

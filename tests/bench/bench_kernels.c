@@ -208,11 +208,11 @@ static void bench_pool(uint32_t threads, uint32_t spin_us) {
     pool_close(p);
 }
 
-static const char *const type_names[WEIGHT_TYPES] = {"f32", "bf16", "f16"};
+static const char *const type_names[WEIGHT_FLOAT_TYPES] = {"f32", "bf16", "f16"};
 
 static void bench_stream(pool *p, job *j, double read_rate) {
     static const uint32_t tokens[] = {1, 2, 3, 4, 8, 16};
-    for (int type = 0; type < WEIGHT_TYPES; type++) {
+    for (int type = 0; type < WEIGHT_FLOAT_TYPES; type++) {
         for (size_t i = 0; i < sizeof tokens / sizeof *tokens; i++) {
             j->type = (weight_type)type, j->tokens = tokens[i];
             j->rows = type == WEIGHT_F32 ? ROWS / 2 : ROWS;
@@ -226,7 +226,7 @@ static void bench_stream(pool *p, job *j, double read_rate) {
 
 static void bench_prefill(pool *p, job *j, double peak) {
     j->rows = PREFILL_ROWS;
-    for (int type = 0; type < WEIGHT_TYPES; type++) {
+    for (int type = 0; type < WEIGHT_FLOAT_TYPES; type++) {
         for (uint32_t tokens = 64; tokens <= TOKENS_MAX; tokens *= 4) {
             j->type = (weight_type)type, j->tokens = tokens;
             double seconds = seconds_of(p, j->rows / ITEM_ROWS, run_rows, j);

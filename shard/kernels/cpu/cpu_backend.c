@@ -6,6 +6,7 @@
 
 #include "base/invariant.h"
 #include "base/memory.h"
+#include "shard/kernels/quant_layout.h"
 
 /* ---- rows: operators whose work item is one row ---- */
 
@@ -32,6 +33,8 @@ static void table_row(const cpu_kernels *k, float *y, const weight *table, uint3
     case WEIGHT_F32: memcpy(y, (const float *)table->data + at, cols * sizeof *y); break;
     case WEIGHT_BF16: k->f32_from_bf16(y, (const uint16_t *)table->data + at, cols); break;
     case WEIGHT_F16: k->f32_from_f16(y, (const uint16_t *)table->data + at, cols); break;
+    case WEIGHT_Q8:
+    case WEIGHT_Q4: quant_row(table, row, y); break;
     default: INVARIANT(!"a weight type that embeddings know");
     }
 }
@@ -171,37 +174,6 @@ static void cpu_ple_mix(backend *b, float *ple, const weight *table, const uint3
     run_rows(cpu_of(b), &w, n, ple_row);
 }
 
-/* ---- products ---- */
-
-typedef struct linear_work {
-    const cpu_kernels *k;
-    float *y;
-    const float *x;
-    const weight *w;
-    size_t y_stride, x_stride;
-    uint32_t n, block;
-} linear_work;
-
-static void linear_block(void *context, uint32_t item, uint32_t thread) {
-    (void)thread;
-    linear_work *l = context;
-    uint32_t begin = item * l->block, rows = l->w->rows - begin < l->block ? l->w->rows - begin : l->block;
-    const char *data =
-        (const char *)l->w->data + (size_t)begin * l->w->cols * weight_element_bytes(l->w->type);
-    l->k->matmul[l->w->type](l->y + begin, l->y_stride, l->x, l->x_stride, data, l->w->cols, rows, l->n,
-                             l->w->cols);
-}
-
-void cpu_linear(backend *b, float *y, size_t y_stride, const float *x, size_t x_stride, const weight *w,
-                uint32_t n) {
-    cpu_backend *c = cpu_of(b);
-    if (w->rows == 0 || n == 0) return;
-    /* Blocks of 32 rows: small enough that threads finish together, large enough that a block's weights (32
-     * rows of a few thousand columns) outlast the hand-out. */
-    linear_work l = {c->k, y, x, w, y_stride, x_stride, n, 32};
-    pool_run(c->threads, (w->rows + l.block - 1) / l.block, linear_block, &l);
-}
-
 /* ---- life ---- */
 
 static status cpu_alloc(backend *b, size_t bytes, const char *what, void **out) {
@@ -231,6 +203,11 @@ static void cpu_close(backend *b) {
     free(c->expert_act);
     free(c->expert_up);
     free(c->expert_y);
+    free(c->hit);
+    free(c->hit_rows);
+    cpu_quant_close(&c->input);
+    cpu_quant_close(&c->expert_in);
+    cpu_quant_close(&c->expert_mid);
     free(c->router_x);
     free(c->router_p);
     free(c);
@@ -265,8 +242,11 @@ status cpu_backend_open(backend **out, const cpu_backend_options *options) {
     c->base.ops = &cpu_ops;
     c->options = *options;
     TRY_OR_FAIL(cpu_kernels_pick(&c->k));
+    TRY_OR_FAIL(quant_kernels_pick(&c->q));
     TRY_OR_FAIL(pool_open(&c->threads, &(pool_options){options->threads, options->spin_us, options->pin}));
-    snprintf(c->name, sizeof c->name, "cpu %s", c->k->name);
+    /* Integer kernels have names of their own where they go further. */
+    snprintf(c->name, sizeof c->name, "cpu %s", c->q->name);
+    cpu_quant_open(&c->input, quant_padded(options->rows_max), quant_groups(options->columns_max));
     c->base.name = c->name;
     c->base.threads = options->threads;
     c->scratch_floats = cpu_attention_scratch(options);

@@ -4,6 +4,7 @@
 
 #include "shard/kernels/cpu/cpu_kernels.h"
 #include "shard/kernels/cpu/pool.h"
+#include "shard/kernels/cpu/quant.h"
 #include "shard/kernels/ops.h"
 
 struct rope {
@@ -22,6 +23,7 @@ struct rope {
 typedef struct cpu_backend {
     backend base;
     const cpu_kernels *k;
+    const quant_kernels *q;
     pool *threads;
     cpu_backend_options options;
     char name[32];
@@ -31,12 +33,17 @@ typedef struct cpu_backend {
     uint32_t *assigned_row, *assigned_slot, *expert_begin;
     float *expert_x, *expert_act, *expert_up, *expert_y, *router_x, *router_p;
     uint32_t experts_cap;
+    uint32_t *hit, *hit_rows, hit_count; /* own experts that have tokens */
+    quant_input input;                   /* of cpu_linear */
+    quant_input expert_in, expert_mid;   /* of gates and ups, and of downs, by hit expert */
 } cpu_backend;
 
 static inline cpu_backend *cpu_of(backend *b) { return (cpu_backend *)b; }
 
-/* y = x wᵀ for rows in blocks over the pool; also used by routing. */
-void cpu_linear(backend *b, float *y, size_t y_stride, const float *x, size_t x_stride, const weight *w, uint32_t n);
+/* Also used by routing. */
+void cpu_linear(backend *b, const product *products, uint32_t count, const float *x, size_t x_stride, uint32_t n);
+void cpu_quant_open(quant_input *in, uint64_t rows, uint64_t groups);
+void cpu_quant_close(quant_input *in);
 void cpu_attention_prepare(backend *b, const attention_layer *l, const row_span *spans, uint32_t span_count, float *q,
                            float *k, float *v);
 void cpu_attention(backend *b, const attention_layer *l, const row_span *spans, uint32_t span_count, const float *q,

@@ -23,7 +23,7 @@ typedef struct cpu_kernels {
 
     /* y[t·y_stride + r] = Σ_c x[t·x_stride + c] · w[r·w_stride + c] for r < rows, t < tokens, c < cols.
      * Strides in elements. One function a weight type. cols may be 0 (the result is +0). */
-    void (*matmul[WEIGHT_TYPES])(float *y, size_t y_stride, const float *x, size_t x_stride, const void *w,
+    void (*matmul[WEIGHT_FLOAT_TYPES])(float *y, size_t y_stride, const float *x, size_t x_stride, const void *w,
                                  size_t w_stride, uint32_t rows, uint32_t tokens, uint32_t cols);
 
     /* y = x / sqrt(mean(x²) + eps) · weight; weight NULL: without. mean is the 16-lane sum divided by n; the factor is

@@ -19,6 +19,12 @@ static void reserve(cpu_backend *c, const moe_layer *m) {
     c->expert_y = memory_alloc_array(slots * m->hidden, sizeof *c->expert_y);
     c->expert_act = memory_alloc_array(slots * (m->width + 1), sizeof *c->expert_act);
     c->expert_up = memory_alloc_array(slots * (m->width + 1), sizeof *c->expert_up);
+    c->hit = memory_alloc_array(m->experts, sizeof *c->hit);
+    c->hit_rows = memory_alloc_array(m->experts, sizeof *c->hit_rows);
+    /* Every hit expert may leave most of a block empty. */
+    size_t padded = slots + (size_t)(QUANT_BLOCK - 1) * (m->experts < slots ? m->experts : slots);
+    cpu_quant_open(&c->expert_in, padded, quant_groups(m->hidden));
+    cpu_quant_open(&c->expert_mid, padded, quant_groups(m->width));
     c->router_x = memory_alloc_array(rows * m->hidden, sizeof *c->router_x);
     c->router_p = memory_alloc_array(rows * m->experts, sizeof *c->router_p);
 }
@@ -73,13 +79,15 @@ void cpu_route(backend *b, const moe_layer *m, const float *h, uint32_t n, uint3
     reserve(c, m);
     route_work w = {c, m, h, ids, weights, 1.0f / __builtin_sqrtf((float)m->hidden)};
     pool_run(c->threads, n, route_input, &w);
-    cpu_linear(b, c->router_p, m->experts, c->router_x, m->hidden, &m->router, n);
+    cpu_linear(b, &(product){c->router_p, m->experts, &m->router}, 1, c->router_x, m->hidden, n);
     pool_run(c->threads, n, route_choose, &w);
 }
 
 /* ---- experts ---- */
 
-enum { EXPERT_ROWS_BLOCK = 32 };
+/* Rows of an expert's gate and up that one item makes: a group of down's columns, so that the item can
+ * quantise what it made. */
+enum { WIDTH_BLOCK = QUANT_GROUP, HIDDEN_BLOCK = 128 };
 
 typedef struct expert_work {
     cpu_backend *c;
@@ -88,13 +96,16 @@ typedef struct expert_work {
     const uint32_t *ids;
     const float *weights;
     float *y;
-    uint32_t blocks; /* a matrix's row blocks */
+    uint32_t blocks;         /* a matrix's row blocks */
+    bool float_in, quant_in; /* what gates and ups need */
+    bool quant_down;
 } expert_work;
 
 /* Counting sort of (row, slot) by own expert: expert e's assignments stand at expert_begin[e] …
- * expert_begin[e+1]. */
+ * expert_begin[e+1]; experts that have any are listed in `hit`, with the rows of quantised activations before
+ * theirs in hit_rows. */
 static uint32_t group_by_expert(cpu_backend *c, const moe_layer *m, uint32_t n, const uint32_t *ids) {
-    uint32_t *begin = c->expert_begin;
+    uint32_t *begin = c->expert_begin, rows = 0;
     memset(begin, 0, ((size_t)m->own_count + 1) * sizeof *begin);
     for (size_t i = 0; i < (size_t)n * m->active; i++)
         if (ids[i] - m->own_begin < m->own_count) begin[ids[i] - m->own_begin + 1]++;
@@ -110,50 +121,86 @@ static uint32_t group_by_expert(cpu_backend *c, const moe_layer *m, uint32_t n, 
     /* begin[e + 1] now holds expert e's first: shift back. */
     memmove(begin, begin + 1, m->own_count * sizeof *begin);
     begin[m->own_count] = total;
+    c->hit_count = 0;
+    for (uint32_t e = 0; e < m->own_count; e++) {
+        uint32_t tokens = begin[e + 1] - begin[e];
+        if (tokens == 0) continue;
+        c->hit[c->hit_count] = e;
+        c->hit_rows[c->hit_count++] = rows;
+        rows += quant_padded(tokens);
+    }
     return total;
 }
 
-static void gather_input(void *context, uint32_t i, uint32_t thread) {
-    (void)thread;
-    expert_work *w = context;
-    uint32_t hidden = w->m->hidden;
-    memcpy(w->c->expert_x + (size_t)i * hidden, w->x + (size_t)w->c->assigned_row[i] * hidden,
-           hidden * sizeof(float));
+/* Expert hit[h]'s part of the quantised activations. */
+static quant_input part_of(const cpu_backend *c, const quant_input *all, uint32_t h, uint32_t groups) {
+    uint32_t e = c->hit[h], tokens = c->expert_begin[e + 1] - c->expert_begin[e];
+    size_t at = (size_t)c->hit_rows[h] * groups;
+    return (quant_input){all->values + at * QUANT_GROUP, all->scale + at, all->bias + at, tokens, groups,
+                         quant_block_rows(tokens)};
 }
 
-static void block_product(const expert_work *w, const weight *matrix, uint32_t block, uint32_t e, float *y,
-                          const float *x) {
-    uint32_t begin = w->c->expert_begin[e], n = w->c->expert_begin[e + 1] - begin,
-             first = block * EXPERT_ROWS_BLOCK;
-    if (n == 0 || first >= matrix->rows) return;
-    uint32_t rows = matrix->rows - first < EXPERT_ROWS_BLOCK ? matrix->rows - first : EXPERT_ROWS_BLOCK;
-    const char *data =
-        (const char *)matrix->data + (size_t)first * matrix->cols * weight_element_bytes(matrix->type);
-    w->c->k->matmul[matrix->type](y + (size_t)begin * matrix->rows + first, matrix->rows,
-                                  x + (size_t)begin * matrix->cols, matrix->cols, data, matrix->cols, rows, n,
-                                  matrix->cols);
+/* One hit expert's inputs; blocks of QUANT_BLOCK tokens are items, so that a popular expert is shared. */
+static void gather_input(void *context, uint32_t item, uint32_t thread) {
+    (void)thread;
+    expert_work *w = context;
+    cpu_backend *c = w->c;
+    uint32_t h = item / w->blocks, hidden = w->m->hidden, e = c->hit[h];
+    uint32_t begin = c->expert_begin[e], tokens = c->expert_begin[e + 1] - begin;
+    quant_input to = part_of(c, &c->expert_in, h, quant_groups(hidden));
+    for (uint32_t t = item % w->blocks * QUANT_BLOCK; t < tokens; t += w->blocks * QUANT_BLOCK) {
+        uint32_t end = tokens - t < QUANT_BLOCK ? tokens : t + QUANT_BLOCK;
+        for (uint32_t i = t; i < end; i++) {
+            const float *x = w->x + (size_t)c->assigned_row[begin + i] * hidden;
+            if (w->quant_in) quant_token(c->q, &to, i, x, hidden, 0, to.groups);
+            if (w->float_in) memcpy(c->expert_x + (size_t)(begin + i) * hidden, x, hidden * sizeof *x);
+        }
+        if (w->quant_in && end == tokens) quant_clear_rest(&to);
+    }
+}
+
+/* Rows first … first + rows - 1 of an expert's matrix against its tokens. */
+static void rows_product(const expert_work *w, const weight *matrix, uint32_t h, uint32_t first,
+                         uint32_t rows, float *y, const float *x, const quant_input *in) {
+    const cpu_backend *c = w->c;
+    uint32_t begin = c->expert_begin[c->hit[h]], n = c->expert_begin[c->hit[h] + 1] - begin;
+    float *to = y + (size_t)begin * matrix->rows + first;
+    const char *data = (const char *)matrix->data + weight_rows_bytes(matrix->type, first, matrix->cols);
+    if (weight_is_quantised(matrix->type)) {
+        quant_input part = part_of(c, in, h, quant_groups(matrix->cols));
+        quant_product_of(c->q, matrix->type)(to, matrix->rows, &part, 0, n, data, rows, matrix->cols);
+    } else {
+        c->k->matmul[matrix->type](to, matrix->rows, x + (size_t)begin * matrix->cols, matrix->cols, data,
+                                   matrix->cols, rows, n, matrix->cols);
+    }
 }
 
 static void gate_up_block(void *context, uint32_t item, uint32_t thread) {
     (void)thread;
     expert_work *w = context;
-    uint32_t e = item / w->blocks, block = item % w->blocks;
-    block_product(w, &w->m->expert[e].gate, block, e, w->c->expert_act, w->c->expert_x);
-    block_product(w, &w->m->expert[e].up, block, e, w->c->expert_up, w->c->expert_x);
-}
-
-static void activate(void *context, uint32_t i, uint32_t thread) {
-    (void)thread;
-    expert_work *w = context;
-    size_t at = (size_t)i * w->m->width;
-    w->c->k->gelu_multiply(w->c->expert_act + at, w->c->expert_act + at, w->c->expert_up + at, w->m->width);
+    cpu_backend *c = w->c;
+    uint32_t h = item / w->blocks, first = item % w->blocks * WIDTH_BLOCK, width = w->m->width;
+    uint32_t rows = width - first < WIDTH_BLOCK ? width - first : WIDTH_BLOCK;
+    const expert_weights *e = &w->m->expert[c->hit[h]];
+    rows_product(w, &e->gate, h, first, rows, c->expert_act, c->expert_x, &c->expert_in);
+    rows_product(w, &e->up, h, first, rows, c->expert_up, c->expert_x, &c->expert_in);
+    uint32_t begin = c->expert_begin[c->hit[h]], n = c->expert_begin[c->hit[h] + 1] - begin;
+    quant_input to = part_of(c, &c->expert_mid, h, quant_groups(width));
+    for (uint32_t i = 0; i < n; i++) {
+        size_t at = (size_t)(begin + i) * width;
+        c->k->gelu_multiply(c->expert_act + at + first, c->expert_act + at + first, c->expert_up + at + first,
+                            rows);
+        if (w->quant_down) quant_token(c->q, &to, i, c->expert_act + at, width, first / QUANT_GROUP, 1);
+    }
 }
 
 static void down_block(void *context, uint32_t item, uint32_t thread) {
     (void)thread;
     expert_work *w = context;
-    uint32_t e = item / w->blocks, block = item % w->blocks;
-    block_product(w, &w->m->expert[e].down, block, e, w->c->expert_y, w->c->expert_act);
+    uint32_t h = item / w->blocks, first = item % w->blocks * HIDDEN_BLOCK, hidden = w->m->hidden;
+    rows_product(w, &w->m->expert[w->c->hit[h]].down, h, first,
+                 hidden - first < HIDDEN_BLOCK ? hidden - first : HIDDEN_BLOCK, w->c->expert_y,
+                 w->c->expert_act, &w->c->expert_mid);
 }
 
 static void combine_row(void *context, uint32_t i, uint32_t thread) {
@@ -190,11 +237,26 @@ void cpu_experts(backend *b, const moe_layer *m, const float *x, uint32_t n, con
         memset(y, 0, (size_t)n * m->hidden * sizeof *y);
         return;
     }
-    expert_work w = {c, m, x, ids, weights, y, (m->width + EXPERT_ROWS_BLOCK - 1) / EXPERT_ROWS_BLOCK};
-    pool_run(c->threads, total, gather_input, &w);
-    pool_run(c->threads, m->own_count * w.blocks, gate_up_block, &w);
-    pool_run(c->threads, total, activate, &w);
-    w.blocks = (m->hidden + EXPERT_ROWS_BLOCK - 1) / EXPERT_ROWS_BLOCK;
-    pool_run(c->threads, m->own_count * w.blocks, down_block, &w);
+    const expert_weights *e = &m->expert[0]; /* the others of a layer are of the same types */
+    bool quant_in = weight_is_quantised(e->gate.type), quant_down = weight_is_quantised(e->down.type);
+    expert_work w = {.c = c,
+                     .m = m,
+                     .x = x,
+                     .ids = ids,
+                     .weights = weights,
+                     .y = y,
+                     .blocks = (n + QUANT_BLOCK - 1) / QUANT_BLOCK,
+                     .float_in = !quant_in,
+                     .quant_in = quant_in,
+                     .quant_down = quant_down};
+    pool_run(c->threads, c->hit_count * w.blocks, gather_input, &w);
+    for (uint32_t h = 0; quant_down && h < c->hit_count; h++) {
+        quant_input mid = part_of(c, &c->expert_mid, h, quant_groups(m->width));
+        quant_clear_rest(&mid);
+    }
+    w.blocks = (m->width + WIDTH_BLOCK - 1) / WIDTH_BLOCK;
+    pool_run(c->threads, c->hit_count * w.blocks, gate_up_block, &w);
+    w.blocks = (m->hidden + HIDDEN_BLOCK - 1) / HIDDEN_BLOCK;
+    pool_run(c->threads, c->hit_count * w.blocks, down_block, &w);
     pool_run(c->threads, n, combine_row, &w);
 }

@@ -2,11 +2,11 @@
 #include <string.h>
 
 #include "shard/kernels/cpu/cpu_kernels.h"
+#include "shard/kernels/cpu/isa.h"
 
-enum isa { ISA_SCALAR, ISA_AVX2, ISA_AVXVNNI, ISA_AVX512, ISA_AMX, ISA_COUNT };
 static const char *const isa_words[ISA_COUNT] = {"scalar", "avx2", "avxvnni", "avx512", "amx"};
 
-static status read_cap(enum isa *out) {
+status isa_cap(enum isa *out) {
     *out = ISA_AMX;
     const char *word = getenv("GEMMAD_ISA");
     if (!word) return ST_OK;
@@ -20,7 +20,7 @@ static status read_cap(enum isa *out) {
 
 status cpu_kernels_pick(const cpu_kernels **out) {
     enum isa cap;
-    TRY(read_cap(&cap));
+    TRY(isa_cap(&cap));
     *out = &cpu_kernels_scalar;
     if (cap >= ISA_AVX2 && cpu_kernels_avx2()) *out = cpu_kernels_avx2();
     if (cap >= ISA_AVX512 && cpu_kernels_avx512()) *out = cpu_kernels_avx512();

@@ -121,7 +121,7 @@ TEST(matmul_small) {
         for (int t = 0; t < SIZES; t++)
             for (int c = 0; c < SIZES; c++)
                 if ((uint64_t)sizes[r] * sizes[t] * sizes[c] <= 40000)
-                    check_matmul((weight_type)((r + t + c) % WEIGHT_TYPES), sizes[r], sizes[t], sizes[c]);
+                    check_matmul((weight_type)((r + t + c) % WEIGHT_FLOAT_TYPES), sizes[r], sizes[t], sizes[c]);
 }
 
 TEST(matmul_across_panels) {
@@ -130,15 +130,15 @@ TEST(matmul_across_panels) {
                                           {257, 1, 1111}, {64, 16, 256}, {100, 100, 33}, {24, 33, 1024},
                                           {127, 5, 300},  {3, 1, 21504}, {2, 129, 17}};
     for (size_t i = 0; i < sizeof triples / sizeof *triples; i++)
-        for (int type = 0; type < WEIGHT_TYPES; type++)
+        for (int type = 0; type < WEIGHT_FLOAT_TYPES; type++)
             check_matmul((weight_type)type, triples[i][0], triples[i][1], triples[i][2]);
 }
 
 /* Every product underflows to -0, so that each lane that a row reaches is -0, and so is the sum where all 16
  * are: a tail that adds +0 to the lanes it does not reach would be seen. */
 TEST(matmul_of_negative_zeros) {
-    static const uint16_t tiny[WEIGHT_TYPES] = {0, 0x8D80, 0x8001}; /* bf16 -2^-100, f16 -2^-24 */
-    for (int type = 0; type < WEIGHT_TYPES; type++) {
+    static const uint16_t tiny[WEIGHT_FLOAT_TYPES] = {0, 0x8D80, 0x8001}; /* bf16 -2^-100, f16 -2^-24 */
+    for (int type = 0; type < WEIGHT_FLOAT_TYPES; type++) {
         for (uint32_t cols = 1; cols <= 300; cols++) {
             enum { ROWS = 5, TOKENS = 3 };
             float x[TOKENS * 300], wide[ROWS * 300], y[TOKENS * ROWS], want[TOKENS * ROWS];

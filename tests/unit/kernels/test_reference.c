@@ -33,7 +33,7 @@ TEST(matmul_is_the_sum_that_is_told) {
     static float x[TOKENS * STRIDE], w[ROWS * STRIDE], wide[ROWS * STRIDE], y[TOKENS * 8];
     static uint16_t narrow[ROWS * STRIDE];
     fill(x, TOKENS * STRIDE), fill(w, ROWS * STRIDE);
-    for (int type = 0; type < WEIGHT_TYPES; type++) {
+    for (int type = 0; type < WEIGHT_FLOAT_TYPES; type++) {
         memcpy(wide, w, sizeof w);
         if (type == WEIGHT_BF16) {
             k->bf16_from_f32(narrow, w, ROWS * STRIDE);

@@ -105,7 +105,7 @@ static status body(comm *ranks, void *context) {
     snprintf(path, sizeof path, "%s/%s", TEST_DATA, c->model);
     TRY(instance_open(&in, &(instance_options){.model_path = path,
                                                .ranks = ranks,
-                                               .as_f32 = c->as_f32,
+                                               .weights = c->as_f32 ? WEIGHTS_F32 : WEIGHTS_AUTO,
                                                .threads = c->now->threads,
                                                .context = 512,
                                                .slots = 8,

@@ -127,7 +127,7 @@ static status body(comm *ranks, void *context) {
     TRY(instance_open(&in, &(instance_options){.model_path = path,
                                                .config_name = g->config_name,
                                                .ranks = ranks,
-                                               .as_f32 = true,
+                                               .weights = WEIGHTS_F32,
                                                .threads = 1,
                                                .context = 512,
                                                .rows_max = 256,

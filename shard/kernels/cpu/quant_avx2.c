@@ -1,0 +1,66 @@
+/* AVX2 has no dot product of bytes. Its multiply-add of unsigned with signed bytes leaves int16 pairs:
+ * with Q4, eight pairs of 15 · 127 · 2 still fit into one (30480), so a group needs one widening; with Q8 each
+ * pair is widened, and signs move from the weight to the activation. */
+#include "shard/kernels/cpu/quant_tables.h"
+
+#if defined(__x86_64__)
+
+#include <immintrin.h>
+#include <string.h>
+
+#define INLINE static inline __attribute__((always_inline))
+
+enum { AHEAD = 2048 /* bytes of weights asked for in advance: memory is far */ };
+
+typedef struct group_weights {
+    __m256i w[8]; /* Q4: 0 … 15; Q8: signed */
+} group_weights;
+
+INLINE __m256i load_chunk(const uint8_t *at) { return _mm256_load_si256((const __m256i *)(const void *)at); }
+
+INLINE void load_group(group_weights *g, const uint8_t *group, weight_type type) {
+    if (type == WEIGHT_Q8) {
+        const __m256i offset = _mm256_set1_epi8(-128);
+#pragma GCC unroll 8
+        for (int v = 0; v < 8; v++) g->w[v] = _mm256_xor_si256(load_chunk(group + 64 * v), offset);
+        return;
+    }
+    const __m256i low = _mm256_set1_epi8(15);
+#pragma GCC unroll 4
+    for (int v = 0; v < 4; v++) {
+        __m256i both = load_chunk(group + 64 * v);
+        g->w[v] = _mm256_and_si256(both, low);
+        g->w[v + 4] = _mm256_and_si256(_mm256_srli_epi16(both, 4), low);
+    }
+}
+
+INLINE __m256i four_columns(const int8_t *values, int chunk);
+
+INLINE __m256i group_dot(const group_weights *g, const int8_t *values, int32_t bias, weight_type type) {
+    const __m256i ones = _mm256_set1_epi16(1);
+    if (type == WEIGHT_Q8) {
+        __m256i dot = _mm256_setzero_si256();
+#pragma GCC unroll 8
+        for (int v = 0; v < 8; v++) {
+            __m256i pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(g->w[v]),
+                                                 _mm256_sign_epi8(four_columns(values, v), g->w[v]));
+            dot = _mm256_add_epi32(dot, _mm256_madd_epi16(pairs, ones));
+        }
+        return dot;
+    }
+    __m256i a = _mm256_maddubs_epi16(g->w[0], four_columns(values, 0));
+    __m256i b = _mm256_maddubs_epi16(g->w[1], four_columns(values, 1));
+#pragma GCC unroll 3
+    for (int v = 2; v < 8; v += 2) {
+        a = _mm256_add_epi16(a, _mm256_maddubs_epi16(g->w[v], four_columns(values, v)));
+        b = _mm256_add_epi16(b, _mm256_maddubs_epi16(g->w[v + 1], four_columns(values, v + 1)));
+    }
+    return _mm256_add_epi32(_mm256_madd_epi16(_mm256_add_epi16(a, b), ones), _mm256_set1_epi32(bias));
+}
+
+#include "shard/kernels/cpu/quant_lanes8.h"
+
+const quant_kernels quant_kernels_table_avx2 = {
+    .name = "avx2", .quantise = lanes8_quantise, .q8 = lanes8_q8, .q4 = lanes8_q4};
+
+#endif

@@ -1,0 +1,119 @@
+/* quant_ref.c with 256-bit registers, for quant_avx2.c and quant_avxvnni.c, which define how eight rows' dots
+ * of one group are made:
+ *
+ *     typedef group_weights      a group's weights of eight rows in registers
+ *     load_group                 reads them
+ *     group_dot                  their dots with one token: eight int32
+ *
+ * A strip's upper and lower eight rows are passed one after the other; the second pass finds it in the cache. */
+#ifndef SHARD_KERNELS_CPU_QUANT_LANES8_H
+#define SHARD_KERNELS_CPU_QUANT_LANES8_H
+
+enum { TILE_TOKENS = 4 };
+
+INLINE __m256i four_columns(const int8_t *values, int chunk) {
+    int32_t four;
+    memcpy(&four, values + 4 * chunk, sizeof four);
+    return _mm256_set1_epi32(four);
+}
+
+static void lanes8_quantise(const float *x, uint32_t groups, int8_t *values, float *scale, int32_t *bias,
+                            size_t stride) {
+    const __m256 sign = _mm256_set1_ps(-0.0f);
+    for (uint32_t g = 0; g < groups; g++, x += QUANT_GROUP) {
+        __m256 a = _mm256_loadu_ps(x), b = _mm256_loadu_ps(x + 8), c = _mm256_loadu_ps(x + 16),
+               d = _mm256_loadu_ps(x + 24);
+        __m256 m = _mm256_max_ps(_mm256_max_ps(_mm256_andnot_ps(sign, a), _mm256_andnot_ps(sign, b)),
+                                 _mm256_max_ps(_mm256_andnot_ps(sign, c), _mm256_andnot_ps(sign, d)));
+        __m128 m4 = _mm_max_ps(_mm256_castps256_ps128(m), _mm256_extractf128_ps(m, 1));
+        m4 = _mm_max_ps(m4, _mm_movehl_ps(m4, m4));
+        float largest = _mm_cvtss_f32(_mm_max_ss(m4, _mm_movehdup_ps(m4))), inverse = 0;
+        if (largest < QUANT_LEAST) largest = 0;
+        else inverse = 127.0f / largest;
+        __m256 f = _mm256_set1_ps(inverse);
+        __m256i qa = _mm256_cvtps_epi32(_mm256_mul_ps(a, f)), qb = _mm256_cvtps_epi32(_mm256_mul_ps(b, f));
+        __m256i qc = _mm256_cvtps_epi32(_mm256_mul_ps(c, f)), qd = _mm256_cvtps_epi32(_mm256_mul_ps(d, f));
+        __m256i s = _mm256_add_epi32(_mm256_add_epi32(qa, qb), _mm256_add_epi32(qc, qd));
+        __m128i s4 = _mm_add_epi32(_mm256_castsi256_si128(s), _mm256_extracti128_si256(s, 1));
+        s4 = _mm_add_epi32(s4, _mm_shuffle_epi32(s4, 0x4E));
+        s4 = _mm_add_epi32(s4, _mm_shuffle_epi32(s4, 0xB1));
+        /* Packing works in halves of a register: the four-byte pieces come out as a c b d …, and are put back. */
+        __m256i packed = _mm256_packs_epi16(_mm256_packs_epi32(qa, qb), _mm256_packs_epi32(qc, qd));
+        packed = _mm256_permutevar8x32_epi32(packed, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7));
+        _mm256_storeu_si256((__m256i *)(void *)(values + g * QUANT_GROUP * stride), packed);
+        scale[g * stride] = largest / 127.0f;
+        bias[g * stride] = -8 * _mm_cvtsi128_si32(s4);
+    }
+}
+
+/* `tokens` tokens of one block, which the compiler knows the number of, against eight rows of a strip. */
+INLINE void half_tokens(__m256 *sum, const quant_input *x, uint32_t first, uint32_t tokens,
+                        const uint8_t *strip, uint32_t half, weight_type type) {
+    const uint32_t group_bytes = quant_group_bytes(type), groups = x->groups;
+    const uint8_t *scales = strip + (size_t)groups * group_bytes + half * 16;
+    size_t at = quant_place(x, first, 0);
+    strip += half * 32;
+#pragma GCC unroll 4
+    for (uint32_t t = 0; t < tokens; t++) sum[t] = _mm256_setzero_ps();
+    for (uint32_t g = 0; g < groups; g++, at += x->block_rows, strip += group_bytes) {
+        group_weights w;
+        load_group(&w, strip, type);
+        if (tokens <= 2 && half == 0)
+            for (uint32_t line = 0; line < group_bytes; line += 64)
+                _mm_prefetch((const char *)strip + AHEAD + line, _MM_HINT_T0);
+        __m256 scale = _mm256_cvtph_ps(
+            _mm_load_si128((const __m128i *)(const void *)(scales + (size_t)g * QUANT_SCALE_BYTES)));
+        const int8_t *values = x->values + at * QUANT_GROUP;
+#pragma GCC unroll 4
+        for (uint32_t t = 0; t < tokens; t++, values += QUANT_GROUP) {
+            __m256 dot = _mm256_cvtepi32_ps(group_dot(&w, values, x->bias[at + t], type));
+            sum[t] = _mm256_fmadd_ps(dot, _mm256_mul_ps(scale, _mm256_set1_ps(x->scale[at + t])), sum[t]);
+        }
+    }
+}
+
+INLINE void store_eight(float *y, __m256 sum, uint32_t rows) {
+    if (rows >= 8) {
+        _mm256_storeu_ps(y, sum);
+        return;
+    }
+    float part[8];
+    _mm256_storeu_ps(part, sum);
+    memcpy(y, part, rows * sizeof *y);
+}
+
+#define CASE_TOKENS(n)                                                                                       \
+    case n: half_tokens(sum, x, t, n, strip, half, type); break
+
+INLINE void product(float *y, size_t y_stride, const quant_input *x, uint32_t first, uint32_t tokens,
+                    const void *weights, uint32_t rows, uint32_t cols, weight_type type) {
+    size_t strip_bytes = quant_strip_bytes(type, cols);
+    for (uint32_t r = 0; r < rows; r += 8) {
+        const uint8_t *strip = (const uint8_t *)weights + r / QUANT_ROWS * strip_bytes;
+        uint32_t half = r % QUANT_ROWS / 8;
+        for (uint32_t t = first; t < first + tokens;) {
+            __m256 sum[TILE_TOKENS];
+            uint32_t n = first + tokens - t < TILE_TOKENS ? first + tokens - t : TILE_TOKENS;
+            switch (n) {
+                CASE_TOKENS(1);
+                CASE_TOKENS(2);
+                CASE_TOKENS(3);
+                CASE_TOKENS(4);
+            }
+            for (uint32_t i = 0; i < n; i++) store_eight(y + (t + i) * y_stride + r, sum[i], rows - r);
+            t += n;
+        }
+    }
+}
+
+static void lanes8_q8(float *y, size_t y_stride, const quant_input *x, uint32_t first, uint32_t tokens,
+                      const void *weights, uint32_t rows, uint32_t cols) {
+    product(y, y_stride, x, first, tokens, weights, rows, cols, WEIGHT_Q8);
+}
+
+static void lanes8_q4(float *y, size_t y_stride, const quant_input *x, uint32_t first, uint32_t tokens,
+                      const void *weights, uint32_t rows, uint32_t cols) {
+    product(y, y_stride, x, first, tokens, weights, rows, cols, WEIGHT_Q4);
+}
+
+#endif
