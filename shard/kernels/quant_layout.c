@@ -3,23 +3,7 @@
 #include <math.h>
 #include <string.h>
 
-#include "shard/kernels/cpu/ref_math.h"
-
-/* To binary16, to nearest even; beyond its range infinity. */
-static uint16_t half_of(float x) {
-    uint32_t bits = ref_bits(x), sign = bits >> 16 & 0x8000, exponent = bits >> 23 & 255,
-             fraction = bits & 0x7FFFFF;
-    if (exponent == 255) return (uint16_t)(sign | 0x7C00 | (fraction ? 0x200 : 0));
-    if (exponent > 142) return (uint16_t)(sign | 0x7C00);
-    uint32_t shift = exponent > 112 ? 13 : 126 - exponent; /* subnormal halves lose more */
-    if (shift > 24) return (uint16_t)sign;
-    uint32_t whole = exponent > 112 ? (exponent - 112) << 10 : 0;
-    if (exponent <= 112) fraction |= 0x800000;
-    uint32_t half = whole + (fraction >> shift), rest = fraction & ((1u << shift) - 1),
-             tie = 1u << (shift - 1);
-    half += rest > tie || (rest == tie && (half & 1));
-    return (uint16_t)(sign | half);
-}
+#include "base/half.h"
 
 typedef struct place {
     uint8_t *quants; /* of group 0, at the row's first byte */
@@ -55,7 +39,7 @@ static void floats_to_q8(const place *p, uint32_t group, const float *x) {
         float v = x[i] * inverse;
         stored[i] = (uint8_t)((int)(v < 0 ? v - 0.5f : v + 0.5f) + 128); /* halves away from zero */
     }
-    put_q8(p, group, half_of(scale), stored);
+    put_q8(p, group, half_from_float(scale), stored);
 }
 
 static void floats_to_q4(const place *p, uint32_t group, const float *x) {
@@ -72,7 +56,7 @@ static void floats_to_q4(const place *p, uint32_t group, const float *x) {
         v[i] = (uint8_t)(q > 15 ? 15 : q);
     }
     for (int i = 0; i < QUANT_GROUP / 2; i++) pairs[i] = (uint8_t)(v[i] | v[i + 16] << 4);
-    put_q4(p, group, half_of(scale), pairs);
+    put_q4(p, group, half_from_float(scale), pairs);
 }
 
 void quant_store_floats(weight_type type, void *strips, uint32_t cols, uint32_t row, const float *x) {
@@ -136,6 +120,6 @@ void quant_row(const weight *w, uint32_t row, float *y) {
         int value;
         if (w->type == WEIGHT_Q8) value = group[i / 4 * 64 + i % 4] - 128;
         else value = (i < 16 ? group[i / 4 * 64 + i % 4] & 15 : group[(i - 16) / 4 * 64 + i % 4] >> 4) - 8;
-        y[c] = (float)value * ref_from_f16(p.scales[g * QUANT_ROWS]);
+        y[c] = (float)value * half_to_float(p.scales[g * QUANT_ROWS]);
     }
 }

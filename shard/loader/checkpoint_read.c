@@ -3,6 +3,7 @@
 #include <sys/mman.h>
 
 #include "base/file.h"
+#include "base/half.h"
 #include "base/invariant.h"
 #include "base/memory.h"
 #include "shard/loader/checkpoint_parts.h"
@@ -13,24 +14,6 @@ enum {
     GAP_BYTES_MIN =
         64 << 10, /* … and so is one before a gap as long as this: a call costs less than the gap */
 };
-
-/* binary16 to binary32, exact: every half, subnormal ones too, is a single. */
-static float half_to_float(uint16_t half) {
-    uint32_t sign = (uint32_t)(half & 0x8000) << 16, exponent = (half >> 10) & 31, fraction = half & 1023,
-             bits;
-    if (exponent == 31) {
-        bits = sign | 0x7F800000u | fraction << 13;
-    } else if (exponent != 0) {
-        bits = sign | (exponent + 112) << 23 | fraction << 13;
-    } else {
-        float magnitude = (float)fraction * 0x1p-24f;
-        memcpy(&bits, &magnitude, sizeof bits);
-        bits |= sign;
-    }
-    float x;
-    memcpy(&x, &bits, sizeof x);
-    return x;
-}
 
 /* n elements from in to out, which may be aligned anyhow. */
 static void copy_elements(tensor_type from, tensor_type to, const uint8_t *in, uint8_t *out, size_t n) {

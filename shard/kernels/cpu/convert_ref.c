@@ -1,3 +1,4 @@
+#include "base/half.h"
 #include "shard/kernels/cpu/ref.h"
 #include "shard/kernels/cpu/ref_math.h"
 
@@ -6,7 +7,7 @@ void ref_f32_from_bf16(float *y, const uint16_t *x, size_t n) {
 }
 
 void ref_f32_from_f16(float *y, const uint16_t *x, size_t n) {
-    for (size_t i = 0; i < n; i++) y[i] = ref_from_f16(x[i]);
+    for (size_t i = 0; i < n; i++) y[i] = half_to_float(x[i]);
 }
 
 /* Adding 0x7FFF plus the lowest kept bit carries into the kept half exactly when rounding to nearest even

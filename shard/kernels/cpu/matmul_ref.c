@@ -1,3 +1,4 @@
+#include "base/half.h"
 #include "shard/kernels/cpu/ref.h"
 #include "shard/kernels/cpu/ref_math.h"
 #include "shard/kernels/weight.h"
@@ -10,7 +11,7 @@ static inline void load_block(float out[LANES], const void *row, weight_type typ
     } else if (type == WEIGHT_BF16) {
         for (uint32_t j = 0; j < n; j++) out[j] = ref_from_bf16(((const uint16_t *)row)[at + j]);
     } else {
-        for (uint32_t j = 0; j < n; j++) out[j] = ref_from_f16(((const uint16_t *)row)[at + j]);
+        for (uint32_t j = 0; j < n; j++) out[j] = half_to_float(((const uint16_t *)row)[at + j]);
     }
 }
 

@@ -2,8 +2,8 @@
 #include <math.h>
 #include <string.h>
 
+#include "base/half.h"
 #include "shard/kernels/cpu/quant.h"
-#include "shard/kernels/cpu/ref_math.h"
 
 static void ref_quantise(const float *x, uint32_t groups, int8_t *values, float *scale, int32_t *bias,
                          size_t stride) {
@@ -42,7 +42,7 @@ static float output(const quant_input *x, uint32_t token, const uint8_t *strip, 
         int32_t dot = 0;
         for (uint32_t c = 0; c < QUANT_GROUP; c++)
             dot += stored_value(group, type, row, c) * x->values[at * QUANT_GROUP + c];
-        sum = fmaf((float)dot, ref_from_f16(scales[g * QUANT_ROWS + row]) * x->scale[at], sum);
+        sum = fmaf((float)dot, half_to_float(scales[g * QUANT_ROWS + row]) * x->scale[at], sum);
     }
     return sum;
 }

@@ -35,15 +35,6 @@ static inline float ref_min(float a, float b) { return a < b ? a : b; }
 
 static inline float ref_from_bf16(uint16_t x) { return ref_float((uint32_t)x << 16); }
 
-/* Exact. A signalling NaN becomes the quiet one with its payload, as in the F16C instruction. */
-static inline float ref_from_f16(uint16_t x) {
-    uint32_t sign = (uint32_t)(x & 0x8000) << 16, exponent = (x >> 10) & 31, fraction = x & 1023;
-    if (exponent == 31) return ref_float(sign | 0x7F800000u | (fraction ? 0x400000u | fraction << 13 : 0));
-    if (exponent) return ref_float(sign | (exponent + 112) << 23 | fraction << 13);
-    float tiny = (float)fraction * 0x1p-24f;
-    return ref_float(sign | ref_bits(tiny));
-}
-
 /* l[j] += l[j+8], then +4, +2, +1. l is used up. */
 static inline float ref_tree(float l[LANES]) {
     for (int j = 0; j < 8; j++) l[j] += l[j + 8];
