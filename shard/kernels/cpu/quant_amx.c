@@ -24,15 +24,12 @@ typedef struct tile_config {
     uint8_t rows[16];
 } tile_config;
 
-/* Tiles 0, 1: dots; 2, 3: activations; 4, 5: weights. */
-INLINE void configure(uint32_t block_rows) {
+/* Tiles 0 … 3: dots; 4, 5: activations; 6, 7: weights. */
+INLINE void configure(void) {
     tile_config c = {.palette = 1};
-    for (int i = 0; i < 2; i++) {
-        c.rows[i] = c.rows[2 + i] = (uint8_t)block_rows;
-        c.bytes_a_row[i] = 64;
-        c.bytes_a_row[2 + i] = QUANT_GROUP;
-        c.rows[4 + i] = QUANT_GROUP / 4;
-        c.bytes_a_row[4 + i] = 64;
+    for (int i = 0; i < 8; i++) {
+        c.rows[i] = i < 6 ? QUANT_BLOCK : QUANT_GROUP / 4;
+        c.bytes_a_row[i] = i == 4 || i == 5 ? QUANT_GROUP : 64;
     }
     _tile_loadconfig(&c);
 }
@@ -56,38 +53,51 @@ INLINE void unpack(int8_t *panel, const uint8_t *strip, uint32_t groups, weight_
     }
 }
 
-/* The sums of one block of tokens over the panel's groups; sum[t] has the strip's sixteen rows. */
-INLINE void block_groups(float sums[QUANT_BLOCK][16], const quant_input *x, size_t at, const int8_t *panel,
-                         const uint8_t *scales, uint32_t groups) {
-    _Alignas(64) int32_t dots[BUFFERS][QUANT_BLOCK][16];
-    const uint32_t stride = x->block_rows;
-    __m512 sum[QUANT_BLOCK];
-#pragma GCC unroll 16
-    for (int t = 0; t < QUANT_BLOCK; t++) sum[t] = _mm512_load_ps(sums[t]);
-#define TILE_DOTS(dot, a, b, g)                                                                              \
+/* The integer dots of group g, on their way to memory. */
+#define TILE_DOTS(g, dot, a, b)                                                                              \
     do {                                                                                                     \
-        _tile_loadd(a, x->values + (at + (size_t)(g)*stride) * QUANT_GROUP, QUANT_GROUP);                    \
+        if ((g) >= groups) break;                                                                            \
+        _tile_loadd(a, values + (size_t)(g)*QUANT_BLOCK * QUANT_GROUP, QUANT_GROUP);                         \
         _tile_loadd(b, panel + (size_t)(g)*Q8_GROUP_BYTES, 64);                                              \
         _tile_zero(dot);                                                                                     \
         _tile_dpbssd(dot, a, b);                                                                             \
-        _tile_stored(dot, dots[(g) % BUFFERS], 64);                                                          \
+        _tile_stored(dot, dots[dot], 64);                                                                    \
     } while (0)
-    TILE_DOTS(0, 2, 4, 0);
-    for (uint32_t g = 0; g < groups; g++) {
-        if (g + 1 < groups) {
-            if (g % 2) TILE_DOTS(0, 2, 4, g + 1);
-            else TILE_DOTS(1, 3, 5, g + 1);
-        }
-        __m512 scale = _mm512_cvtph_ps(
-            _mm256_load_si256((const __m256i *)(const void *)(scales + (size_t)g * QUANT_SCALE_BYTES)));
-        const float *token_scale = x->scale + at + (size_t)g * stride;
-        const int32_t(*dot)[16] = (const int32_t(*)[16])dots[g % BUFFERS];
+
+INLINE void add_dots(__m512 sum[QUANT_BLOCK], const int32_t dots[QUANT_BLOCK][16], const uint8_t *scales,
+                     const float *token_scale) {
+    __m512 scale = _mm512_cvtph_ps(_mm256_load_si256((const __m256i *)(const void *)scales));
 #pragma GCC unroll 16
-        for (int t = 0; t < QUANT_BLOCK; t++)
-            sum[t] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(_mm512_load_si512(dot[t])),
-                                     _mm512_mul_ps(scale, _mm512_set1_ps(token_scale[t])), sum[t]);
+    for (int t = 0; t < QUANT_BLOCK; t++)
+        sum[t] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(_mm512_load_si512(dots[t])),
+                                 _mm512_mul_ps(scale, _mm512_set1_ps(token_scale[t])), sum[t]);
+}
+
+/* The sums of one block of tokens over the panel's groups; sums[t] has the strip's sixteen rows. Vectors work
+ * two groups behind the tiles: a product and its way through memory take that long. */
+INLINE void block_groups(float sums[QUANT_BLOCK][16], const int8_t *values, const float *token_scale,
+                         const int8_t *panel, const uint8_t *scales, uint32_t groups) {
+    _Alignas(64) int32_t dots[BUFFERS][QUANT_BLOCK][16];
+    __m512 sum[QUANT_BLOCK];
+#pragma GCC unroll 16
+    for (int t = 0; t < QUANT_BLOCK; t++) sum[t] = _mm512_load_ps(sums[t]);
+#define ADD(g)                                                                                               \
+    if ((g) < groups)                                                                                        \
+    add_dots(sum, (const int32_t(*)[16])dots[(g) % BUFFERS], scales + (size_t)(g)*QUANT_SCALE_BYTES,         \
+             token_scale + (size_t)(g)*QUANT_BLOCK)
+    TILE_DOTS(0, 0, 4, 6);
+    TILE_DOTS(1, 1, 5, 7);
+    for (uint32_t g = 0; g < groups; g += BUFFERS) {
+        TILE_DOTS(g + 2, 2, 4, 6);
+        ADD(g);
+        TILE_DOTS(g + 3, 3, 5, 7);
+        ADD(g + 1);
+        TILE_DOTS(g + 4, 0, 4, 6);
+        ADD(g + 2);
+        TILE_DOTS(g + 5, 1, 5, 7);
+        ADD(g + 3);
     }
-#undef TILE_DOTS
+#undef ADD
 #pragma GCC unroll 16
     for (int t = 0; t < QUANT_BLOCK; t++) _mm512_store_ps(sums[t], sum[t]);
 }
@@ -103,9 +113,11 @@ INLINE void strip_blocks(float *y, size_t y_stride, const quant_input *x, uint32
     for (uint32_t g = 0; g < x->groups; g += PANEL_GROUPS) {
         uint32_t n = x->groups - g < PANEL_GROUPS ? x->groups - g : PANEL_GROUPS;
         unpack(panel, strip + (size_t)g * quant_group_bytes(type), n, type);
-        for (uint32_t b = 0; b < blocks; b++)
-            block_groups(sums[b], x, quant_place(x, first + b * QUANT_BLOCK, g), panel,
+        for (uint32_t b = 0; b < blocks; b++) {
+            size_t at = quant_place(x, first + b * QUANT_BLOCK, g);
+            block_groups(sums[b], x->values + at * QUANT_GROUP, x->scale + at, panel,
                          scales + (size_t)g * QUANT_SCALE_BYTES, n);
+        }
     }
     __mmask16 mask = rows >= QUANT_ROWS ? (__mmask16)0xFFFF : (__mmask16)((1u << rows) - 1);
     for (uint32_t t = 0; t < tokens; t++)
@@ -115,7 +127,7 @@ INLINE void strip_blocks(float *y, size_t y_stride, const quant_input *x, uint32
 INLINE void product(float *y, size_t y_stride, const quant_input *x, uint32_t first, uint32_t tokens,
                     const void *weights, uint32_t rows, uint32_t cols, weight_type type) {
     size_t strip_bytes = quant_strip_bytes(type, cols);
-    configure(x->block_rows);
+    configure();
     for (uint32_t t = first; t < first + tokens; t += BLOCKS * QUANT_BLOCK) {
         uint32_t n = first + tokens - t < BLOCKS * QUANT_BLOCK ? first + tokens - t : BLOCKS * QUANT_BLOCK;
         for (uint32_t r = 0; r < rows; r += QUANT_ROWS)
