@@ -8,8 +8,8 @@
 
 #include "base/file.h"
 #include "base/json.h"
+#include "base/shape.h"
 #include "daemon/engine/plan.h"
-#include "daemon/shape.h"
 
 enum { REQUESTS_PLANNED = 16 };
 static const uint64_t PLENTY_BYTES = UINT64_C(1) << 44;
@@ -54,7 +54,7 @@ static status plan_published(const gemmad_options *asked, json_t **out) {
     int n = snprintf(folder, sizeof folder, "%s/gemmad-shape-XXXXXX", base && *base ? base : "/tmp");
     if (n < 0 || (size_t)n >= sizeof folder) return fail(ST_IO, "TMPDIR is too long a path");
     strbuf text = {0};
-    TRY(shape_write_config(asked->shape, &text));
+    TRY(shape_write_config(asked->shape, 0, &text));
     status st = ST_OK;
     char *file = NULL;
     if (!mkdtemp(folder)) {

@@ -9,6 +9,7 @@
 
 #include "base/log.h"
 #include "build_id.h"
+#include "shard/bench/bench_command.h"
 #include "shard/plan_command.h"
 #ifdef GEMMAD_WITH_LINK
 #include "shard/link/link.h"
@@ -22,6 +23,7 @@ static const char usage[] =
     "usage: gemmad-shard COMMAND [options]\n"
     "\n"
     "  serve   be one rank of an engine; started by gemmad through its launcher\n"
+    "  bench   measure prefill or decode without a daemon; bench --help has its options\n"
     "  plan    print the layout and memory of an engine as JSON; reads config.json only\n"
     "\n"
     "  --model PATH          directory with config.json and *.safetensors\n"
@@ -271,6 +273,22 @@ static int serve_command(arguments *a, int argc, char **argv) {
 }
 #endif
 
+#ifdef GEMMAD_WITH_MPI
+static status run_launched(comm_body *body, void *context, int *argc, char ***argv) {
+    static const uint8_t nobody[LIMIT_SECRET_BYTES] = {
+        0}; /* a measurement has nothing that others could want */
+    comm *ranks = NULL;
+    TRY(comm_mpi_start(argc, argv));
+    status st = comm_mpi_open(&ranks, &(comm_mpi_options){.secret = nobody, .secret_bytes = sizeof nobody});
+    if (st == ST_OK) st = body(ranks, context);
+    comm_close(ranks);
+    if (st == ST_OK) comm_mpi_stop();
+    return st;
+}
+#else
+static bench_launched *const run_launched = NULL;
+#endif
+
 int main(int argc, char **argv) {
     arguments a = {.comm = "self", .plan = {.ranks = 1}};
     log_open("shard", LOG_INFO);
@@ -282,6 +300,7 @@ int main(int argc, char **argv) {
         printf("gemmad-shard 0.1.0, build %s\n", GEMMAD_BUILD_ID);
         return 0;
     }
+    if (!strcmp(argv[1], "bench")) return bench_command(argc - 1, argv + 1, run_launched);
     a.command = argv[1];
     int code = read_arguments(&a, argc - 1, argv + 1);
     if (code) return code;
@@ -298,6 +317,6 @@ int main(int argc, char **argv) {
         return EXIT_USAGE;
     }
 #endif
-    fprintf(stderr, "gemmad-shard: unknown command '%s'; serve or plan\n", a.command);
+    fprintf(stderr, "gemmad-shard: unknown command '%s'; serve, plan or bench\n", a.command);
     return EXIT_USAGE;
 }

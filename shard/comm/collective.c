@@ -2,6 +2,7 @@
  * pieces. */
 #include <string.h>
 
+#include "base/clock.h"
 #include "base/invariant.h"
 #include "shard/comm/comm_internal.h"
 
@@ -89,7 +90,7 @@ static status reduce_by_owners(comm *c, float *x, size_t count) {
     return ST_OK;
 }
 
-status comm_all_reduce(comm *c, float *x, size_t count) {
+static status all_reduce(comm *c, float *x, size_t count) {
     TRY(enter(c, count * sizeof *x));
     if (!c->window) return ST_OK;
     size_t piece = c->window->slot_bytes / sizeof *x;
@@ -140,14 +141,14 @@ static status gather(comm *c, const void *in, gather_piece *g, char *out) {
     return ST_OK;
 }
 
-status comm_all_gather(comm *c, const void *in, size_t bytes, void *out) {
+static status all_gather(comm *c, const void *in, size_t bytes, void *out) {
     TRY(enter(c, bytes * c->size));
     if (c->window) return gather(c, in, &(gather_piece){.same = bytes}, out);
     if (bytes) memmove(out, in, bytes);
     return ST_OK;
 }
 
-status comm_all_gather_v(comm *c, const void *in, const size_t *bytes, void *out) {
+static status all_gather_v(comm *c, const void *in, const size_t *bytes, void *out) {
     size_t sum = 0;
     for (uint32_t r = 0; r < c->size; r++) sum += bytes[r];
     TRY(enter(c, sum));
@@ -166,7 +167,7 @@ static comm_span span_of_root(const void *context, uint32_t from, uint32_t to) {
     return (comm_span){0, from == b->root ? b->bytes : 0};
 }
 
-status comm_broadcast(comm *c, void *data, size_t bytes, uint32_t root) {
+static status broadcast(comm *c, void *data, size_t bytes, uint32_t root) {
     INVARIANT(root < c->size);
     TRY(enter(c, bytes));
     if (!c->window) return ST_OK;
@@ -180,7 +181,7 @@ status comm_broadcast(comm *c, void *data, size_t bytes, uint32_t root) {
     return ST_OK;
 }
 
-status comm_barrier(comm *c) {
+static status barrier(comm *c) {
     TRY(enter(c, 0));
     if (!c->window) return ST_OK;
     /* A byte of every rank for every rank: nobody has them all before all have come. */
@@ -230,8 +231,8 @@ static status read_cells(comm *c, const cells *a, char *out, size_t *longest) {
     return ST_OK;
 }
 
-status comm_all_to_all_v(comm *c, const void *in, const size_t *send_bytes, void *out,
-                         const size_t *recv_bytes) {
+static status all_to_all_v(comm *c, const void *in, const size_t *send_bytes, void *out,
+                           const size_t *recv_bytes) {
     size_t sum = 0, longest = 0;
     for (uint32_t r = 0; r < c->size; r++) {
         sum += send_bytes[r];
@@ -266,4 +267,37 @@ status comm_all_to_all_v(comm *c, const void *in, const size_t *send_bytes, void
         a.done += a.room;
     } while (a.done < longest);
     return ST_OK;
+}
+
+/* ---- the calls of comm.h, each with its time ---- */
+
+static status timed(comm *c, uint64_t since, status st) {
+    c->stats.ns += clock_now_ns() - since;
+    return st;
+}
+
+status comm_all_reduce(comm *c, float *x, size_t count) {
+    uint64_t since = clock_now_ns();
+    return timed(c, since, all_reduce(c, x, count));
+}
+status comm_all_gather(comm *c, const void *in, size_t bytes, void *out) {
+    uint64_t since = clock_now_ns();
+    return timed(c, since, all_gather(c, in, bytes, out));
+}
+status comm_all_gather_v(comm *c, const void *in, const size_t *bytes, void *out) {
+    uint64_t since = clock_now_ns();
+    return timed(c, since, all_gather_v(c, in, bytes, out));
+}
+status comm_all_to_all_v(comm *c, const void *in, const size_t *send_bytes, void *out,
+                         const size_t *recv_bytes) {
+    uint64_t since = clock_now_ns();
+    return timed(c, since, all_to_all_v(c, in, send_bytes, out, recv_bytes));
+}
+status comm_broadcast(comm *c, void *data, size_t bytes, uint32_t root) {
+    uint64_t since = clock_now_ns();
+    return timed(c, since, broadcast(c, data, bytes, root));
+}
+status comm_barrier(comm *c) {
+    uint64_t since = clock_now_ns();
+    return timed(c, since, barrier(c));
 }

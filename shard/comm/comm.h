@@ -23,6 +23,7 @@ typedef struct comm comm;
 
 typedef struct comm_stats {
     uint64_t calls, bytes, wait_ns;
+    uint64_t ns; /* inside the calls, waiting included */
 } comm_stats;
 
 typedef struct comm_node {

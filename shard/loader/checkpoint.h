@@ -29,6 +29,9 @@ typedef struct tensor {
 typedef struct checkpoint checkpoint;
 
 STATUS_CHECKED status checkpoint_open(checkpoint **out, const char *directory);
+/* Tensors without a file, for measurements on weights that are filled in elsewhere: names, shapes and types are copied,
+ * offsets count in a file that nobody stored. What is mapped reads as zeros; nothing can be read. */
+STATUS_CHECKED status checkpoint_open_table(checkpoint **out, const tensor *tensors, uint32_t count);
 void checkpoint_close(checkpoint *c);
 
 uint32_t checkpoint_tensor_count(const checkpoint *c);

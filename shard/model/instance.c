@@ -10,6 +10,8 @@
 #include "base/memory.h"
 #include "base/sha256.h"
 #include "build_id.h"
+#include "shard/kernels/timed.h"
+#include "shard/model/weights_random.h"
 
 /* What ranks must agree on, and what each brings to the common plan. */
 typedef struct rank_card {
@@ -66,8 +68,11 @@ static weight_type stored_type(const checkpoint *c) {
 static status prepare(instance *i, const instance_options *o, kv_type kv, rank_card *card) {
     uint8_t digest[32];
     comm_node node = comm_where(o->ranks);
-    TRY(model_config_open(&i->config, o->model_path, o->config_name));
-    TRY(checkpoint_open(&i->files, o->model_path));
+    if (o->random_config)
+        TRY(model_config_parse(&i->config, o->random_config, strlen(o->random_config), NULL, 0));
+    else TRY(model_config_open(&i->config, o->model_path, o->config_name));
+    if (o->random_config) TRY(weights_random_checkpoint(&i->files, i->config));
+    else TRY(checkpoint_open(&i->files, o->model_path));
     TRY(layout_open(&i->split, i->config,
                     &(layout_options){.ranks = comm_size(o->ranks),
                                       .rank = comm_rank(o->ranks),
@@ -102,7 +107,9 @@ static status load(instance *i, const instance_options *o, kv_type kv) {
     const model_config *c = i->config;
     uint64_t begin = clock_now_ns();
     TRY(model_weights_open(&i->weights, i->files, c, i->split,
-                           &(model_weights_options){.choice = o->weights, .threads = o->threads}));
+                           &(model_weights_options){.choice = o->weights,
+                                                    .random = o->random_config != NULL,
+                                                    .threads = o->threads}));
     i->load_ns = clock_now_ns() - begin;
     cpu_backend_options cpu = {.threads = o->threads,
                                .spin_us = o->spin_us,
@@ -118,6 +125,7 @@ static status load(instance *i, const instance_options *o, kv_type kv) {
     }
     cpu.columns_max = model_weights_columns(i->weights);
     TRY(cpu_backend_open(&i->device, &cpu));
+    if (o->timed) timed_open(&i->device, i->device);
     runner_options r = {.config = c,
                         .split = i->split,
                         .weights = i->weights,

@@ -12,6 +12,8 @@
 typedef struct instance_options {
     const char *model_path;
     const char *config_name;      /* NULL: config.json */
+    const char *random_config;    /* the text of a config.json, whose weights are filled in: model_path is not read */
+    bool timed;                   /* device counts time and bytes of operators (kernels/timed.h) */
     comm *ranks;
     weights_choice weights;       /* BF16 is refused when the checkpoint stores something else */
     bool kv_given;                /* else f32 with WEIGHTS_F32, bf16 otherwise */

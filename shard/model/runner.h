@@ -59,6 +59,8 @@ typedef struct runner_result {
 typedef status runner_sink(void *context, const runner_result *result);
 
 STATUS_CHECKED status runner_step(runner *r, const plan *p, runner_sink *sink, void *context);
+/* Random values in every page that the slot's table names, for measurements at a depth that would take long to compute. */
+void runner_fill_kv(runner *r, uint32_t slot);
 /* Bounds for plan_decode. */
 plan_bounds runner_bounds(const runner *r);
 

@@ -209,7 +209,8 @@ status model_weights_open(model_weights **out, checkpoint *c, const model_config
     TRY_OR_FAIL(weight_plan_make(&plan));
     TRY_OR_FAIL(place_parts(&plan, w));
     uint64_t read_before = checkpoint_bytes_read(c), skipped_before = checkpoint_bytes_skipped(c);
-    TRY_OR_FAIL(read_parts(&plan, c, options->threads));
+    if (options->random) weights_random_fill(&plan, options->threads);
+    else TRY_OR_FAIL(read_parts(&plan, c, options->threads));
     TRY_OR_FAIL(map_ple_table(&plan, c));
     w->bytes_read = checkpoint_bytes_read(c) - read_before;
     w->bytes_skipped = checkpoint_bytes_skipped(c) - skipped_before;

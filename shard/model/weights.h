@@ -52,6 +52,7 @@ typedef struct model_weights {
 
 typedef struct model_weights_options {
     weights_choice choice;
+    bool random;      /* the checkpoint has no data: fill in (weights_random.h) */
     uint32_t threads;
 } model_weights_options;
 

@@ -36,6 +36,9 @@ typedef struct weight_plan {
 STATUS_CHECKED status weight_plan_make(weight_plan *plan);
 void weight_plan_release(weight_plan *plan);
 
+/* In place of reading, once every part has its memory (weights_random.h). */
+void weights_random_fill(const weight_plan *plan, uint32_t threads);
+
 /* NULL: not there. */
 const tensor *weight_plan_find(const weight_plan *plan, const weight_entry *e, uint32_t layer);
 

@@ -3,7 +3,7 @@
 #include "base/file.h"
 #include "base/json.h"
 #include "daemon/settings.h"
-#include "daemon/shape.h"
+#include "base/shape.h"
 #include "tests/test.h"
 
 enum { WORDS_MAX = 64 };
@@ -157,7 +157,7 @@ TEST(writes_shapes) {
         strbuf text = {0};
         json_t *root = NULL;
         uint32_t n = 0;
-        CHECK_STATUS(shape_write_config(names[i], &text), ST_OK);
+        CHECK_STATUS(shape_write_config(names[i], 0, &text), ST_OK);
         CHECK_STATUS(json_read_bytes(strbuf_text(&text), text.size, "config.json", &root), ST_OK);
         if (root) CHECK_STATUS(json_read_u32(root, "c", "num_hidden_layers", 1, 99, &n), ST_OK);
         json_t *types = root ? json_object_get(root, "layer_types") : NULL;
@@ -169,7 +169,7 @@ TEST(writes_shapes) {
         strbuf_close(&text);
     }
     strbuf none = {0};
-    CHECK_STATUS(shape_write_config("12b", &none), ST_NOT_FOUND);
+    CHECK_STATUS(shape_write_config("12b", 0, &none), ST_NOT_FOUND);
 }
 
 /* The manual has an entry (.TP) ".B --name" or ".BI --name" for each row of the table, and none beside them.

@@ -1,4 +1,4 @@
-#include "daemon/shape.h"
+#include "base/shape.h"
 
 #include <stdbool.h>
 #include <stdint.h>
@@ -106,11 +106,22 @@ static void add_config(strbuf *b, const shape *s) {
                          "\"sliding_attention\":{\"rope_type\":\"default\",\"rope_theta\":10000.0}}}\n");
 }
 
-status shape_write_config(const char *name, strbuf *out) {
+/* The trailing layers that share KV read the last own layer of either kind, so one of each must stay. */
+static void cut_layers(shape *s, uint32_t layers) {
+    uint32_t shared = (uint32_t)((uint64_t)s->kv_shared * layers / s->layers);
+    s->kv_shared = layers - shared > s->sliding_run ? shared : 0;
+    s->layers = layers;
+}
+
+status shape_write_config(const char *name, uint32_t layers, strbuf *out) {
     for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++) {
-        if (strcmp(shapes[i].name, name) != 0) continue;
-        add_config(out, &shapes[i]);
+        shape s = shapes[i];
+        if (strcmp(s.name, name) != 0) continue;
+        if (layers > s.layers)
+            return fail(ST_INVALID, "--layers is %u, shape %s has %u", layers, name, s.layers);
+        if (layers) cut_layers(&s, layers);
+        add_config(out, &s);
         return ST_OK;
     }
-    return fail(ST_NOT_FOUND, "there is no shape %s", name);
+    return fail(ST_NOT_FOUND, "there is no shape %s; 31b, 26b-a4b, e4b or e2b", name);
 }

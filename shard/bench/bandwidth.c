@@ -1,0 +1,97 @@
+#include "shard/bench/bandwidth.h"
+
+#include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/clock.h"
+#include "base/memory.h"
+#include "shard/kernels/cpu/read_kernels.h"
+#include "shard/model/budget.h"
+
+enum { CHUNK_BYTES = 4 << 20, PASSES = 3 };
+
+typedef struct reading {
+    char *memory;
+    uint64_t bytes; /* whole chunks */
+    const read_kernel *kernel;
+    _Atomic uint64_t sum; /* keeps the reads alive */
+} reading;
+
+static void read_chunk(void *context, uint32_t item, uint32_t thread) {
+    (void)thread;
+    reading *r = context;
+    atomic_fetch_add(&r->sum, r->kernel->run(r->memory + (uint64_t)item * CHUNK_BYTES, CHUNK_BYTES));
+}
+
+static void touch_chunk(void *context, uint32_t item, uint32_t thread) {
+    (void)thread;
+    reading *r = context;
+    memset(r->memory + (uint64_t)item * CHUNK_BYTES, (int)(item % 251) + 1, CHUNK_BYTES);
+}
+
+/* The slowest rank's time is everybody's. */
+static status one_pass(reading *r, comm *ranks, pool *threads, double *seconds) {
+    uint32_t n = comm_size(ranks);
+    double *all = memory_alloc_array(n, sizeof *all), mine = 0;
+    status st = comm_barrier(ranks);
+    uint64_t begin = clock_now_ns();
+    if (st == ST_OK) pool_run(threads, (uint32_t)(r->bytes / CHUNK_BYTES), read_chunk, r);
+    mine = (double)(clock_now_ns() - begin) / 1e9;
+    if (st == ST_OK) st = comm_all_gather(ranks, &mine, sizeof mine, all);
+    *seconds = 0;
+    for (uint32_t i = 0; i < n; i++)
+        if (all[i] > *seconds) *seconds = all[i];
+    free(all);
+    return st;
+}
+
+static status sum_over_ranks(comm *ranks, uint64_t mine, uint64_t *sum) {
+    uint32_t n = comm_size(ranks);
+    uint64_t *all = memory_alloc_array(n, sizeof *all);
+    status st = comm_all_gather(ranks, &mine, sizeof mine, all);
+    *sum = 0;
+    for (uint32_t i = 0; i < n; i++) *sum += all[i];
+    free(all);
+    return st;
+}
+
+static status try_all(bandwidth *out, reading *r, comm *ranks, pool *threads) {
+    read_kernel kernels[READ_KERNELS_MAX];
+    uint32_t n = read_kernels(kernels);
+    TRY(sum_over_ranks(ranks, r->bytes, &out->bytes));
+    for (uint32_t i = 0; i < n * PASSES; i++) {
+        double seconds;
+        r->kernel = &kernels[i % n];
+        TRY(one_pass(r, ranks, threads, &seconds));
+        double rate = (double)out->bytes / seconds / 1e9;
+        if (rate <= out->gb_per_s) continue;
+        out->gb_per_s = rate;
+        snprintf(out->kernel, sizeof out->kernel, "%s", r->kernel->name);
+    }
+    return ST_OK;
+}
+
+status bandwidth_measure(bandwidth *out, comm *ranks, pool *threads, const void *weights, uint64_t bytes) {
+    const uint64_t want = (uint64_t)BANDWIDTH_GIB << 30;
+    uint64_t together, usable = bytes / CHUNK_BYTES * CHUNK_BYTES;
+    *out = (bandwidth){0};
+    TRY(sum_over_ranks(ranks, usable, &together));
+    out->of_weights = together >= want;
+    if (out->of_weights) {
+        reading r = {.memory = (char *)weights, .bytes = usable}; /* only read from */
+        return try_all(out, &r, ranks, threads);
+    }
+    uint64_t share = want / comm_size(ranks),
+             free_share = budget_free_memory() / 2 / comm_where(ranks).local_ranks;
+    if (share > free_share) share = free_share;
+    reading r = {.bytes = (share / CHUNK_BYTES + 1) * CHUNK_BYTES};
+    void *p;
+    TRY(memory_map(&p, r.bytes));
+    r.memory = p;
+    pool_run(threads, (uint32_t)(r.bytes / CHUNK_BYTES), touch_chunk, &r);
+    status st = try_all(out, &r, ranks, threads);
+    memory_unmap(p, r.bytes);
+    return st;
+}

@@ -1,0 +1,25 @@
+/* How fast the ranks of a host read memory together: the best of several ways of reading.
+ *
+ * Threads: engine thread; collective.
+ * Errors:  ST_NO_MEMORY when nothing can be taken to read. */
+#ifndef SHARD_BENCH_BANDWIDTH_H
+#define SHARD_BENCH_BANDWIDTH_H
+
+#include "shard/comm/comm.h"
+#include "shard/kernels/cpu/pool.h"
+
+typedef struct bandwidth {
+    double gb_per_s;      /* of all ranks, 1e9 bytes */
+    uint64_t bytes;       /* read in one pass by all ranks */
+    char kernel[24];      /* the best way */
+    bool of_weights;      /* the weights' own memory was read */
+} bandwidth;
+
+enum { BANDWIDTH_GIB = 4 };
+
+/* Each rank reads [bytes] of weights where all ranks' together are BANDWIDTH_GIB or more; else memory taken for it, that
+ * much together, or half of what is free. weights may be NULL. */
+STATUS_CHECKED status bandwidth_measure(bandwidth *out, comm *ranks, pool *threads, const void *weights,
+                                        uint64_t bytes);
+
+#endif

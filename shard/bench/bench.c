@@ -1,0 +1,338 @@
+#include "shard/bench/bench.h"
+
+#include <sched.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/clock.h"
+#include "base/invariant.h"
+#include "base/log.h"
+#include "base/memory.h"
+#include "base/shape.h"
+#include "shard/kv/pages.h"
+#include "shard/model/plan_send.h"
+
+enum { FOLLOWER_WAIT_MS = 600000, WARM_UP_TOKENS = 64, WARM_UP_STEPS = 3, FIRST_ORDINARY_TOKEN = 600 };
+
+typedef struct session {
+    const bench_options *o;
+    comm *ranks;
+    instance in;
+    plan p;
+    plan_channel channel;
+    bench_figures figures;
+    /* the leader's */
+    kv_pages *pages;
+    uint64_t random;
+    double *run_s, *step_ms;
+    uint32_t steps, step_cap;
+    bool counted; /* steps are timed */
+} session;
+
+static bool leads(const session *s) { return comm_rank(s->ranks) == 0; }
+
+/* ---- one step on every rank ---- */
+
+static status run_plan(session *s) {
+    uint64_t begin = clock_now_ns(), comm_before = comm_statistics(s->ranks).ns;
+    TRY(runner_step(s->in.run, &s->p, NULL, NULL));
+    s->figures.runner_ns += clock_now_ns() - begin;
+    s->figures.comm_ns += comm_statistics(s->ranks).ns - comm_before;
+    s->figures.steps++;
+    return ST_OK;
+}
+
+static status lead_step(session *s) {
+    uint64_t begin = clock_now_ns();
+    TRY(comm_wake(s->ranks));
+    TRY(plan_send(&s->channel, &s->p));
+    if (s->p.stop) return ST_OK;
+    TRY(run_plan(s));
+    if (!s->counted) return ST_OK;
+    if (s->steps == s->step_cap) {
+        s->step_cap = s->step_cap ? s->step_cap * 2 : 256;
+        s->step_ms = memory_grow(s->step_ms, s->step_cap * sizeof *s->step_ms);
+    }
+    s->step_ms[s->steps++] = (double)(clock_now_ns() - begin) / 1e6;
+    return ST_OK;
+}
+
+/* The leader decides about steps; the others take what comes until it says stop. */
+static status run_phase(session *s, status (*lead)(session *s)) {
+    status st = ST_OK;
+    plan_bounds bounds = runner_bounds(s->in.run);
+    if (leads(s)) {
+        TRY(lead(s));
+        plan_clear(&s->p);
+        s->p.stop = 1;
+        return lead_step(s);
+    }
+    while (st == ST_OK) {
+        TRY(comm_wait(s->ranks, FOLLOWER_WAIT_MS));
+        TRY(plan_receive(&s->channel, &s->p, &bounds));
+        if (s->p.stop) break;
+        st = run_plan(s);
+    }
+    return st;
+}
+
+/* ---- sequences ---- */
+
+static uint32_t tokens_of_sequence(const bench_options *o) {
+    return o->decode ? o->depth + o->generate : o->prompt;
+}
+
+static uint32_t random_token(session *s) {
+    s->random = s->random * 6364136223846793005u + 1442695040888963407u;
+    uint32_t vocab = s->in.config->vocab, first = vocab > 2 * FIRST_ORDINARY_TOKEN ? FIRST_ORDINARY_TOKEN : 0;
+    return first + (uint32_t)((s->random >> 33) % (vocab - first));
+}
+
+/* Pages of every position that will be written or looked at. A sliding layer's lie in a ring, as the scheduler has them. */
+static status place_pages(session *s, uint32_t slot) {
+    uint32_t tokens = tokens_of_sequence(s->o), window = budget_window(s->in.config), count[KV_KINDS];
+    uint32_t *id[KV_KINDS], first = 0, last = (tokens - 1) / KV_TOKENS_PER_PAGE;
+    for (int kind = 0; kind < KV_KINDS; kind++) {
+        bool uses = s->in.plan.geometry.page_bytes[kind] > 0;
+        count[kind] = uses ? kv_pages_needed(kind, tokens, window, s->in.plan.chunk_max) : 0;
+        id[kind] = memory_alloc_array(count[kind], sizeof *id[kind]);
+    }
+    status st = kv_pages_take(s->pages, count, id);
+    for (uint32_t i = 0; st == ST_OK && i < count[KV_FULL]; i++)
+        plan_add_page(&s->p, slot, KV_FULL, i, id[KV_FULL][i]);
+    if (s->o->decode && s->o->depth > window) first = (s->o->depth - window) / KV_TOKENS_PER_PAGE;
+    for (uint32_t i = first; st == ST_OK && count[KV_SLIDING] && i <= last; i++)
+        plan_add_page(&s->p, slot, KV_SLIDING, i, id[KV_SLIDING][i % count[KV_SLIDING]]);
+    for (int kind = 0; kind < KV_KINDS; kind++) free(id[kind]);
+    return st;
+}
+
+static status lead_opening(session *s) {
+    TRY(kv_pages_open(&s->pages, s->in.plan.slabs, s->in.plan.geometry.pages_per_slab));
+    plan_clear(&s->p);
+    for (uint32_t slot = 0; slot < s->o->batch; slot++) {
+        plan_open *open = plan_add_open(&s->p);
+        open->slot = slot;
+        open->params = (sampling){.top_p = 1,
+                                  .repetition_penalty = 1,
+                                  .logprobs = -1,
+                                  .prompt_logprobs = -1,
+                                  .max_tokens = tokens_of_sequence(s->o)};
+        status st = place_pages(s, slot);
+        if (st != ST_OK) return fail_within(st, "KV of sequence %u of %u", slot + 1, s->o->batch);
+    }
+    return lead_step(s);
+}
+
+static void add_span(session *s, uint32_t slot, uint32_t position, uint32_t count, bool draw) {
+    uint32_t first = s->p.token_count;
+    for (uint32_t i = 0; i < count; i++) {
+        uint32_t token = random_token(s);
+        plan_add_tokens(&s->p, &token, 1);
+    }
+    plan_span *span = plan_add_span(&s->p);
+    span->slot = slot;
+    span->position = position;
+    span->count = count;
+    span->first_input = first;
+    span->draw = draw;
+    span->logits = draw ? PLAN_LOGITS_LAST : PLAN_LOGITS_NONE;
+}
+
+/* Prompts in order of arrival, in chunks, as many rows a step as the engine takes. */
+static status lead_prompts(session *s, uint32_t prompt) {
+    uint32_t slot = 0, done = 0;
+    while (slot < s->o->batch) {
+        uint32_t left = s->in.plan.rows_max;
+        plan_clear(&s->p);
+        while (left && slot < s->o->batch) {
+            uint32_t n = prompt - done;
+            if (n > s->in.plan.chunk_max) n = s->in.plan.chunk_max;
+            if (n > left) n = left;
+            add_span(s, slot, done, n, done + n == prompt);
+            left -= n;
+            done += n;
+            if (done < prompt) break; /* one chunk of a prompt in one step */
+            slot++;
+            done = 0;
+        }
+        TRY(lead_step(s));
+    }
+    return ST_OK;
+}
+
+static status lead_decode(session *s, uint32_t steps) {
+    for (uint32_t i = 0; i < steps; i++) {
+        plan_clear(&s->p);
+        for (uint32_t slot = 0; slot < s->o->batch; slot++) add_span(s, slot, s->o->depth + i, 1, true);
+        TRY(lead_step(s));
+    }
+    return ST_OK;
+}
+
+static status lead_warm_up(session *s) {
+    const bench_options *o = s->o;
+    if (o->decode) return lead_decode(s, o->generate < WARM_UP_STEPS ? o->generate : WARM_UP_STEPS);
+    return lead_prompts(s, o->prompt < WARM_UP_TOKENS ? o->prompt : WARM_UP_TOKENS);
+}
+
+static status lead_runs(session *s) {
+    s->counted = true;
+    for (uint32_t i = 0; i < s->o->repeat; i++) {
+        uint64_t begin = clock_now_ns();
+        TRY(s->o->decode ? lead_decode(s, s->o->generate) : lead_prompts(s, s->o->prompt));
+        s->run_s[i] = (double)(clock_now_ns() - begin) / 1e9;
+    }
+    s->counted = false;
+    return ST_OK;
+}
+
+/* ---- opening ---- */
+
+static void name_matrices(session *s) {
+    model_weights *w = s->in.weights;
+    backend *b = s->in.device;
+    for (uint32_t l = 0; l < w->layers; l++) {
+        layer_weights *lw = &w->layer[l];
+        timed_name(b, &lw->q, "qkv");
+        timed_name(b, &lw->o, "attention_out");
+        timed_name(b, &lw->gate, "mlp_in");
+        timed_name(b, &lw->down, "mlp_out");
+        timed_name(b, &lw->ple_gate, "ple");
+        timed_name(b, &lw->ple_projection, "ple");
+    }
+    timed_name(b, &w->ple_context, "ple");
+    timed_name(b, &w->embed, "head");
+}
+
+/* Rank r of a host takes the r-th part of its CPUs, when they are enough for all: where a launcher did not say, ranks must
+ * not move onto each other's. */
+static void take_cpus(comm *ranks, uint32_t threads) {
+    cpu_set_t have, mine;
+    comm_node node = comm_where(ranks);
+    if (node.local_ranks < 2 || sched_getaffinity(0, sizeof have, &have) != 0) return;
+    if ((uint64_t)CPU_COUNT(&have) < (uint64_t)threads * node.local_ranks) return;
+    uint32_t nth = 0;
+    CPU_ZERO(&mine);
+    for (int cpu = 0; cpu < CPU_SETSIZE; cpu++) {
+        if (!CPU_ISSET(cpu, &have)) continue;
+        if (nth / threads == node.local_rank) CPU_SET(cpu, &mine);
+        nth++;
+    }
+    (void)sched_setaffinity(0, sizeof mine, &mine);
+}
+
+static uint32_t cpus_here(void) {
+    cpu_set_t set;
+    if (sched_getaffinity(0, sizeof set, &set) != 0) return 1;
+    return (uint32_t)CPU_COUNT(&set);
+}
+
+static weights_choice bench_weights(const char *word) {
+    static const char *const words[WEIGHTS_CHOICES] = {"auto", "f32", "bf16", "q8", "q4"};
+    for (int i = 0; i < WEIGHTS_CHOICES; i++)
+        if (!strcmp(words[i], word)) return (weights_choice)i;
+    INVARIANT(!"a word of the option's table");
+    return WEIGHTS_AUTO;
+}
+
+static status open_instance(session *s, uint32_t threads, uint32_t spin_us) {
+    const bench_options *o = s->o;
+    strbuf config = {0};
+    instance_options i = {.model_path = o->model,
+                          .ranks = s->ranks,
+                          .timed = true,
+                          .weights = bench_weights(o->weights),
+                          .kv_given = strcmp(o->kv, "auto") != 0,
+                          .kv = !strcmp(o->kv, "f32") ? KV_F32 : KV_BF16,
+                          .threads = threads,
+                          .spin_us = spin_us,
+                          .context = tokens_of_sequence(o),
+                          .slots = o->batch,
+                          .chunk_max = o->chunk,
+                          .memory_bytes = o->memory_bytes};
+    /* The whole of it, so that many long sequences have room: what is not used is not touched. */
+    if (!i.memory_bytes) i.memory_bytes = budget_free_memory() / comm_where(s->ranks).local_ranks / 10 * 8;
+    if (o->expert_layout && sscanf(o->expert_layout, "%ux%u", &i.expert_degree, &i.width_degree) != 2)
+        return fail(ST_INVALID, "--expert-layout is '%s'; give EP degree x width degree, such as 2x1",
+                    o->expert_layout);
+    if (o->shape) {
+        TRY(shape_write_config(o->shape, o->layers, &config));
+        i.random_config = strbuf_text(&config);
+    }
+    uint64_t begin = clock_now_ns();
+    status st = instance_open(&s->in, &i);
+    s->figures.load_ns = clock_now_ns() - begin;
+    strbuf_close(&config);
+    if (st == ST_OK) name_matrices(s);
+    return st;
+}
+
+/* ---- the whole ---- */
+
+static status measure(session *s) {
+    timed_totals ignored;
+    uint64_t load_ns = s->figures.load_ns;
+    TRY(run_phase(s, lead_opening));
+    if (s->o->decode && s->o->depth > 0)
+        for (uint32_t slot = 0; slot < s->o->batch; slot++) runner_fill_kv(s->in.run, slot);
+    TRY(run_phase(s, lead_warm_up));
+    timed_take(s->in.device, &ignored);
+    s->figures = (bench_figures){.load_ns = load_ns, .weight_bytes = s->in.weights->bytes};
+    TRY(run_phase(s, lead_runs));
+    timed_take(s->in.device, &s->figures.operators);
+    return ST_OK;
+}
+
+static status report(session *s, uint32_t threads, const bench_figures *all, const bandwidth *read) {
+    const bench_options *o = s->o;
+    bench_result r = {.options = o,
+                      .layers = s->in.config->layers,
+                      .experts = s->in.config->experts,
+                      .experts_active = s->in.config->experts_active,
+                      .threads = threads,
+                      .rank = all,
+                      .ranks = comm_size(s->ranks),
+                      .run_s = s->run_s,
+                      .step_ms = s->step_ms,
+                      .steps = s->steps,
+                      .run_tokens = (uint64_t)o->batch * (o->decode ? o->generate : o->prompt),
+                      .read = *read};
+    snprintf(r.layout, sizeof r.layout, "%s", s->in.layout_text);
+    snprintf(r.device, sizeof r.device, "%s", s->in.device->name);
+    return bench_report(&r);
+}
+
+status bench_rank(comm *ranks, void *context) {
+    const bench_options *o = context;
+    session s = {.o = o, .ranks = ranks, .channel = {.ranks = ranks}, .random = 1};
+    comm_node node = comm_where(ranks);
+    uint32_t cpus = cpus_here(), threads = o->threads ? o->threads : cpus / node.local_ranks;
+    bench_figures *all = memory_alloc_array(comm_size(ranks), sizeof *all);
+    pool *readers = NULL;
+    bandwidth read;
+    status st;
+    if (threads == 0) threads = 1;
+    uint32_t spin_us = (uint64_t)threads * node.local_ranks <= cpus ? 50 : 0;
+    s.run_s = memory_alloc_array(o->repeat, sizeof *s.run_s);
+    take_cpus(ranks, threads);
+    TRY_OR_FAIL(open_instance(&s, threads, spin_us));
+    TRY_OR_FAIL(measure(&s));
+    TRY_OR_FAIL(pool_open(&readers, &(pool_options){.threads = threads, .spin_us = spin_us}));
+    TRY_OR_FAIL(bandwidth_measure(&read, ranks, readers, s.in.weights->mapping, s.in.weights->bytes));
+    TRY_OR_FAIL(comm_all_gather(ranks, &s.figures, sizeof s.figures, all));
+    if (leads(&s)) st = report(&s, threads, all, &read);
+fail:
+    if (st != ST_OK) comm_abort(ranks);
+    pool_close(readers);
+    kv_pages_close(s.pages);
+    plan_close(&s.p);
+    plan_channel_close(&s.channel);
+    instance_close(&s.in);
+    free(s.run_s);
+    free(s.step_ms);
+    free(all);
+    return st;
+}

@@ -1,0 +1,33 @@
+#include "base/invariant.h"
+#include "shard/model/runner_internal.h"
+
+static uint64_t next(uint64_t *state) { /* splitmix64 */
+    uint64_t x = (*state += 0x9E3779B97F4A7C15);
+    x = (x ^ (x >> 30)) * 0xBF58476D1CE4E5B9;
+    x = (x ^ (x >> 27)) * 0x94D049BB133111EB;
+    return x ^ (x >> 31);
+}
+
+/* Values of either sign between 1/2 and 1: what normed keys and values are of the size of. */
+static void fill_page(uint64_t *words, uint64_t count, kv_type type, uint64_t seed) {
+    uint64_t mask = 0, bits = 0;
+    switch (type) {
+    case KV_F32: mask = 0x807FFFFF807FFFFF, bits = 0x3F0000003F000000; break;
+    case KV_BF16: mask = 0x807F807F807F807F, bits = 0x3F003F003F003F00; break;
+    }
+    INVARIANT(bits);
+    for (uint64_t i = 0; i < count; i++) words[i] = (next(&seed) & mask) | bits;
+}
+
+void runner_fill_kv(runner *r, uint32_t slot) {
+    INVARIANT(slot < r->o.slots);
+    for (int kind = 0; kind < KV_KINDS; kind++) {
+        uint64_t bytes = r->geometry.page_bytes[kind];
+        for (uint32_t i = 0; bytes && i < r->pages_per_slot; i++) {
+            uint32_t page = r->table[kind][slot][i], per_slab = r->geometry.pages_per_slab[kind];
+            if (page == PLAN_NO_TOKEN) continue;
+            char *at = (char *)r->pool + page / per_slab * r->geometry.slab_bytes + page % per_slab * bytes;
+            fill_page((uint64_t *)(void *)at, bytes / 8, r->o.kv, ((uint64_t)slot << 32) + i);
+        }
+    }
+}

@@ -1,0 +1,17 @@
+/* Weights that nobody trained, for measurements on a published shape: the table of tensors that such a checkpoint would
+ * have, and values of sensible scale in whatever layout the kernels read. Norms are 1, matrices keep the size of what
+ * goes through them, signs are even, so that hidden states of different tokens stay different and a router spreads them
+ * over all experts. The same values at every number of threads.
+ *
+ * Memory:  as checkpoint.h; filling writes the memory of the weights alone.
+ * Threads: filling is spread over `threads` threads.
+ * Errors:  ST_NO_MEMORY. */
+#ifndef SHARD_MODEL_WEIGHTS_RANDOM_H
+#define SHARD_MODEL_WEIGHTS_RANDOM_H
+
+#include "shard/model/weights.h"
+
+/* Every tensor the config asks for, in bf16, as published. */
+STATUS_CHECKED status weights_random_checkpoint(checkpoint **out, const model_config *config);
+
+#endif
