@@ -1,7 +1,7 @@
 // link: shard_core
 /* Speed of the quantised products on this machine, through the CPU back end as the model calls it: bytes of
- * weights a second times a few tokens beside plain reads of the same memory, and multiply-adds a second times
- * many.
+ * weights a second times a few tokens (gemmad-shard doctor measures what memory gives), and multiply-adds a
+ * second times many.
  *
  *     build/bench/bench_quant [threads]        GEMMAD_ISA picks the variant */
 #include <stdio.h>
@@ -10,40 +10,10 @@
 
 #include "base/clock.h"
 #include "base/memory.h"
-#include "shard/kernels/cpu/pool.h"
 #include "shard/kernels/ops.h"
 
 enum { COLS = 5376, TOKENS_MAX = 512, REPEATS = 7 };
 static const uint64_t memory_bytes = (uint64_t)1 << 30;
-
-typedef struct read_job {
-    const char *memory;
-    uint64_t sum;
-} read_job;
-
-static void read_part(void *context, uint32_t item, uint32_t thread) {
-    (void)thread;
-    read_job *r = context;
-    const uint64_t *p = (const uint64_t *)(const void *)(r->memory + (size_t)item * (1 << 20));
-    uint64_t a = 0, b = 0, c = 0, d = 0;
-    for (int i = 0; i < (1 << 20) / 32; i++, p += 4) a += p[0], b += p[1], c += p[2], d += p[3];
-    __atomic_fetch_add(&r->sum, a ^ b ^ c ^ d, __ATOMIC_RELAXED);
-}
-
-static double read_gb_per_s(uint32_t threads, const void *memory) {
-    pool *p;
-    double best = 1e9;
-    if (pool_open(&p, &(pool_options){threads, 100, true}) != ST_OK) return 0;
-    for (int i = 0; i < REPEATS; i++) {
-        read_job r = {.memory = memory};
-        uint64_t start = clock_now_ns();
-        pool_run(p, (uint32_t)(memory_bytes >> 20), read_part, &r);
-        double s = (double)(clock_now_ns() - start) * 1e-9;
-        best = s < best ? s : best;
-    }
-    pool_close(p);
-    return (double)memory_bytes * 1e-9 / best;
-}
 
 static double seconds_of(backend *b, const weight *w, float *y, const float *x, uint32_t tokens) {
     double best = 1e9;
@@ -78,8 +48,7 @@ int main(int argc, char **argv) {
     }
     memset(memory, 0x11, memory_bytes);
     for (size_t i = 0; i < (size_t)TOKENS_MAX * COLS; i++) ((float *)x)[i] = (float)(i % 7) - 3;
-    double read = read_gb_per_s(threads, memory);
-    printf("%s, %u threads, %u columns; reads alone %.1f GB/s\n", b->name, threads, COLS, read);
+    printf("%s, %u threads, %u columns\n", b->name, threads, COLS);
     for (int i = 0; i < 2; i++) {
         weight w = {.data = memory, .cols = COLS, .type = i ? WEIGHT_Q4 : WEIGHT_Q8};
         uint64_t strip = quant_strip_bytes(w.type, COLS);
@@ -87,8 +56,8 @@ int main(int argc, char **argv) {
         for (size_t t = 0; t < sizeof few / sizeof *few; t++) {
             double s = seconds_of(b, &w, y, x, few[t]),
                    rate = (double)(w.rows / QUANT_ROWS * strip) * 1e-9 / s;
-            printf("%s %3u tokens %8.2f GB/s %4.0f %% of reads %8.1f GMAC/s\n", names[i], few[t], rate,
-                   100 * rate / read, (double)w.rows * COLS * few[t] * 1e-9 / s);
+            printf("%s %3u tokens %8.2f GB/s %8.1f GMAC/s\n", names[i], few[t], rate, 100 * rate / read,
+                   (double)w.rows * COLS * few[t] * 1e-9 / s);
         }
         w.rows = 2048;
         for (size_t t = 0; t < sizeof many / sizeof *many; t++)

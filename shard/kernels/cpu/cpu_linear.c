@@ -88,8 +88,9 @@ typedef struct strips_work {
 } strips_work;
 
 enum {
-    CHUNK_TOKENS = 256,   /* whose activations stay in the second-level cache while all strips pass */
-    ITEM_BYTES = 48 << 10 /* of weights that few tokens take at once: threads finish together */
+    CHUNK_TOKENS = 256, /* whose activations stay in the second-level cache while all strips pass */
+    STRIPS_TOGETHER = 4,
+    ITEM_BYTES = 96 << 10 /* of weights that few tokens take at once: threads finish together */
 };
 
 static void strips_item(void *context, uint32_t item, uint32_t thread) {
@@ -107,10 +108,11 @@ static void strips_item(void *context, uint32_t item, uint32_t thread) {
                                        w->cols);
 }
 
+/* Few tokens: whole sets of the strips that kernels read side by side. Many: what stays in the cache. */
 static uint32_t strips_of_item(const weight *w, uint32_t tokens) {
-    uint64_t bytes = quant_strip_bytes(w->type, w->cols) + 1, strips = ITEM_BYTES / bytes;
+    uint64_t sets = ITEM_BYTES / (STRIPS_TOGETHER * quant_strip_bytes(w->type, w->cols) + 1);
     if (tokens > QUANT_BLOCK) return 2;
-    return strips < 1 ? 1 : (uint32_t)strips;
+    return STRIPS_TOGETHER * (sets < 1 ? 1 : (uint32_t)sets);
 }
 
 static void linear_quantised(cpu_backend *c, const product *products, uint32_t count, uint32_t n) {

@@ -85,9 +85,9 @@ void cpu_route(backend *b, const moe_layer *m, const float *h, uint32_t n, uint3
 
 /* ---- experts ---- */
 
-/* Rows of an expert's gate and up that one item makes: a group of down's columns, so that the item can
+/* Rows of an expert's gate and up that one item makes: whole groups of down's columns, so that the item can
  * quantise what it made. */
-enum { WIDTH_BLOCK = QUANT_GROUP, HIDDEN_BLOCK = 128 };
+enum { WIDTH_BLOCK = 2 * QUANT_GROUP, HIDDEN_BLOCK = 128 };
 
 typedef struct expert_work {
     cpu_backend *c;
@@ -190,7 +190,9 @@ static void gate_up_block(void *context, uint32_t item, uint32_t thread) {
         size_t at = (size_t)(begin + i) * width;
         c->k->gelu_multiply(c->expert_act + at + first, c->expert_act + at + first, c->expert_up + at + first,
                             rows);
-        if (w->quant_down) quant_token(c->q, &to, i, c->expert_act + at, width, first / QUANT_GROUP, 1);
+        if (w->quant_down)
+            quant_token(c->q, &to, i, c->expert_act + at, width, first / QUANT_GROUP,
+                        (rows + QUANT_GROUP - 1) / QUANT_GROUP);
     }
 }
 

@@ -9,7 +9,12 @@
 
 #include "shard/kernels/cpu/quant_avx512.h"
 
-enum { TILE_TOKENS = 8, AHEAD = 4096 /* bytes of weights asked for in advance: memory is far */ };
+enum {
+    TILE_TOKENS = 8,
+    SUMS = 16,        /* strips · tokens */
+    AHEAD = 2048,     /* bytes of a strip asked for in advance … */
+    AHEAD_TOKENS = 4, /* … with so few tokens that memory is what is waited for */
+};
 
 #define INLINE static inline __attribute__((always_inline))
 
@@ -40,68 +45,92 @@ INLINE __m512 scales_of(const uint8_t *scales, uint32_t group) {
         _mm256_load_si256((const __m256i *)(const void *)(scales + (size_t)group * QUANT_SCALE_BYTES)));
 }
 
-/* `tokens` tokens of one block, which the compiler knows the number of, against one strip. */
-INLINE void strip_tokens(__m512 *sum, const quant_input *x, uint32_t first, uint32_t tokens,
-                         const uint8_t *strip, weight_type type) {
+/* `tokens` tokens of one block against `strips` strips at once, both known to the compiler: memory gives more
+ * to a few streams than to one. */
+INLINE void strips_tokens(float *y, size_t y_stride, const quant_input *x, uint32_t first, uint32_t tokens,
+                          const uint8_t *weights, uint32_t strips, uint32_t rows, weight_type type,
+                          size_t strip_bytes) {
     const uint32_t group_bytes = quant_group_bytes(type), groups = x->groups;
-    const uint8_t *scales = strip + (size_t)groups * group_bytes;
     size_t at = quant_place(x, first, 0);
-#pragma GCC unroll 8
-    for (uint32_t t = 0; t < tokens; t++) sum[t] = _mm512_setzero_ps();
-    for (uint32_t g = 0; g < groups; g++, at += x->block_rows, strip += group_bytes) {
-        __m512i w[8];
-        load_group(w, strip, type);
-        if (tokens <= 4)
-            for (uint32_t line = 0; line < group_bytes; line += 64)
-                _mm_prefetch((const char *)strip + AHEAD + line, _MM_HINT_T0);
-        __m512 scale = scales_of(scales, g);
-        const int8_t *values = x->values + at * QUANT_GROUP;
-#pragma GCC unroll 8
-        for (uint32_t t = 0; t < tokens; t++, values += QUANT_GROUP) {
-            __m512i a = _mm512_set1_epi32(x->bias[at + t]), b = _mm512_setzero_si512();
-            if (type == WEIGHT_Q8) a = _mm512_slli_epi32(a, 4); /* stored with 128 more, not 8 */
+    __m512 sum[SUMS];
+#pragma GCC unroll 16
+    for (uint32_t i = 0; i < strips * tokens; i++) sum[i] = _mm512_setzero_ps();
+    for (uint32_t g = 0; g < groups; g++, at += x->block_rows) {
 #pragma GCC unroll 4
-            for (int v = 0; v < 4; v++) {
-                a = _mm512_dpbusd_epi32(a, w[v], four_columns(values, v));
-                b = _mm512_dpbusd_epi32(b, w[v + 4], four_columns(values, v + 4));
+        for (uint32_t s = 0; s < strips; s++) {
+            const uint8_t *strip = weights + s * strip_bytes, *group = strip + (size_t)g * group_bytes;
+            __m512i w[8];
+            load_group(w, group, type);
+            if (tokens <= AHEAD_TOKENS)
+                for (uint32_t line = 0; line < group_bytes; line += 64)
+                    _mm_prefetch((const char *)group + AHEAD + line, _MM_HINT_T0);
+            __m512 scale = scales_of(strip + (size_t)groups * group_bytes, g);
+            const int8_t *values = x->values + at * QUANT_GROUP;
+#pragma GCC unroll 8
+            for (uint32_t t = 0; t < tokens; t++, values += QUANT_GROUP) {
+                __m512i a = _mm512_set1_epi32(x->bias[at + t]), b = _mm512_setzero_si512();
+                if (type == WEIGHT_Q8) a = _mm512_slli_epi32(a, 4); /* stored with 128 more, not 8 */
+                /* One token waits for its chain of sums, unless it is two; several hide each other's. */
+                __m512i *half = tokens < 4 ? &b : &a;
+#pragma GCC unroll 4
+                for (int v = 0; v < 4; v++) {
+                    a = _mm512_dpbusd_epi32(a, w[v], four_columns(values, v));
+                    *half = _mm512_dpbusd_epi32(*half, w[v + 4], four_columns(values, v + 4));
+                }
+                __m512 dot = _mm512_cvtepi32_ps(tokens < 4 ? _mm512_add_epi32(a, b) : a);
+                __m512 factor = _mm512_mul_ps(scale, _mm512_set1_ps(x->scale[at + t]));
+                sum[s * tokens + t] = _mm512_fmadd_ps(dot, factor, sum[s * tokens + t]);
             }
-            __m512 dot = _mm512_cvtepi32_ps(_mm512_add_epi32(a, b));
-            sum[t] = _mm512_fmadd_ps(dot, _mm512_mul_ps(scale, _mm512_set1_ps(x->scale[at + t])), sum[t]);
         }
+    }
+#pragma GCC unroll 4
+    for (uint32_t s = 0; s < strips; s++) {
+        uint32_t left = rows - s * QUANT_ROWS;
+        __mmask16 mask = left >= QUANT_ROWS ? (__mmask16)0xFFFF : (__mmask16)((1u << left) - 1);
+#pragma GCC unroll 8
+        for (uint32_t t = 0; t < tokens; t++)
+            _mm512_mask_storeu_ps(y + t * y_stride + s * QUANT_ROWS, mask, sum[s * tokens + t]);
     }
 }
 
-INLINE void store_tokens(float *y, size_t y_stride, const __m512 *sum, uint32_t tokens, uint32_t rows) {
-    __mmask16 mask = rows >= QUANT_ROWS ? (__mmask16)0xFFFF : (__mmask16)((1u << rows) - 1);
-#pragma GCC unroll 8
-    for (uint32_t t = 0; t < tokens; t++) _mm512_mask_storeu_ps(y + t * y_stride, mask, sum[t]);
-}
-
-#define CASE_TOKENS(n)                                                                                       \
+#define CASE_TOKENS(n, together)                                                                             \
     case n:                                                                                                  \
-        strip_tokens(sum, x, t, n, strip, type);                                                             \
-        store_tokens(y + t * y_stride + r, y_stride, sum, n, rows - r);                                      \
+        for (; left > (together - 1) * QUANT_ROWS;                                                           \
+             left -= left < (uint32_t)together * QUANT_ROWS ? left : together * QUANT_ROWS) {                \
+            strips_tokens(to + rows - left, y_stride, x, t, n, strip, together, left, type, strip_bytes);    \
+            strip += together * strip_bytes;                                                                 \
+        }                                                                                                    \
+        for (; left > 0; left -= left < QUANT_ROWS ? left : QUANT_ROWS, strip += strip_bytes)                \
+            strips_tokens(to + rows - left, y_stride, x, t, n, strip, 1, left, type, strip_bytes);           \
         break
 
+/* Up to eight tokens against all rows. */
+INLINE void tile_tokens(float *to, size_t y_stride, const quant_input *x, uint32_t t, uint32_t tokens,
+                        const uint8_t *strip, uint32_t rows, uint32_t cols, weight_type type) {
+    size_t strip_bytes = quant_strip_bytes(type, cols);
+    uint32_t left = rows;
+    switch (tokens) {
+        CASE_TOKENS(1, 4);
+        CASE_TOKENS(2, 4);
+        CASE_TOKENS(3, 4);
+        CASE_TOKENS(4, 4);
+        CASE_TOKENS(5, 2);
+        CASE_TOKENS(6, 2);
+        CASE_TOKENS(7, 2);
+        CASE_TOKENS(8, 2);
+    }
+}
+
+/* Few tokens: every strip is read once. Many: strips that stay in the cache pass all tokens. */
 INLINE void product(float *y, size_t y_stride, const quant_input *x, uint32_t first, uint32_t tokens,
                     const void *weights, uint32_t rows, uint32_t cols, weight_type type) {
-    size_t strip_bytes = quant_strip_bytes(type, cols);
-    for (uint32_t r = 0; r < rows; r += QUANT_ROWS) {
-        const uint8_t *strip = (const uint8_t *)weights + r / QUANT_ROWS * strip_bytes;
-        for (uint32_t t = first; t < first + tokens;) {
-            __m512 sum[TILE_TOKENS];
+    const uint32_t block = 2 * QUANT_ROWS, step = tokens <= TILE_TOKENS ? rows : block;
+    for (uint32_t r = 0; r < rows; r += step) {
+        const uint8_t *strip = (const uint8_t *)weights + r / QUANT_ROWS * quant_strip_bytes(type, cols);
+        uint32_t n_rows = rows - r < step ? rows - r : step;
+        for (uint32_t t = first; t < first + tokens; t += TILE_TOKENS) {
             uint32_t n = first + tokens - t < TILE_TOKENS ? first + tokens - t : TILE_TOKENS;
-            switch (n) {
-                CASE_TOKENS(1);
-                CASE_TOKENS(2);
-                CASE_TOKENS(3);
-                CASE_TOKENS(4);
-                CASE_TOKENS(5);
-                CASE_TOKENS(6);
-                CASE_TOKENS(7);
-                CASE_TOKENS(8);
-            }
-            t += n;
+            tile_tokens(y + t * y_stride + r, y_stride, x, t, n, strip, n_rows, cols, type);
         }
     }
 }

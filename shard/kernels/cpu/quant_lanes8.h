@@ -9,7 +9,7 @@
 #ifndef SHARD_KERNELS_CPU_QUANT_LANES8_H
 #define SHARD_KERNELS_CPU_QUANT_LANES8_H
 
-enum { TILE_TOKENS = 4 };
+enum { TILE_TOKENS = 4, SUMS = 8 };
 
 INLINE __m256i four_columns(const int8_t *values, int chunk) {
     int32_t four;
@@ -46,28 +46,35 @@ static void lanes8_quantise(const float *x, uint32_t groups, int8_t *values, flo
     }
 }
 
-/* `tokens` tokens of one block, which the compiler knows the number of, against eight rows of a strip. */
-INLINE void half_tokens(__m256 *sum, const quant_input *x, uint32_t first, uint32_t tokens,
-                        const uint8_t *strip, uint32_t half, weight_type type) {
+/* `tokens` tokens of one block against `units` halves of strips, both known to the compiler. Few tokens take
+ * eight units: memory gives more to four streams than to one. */
+INLINE void units_tokens(__m256 *sum, const quant_input *x, uint32_t first, uint32_t tokens,
+                         const uint8_t *strip, uint32_t half, uint32_t units, weight_type type,
+                         size_t strip_bytes) {
     const uint32_t group_bytes = quant_group_bytes(type), groups = x->groups;
-    const uint8_t *scales = strip + (size_t)groups * group_bytes + half * 16;
     size_t at = quant_place(x, first, 0);
-    strip += half * 32;
+#pragma GCC unroll 8
+    for (uint32_t i = 0; i < units * tokens; i++) sum[i] = _mm256_setzero_ps();
+    for (uint32_t g = 0; g < groups; g++, at += x->block_rows) {
+#pragma GCC unroll 8
+        for (uint32_t u = 0; u < units; u++) {
+            const uint8_t *own = strip + (half + u) / 2 * strip_bytes, *group = own + (size_t)g * group_bytes;
+            uint32_t upper = (half + u) % 2;
+            group_weights w;
+            load_group(&w, group + upper * 32, type);
+            if (units > 1 && !upper)
+                for (uint32_t line = 0; line < group_bytes; line += 64)
+                    _mm_prefetch((const char *)group + AHEAD + line, _MM_HINT_T0);
+            const uint8_t *scales =
+                own + (size_t)groups * group_bytes + (size_t)g * QUANT_SCALE_BYTES + upper * 16;
+            __m256 scale = _mm256_cvtph_ps(_mm_load_si128((const __m128i *)(const void *)scales));
+            const int8_t *values = x->values + at * QUANT_GROUP;
 #pragma GCC unroll 4
-    for (uint32_t t = 0; t < tokens; t++) sum[t] = _mm256_setzero_ps();
-    for (uint32_t g = 0; g < groups; g++, at += x->block_rows, strip += group_bytes) {
-        group_weights w;
-        load_group(&w, strip, type);
-        if (tokens <= 2 && half == 0)
-            for (uint32_t line = 0; line < group_bytes; line += 64)
-                _mm_prefetch((const char *)strip + AHEAD + line, _MM_HINT_T0);
-        __m256 scale = _mm256_cvtph_ps(
-            _mm_load_si128((const __m128i *)(const void *)(scales + (size_t)g * QUANT_SCALE_BYTES)));
-        const int8_t *values = x->values + at * QUANT_GROUP;
-#pragma GCC unroll 4
-        for (uint32_t t = 0; t < tokens; t++, values += QUANT_GROUP) {
-            __m256 dot = _mm256_cvtepi32_ps(group_dot(&w, values, x->bias[at + t], type));
-            sum[t] = _mm256_fmadd_ps(dot, _mm256_mul_ps(scale, _mm256_set1_ps(x->scale[at + t])), sum[t]);
+            for (uint32_t t = 0; t < tokens; t++, values += QUANT_GROUP) {
+                __m256 dot = _mm256_cvtepi32_ps(group_dot(&w, values, x->bias[at + t], type));
+                __m256 factor = _mm256_mul_ps(scale, _mm256_set1_ps(x->scale[at + t]));
+                sum[u * tokens + t] = _mm256_fmadd_ps(dot, factor, sum[u * tokens + t]);
+            }
         }
     }
 }
@@ -82,26 +89,43 @@ INLINE void store_eight(float *y, __m256 sum, uint32_t rows) {
     memcpy(y, part, rows * sizeof *y);
 }
 
-#define CASE_TOKENS(n)                                                                                       \
-    case n: half_tokens(sum, x, t, n, strip, half, type); break
+#define CASE_TOKENS(n, together)                                                                             \
+    case n:                                                                                                  \
+        for (; left > 0; left -= left < taken * 8 ? left : taken * 8) {                                      \
+            uint32_t done = (rows - left) / 8;                                                               \
+            const uint8_t *strip = weights + done / 2 * strip_bytes;                                         \
+            __m256 sum[SUMS];                                                                                \
+            taken = left > (together - 1) * 8 ? together : 1;                                                \
+            if (taken == together) units_tokens(sum, x, t, n, strip, done % 2, together, type, strip_bytes); \
+            else units_tokens(sum, x, t, n, strip, done % 2, 1, type, strip_bytes);                          \
+            for (uint32_t i = 0; i < taken * n; i++)                                                         \
+                store_eight(to + i % n * y_stride + done * 8 + i / n * 8, sum[i], left - i / n * 8);         \
+        }                                                                                                    \
+        break
 
+/* Up to four tokens against all rows. */
+INLINE void tile_tokens(float *to, size_t y_stride, const quant_input *x, uint32_t t, uint32_t tokens,
+                        const uint8_t *weights, uint32_t rows, uint32_t cols, weight_type type) {
+    size_t strip_bytes = quant_strip_bytes(type, cols);
+    uint32_t left = rows, taken;
+    switch (tokens) {
+        CASE_TOKENS(1, 8);
+        CASE_TOKENS(2, 4);
+        CASE_TOKENS(3, 1);
+        CASE_TOKENS(4, 1);
+    }
+}
+
+/* Few tokens: every strip is read once. Many: a strip that stays in the cache passes all tokens. */
 INLINE void product(float *y, size_t y_stride, const quant_input *x, uint32_t first, uint32_t tokens,
                     const void *weights, uint32_t rows, uint32_t cols, weight_type type) {
-    size_t strip_bytes = quant_strip_bytes(type, cols);
-    for (uint32_t r = 0; r < rows; r += 8) {
-        const uint8_t *strip = (const uint8_t *)weights + r / QUANT_ROWS * strip_bytes;
-        uint32_t half = r % QUANT_ROWS / 8;
-        for (uint32_t t = first; t < first + tokens;) {
-            __m256 sum[TILE_TOKENS];
+    const uint32_t step = tokens <= TILE_TOKENS ? rows : QUANT_ROWS;
+    for (uint32_t r = 0; r < rows; r += step) {
+        const uint8_t *strip = (const uint8_t *)weights + r / QUANT_ROWS * quant_strip_bytes(type, cols);
+        uint32_t n_rows = rows - r < step ? rows - r : step;
+        for (uint32_t t = first; t < first + tokens; t += TILE_TOKENS) {
             uint32_t n = first + tokens - t < TILE_TOKENS ? first + tokens - t : TILE_TOKENS;
-            switch (n) {
-                CASE_TOKENS(1);
-                CASE_TOKENS(2);
-                CASE_TOKENS(3);
-                CASE_TOKENS(4);
-            }
-            for (uint32_t i = 0; i < n; i++) store_eight(y + (t + i) * y_stride + r, sum[i], rows - r);
-            t += n;
+            tile_tokens(y + t * y_stride + r, y_stride, x, t, n, strip, n_rows, cols, type);
         }
     }
 }

@@ -38,7 +38,8 @@ static shared load(opened o, layout_options options, bool as_f32, uint32_t threa
     shared s = {NULL, NULL};
     CHECK_STATUS(layout_open(&s.l, o.config, &options), ST_OK);
     CHECK_STATUS(model_weights_open(&s.w, o.c, o.config, s.l,
-                                    &(model_weights_options){as_f32 ? WEIGHTS_F32 : WEIGHTS_AUTO, threads}),
+                                    &(model_weights_options){.choice = as_f32 ? WEIGHTS_F32 : WEIGHTS_AUTO,
+                                                             .threads = threads}),
                  ST_OK);
     if (!s.l || !s.w) exit(1);
     return s;
@@ -371,8 +372,9 @@ static status load_copy(copy *k, bool as_f32, uint32_t threads, void (*check)(op
     opened o = open_model(k->folder.path);
     shared s = {NULL, (void *)&s};
     CHECK_STATUS(layout_open(&s.l, o.config, &(layout_options){.ranks = 2, .rank = 1, .group = 1}), ST_OK);
-    status st = model_weights_open(&s.w, o.c, o.config, s.l,
-                                   &(model_weights_options){as_f32 ? WEIGHTS_F32 : WEIGHTS_AUTO, threads});
+    status st = model_weights_open(
+        &s.w, o.c, o.config, s.l,
+        &(model_weights_options){.choice = as_f32 ? WEIGHTS_F32 : WEIGHTS_AUTO, .threads = threads});
     if (st != ST_OK) CHECK(s.w == NULL);
     else CHECK(s.w->bytes_read == s.w->bytes_expected);
     if (st == ST_OK && check) check(o, s);
@@ -591,7 +593,7 @@ TEST(a_failing_read_is_reported_from_any_thread) {
     CHECK_STATUS(layout_open(&l, o.config, &(layout_options){.ranks = 1, .group = 1}), ST_OK);
     for (uint32_t threads = 0; threads <= 200; threads = threads * 5 + 1) {
         model_weights *w = (void *)&w;
-        CHECK_STATUS(model_weights_open(&w, o.c, o.config, l, &(model_weights_options){false, threads}),
+        CHECK_STATUS(model_weights_open(&w, o.c, o.config, l, &(model_weights_options){.threads = threads}),
                      ST_FORMAT);
         CHECK_SENTENCE("model.safetensors ends before byte");
         CHECK_SENTENCE("tensor model.language_model.");
