@@ -56,7 +56,7 @@ int main(int argc, char **argv) {
         for (size_t t = 0; t < sizeof few / sizeof *few; t++) {
             double s = seconds_of(b, &w, y, x, few[t]),
                    rate = (double)(w.rows / QUANT_ROWS * strip) * 1e-9 / s;
-            printf("%s %3u tokens %8.2f GB/s %8.1f GMAC/s\n", names[i], few[t], rate, 100 * rate / read,
+            printf("%s %3u tokens %8.2f GB/s %8.1f GMAC/s\n", names[i], few[t], rate,
                    (double)w.rows * COLS * few[t] * 1e-9 / s);
         }
         w.rows = 2048;

@@ -44,7 +44,7 @@ typedef struct quantise_work {
     uint32_t cols, pieces; /* of a token */
 } quantise_work;
 
-enum { PIECE_GROUPS = 48 };
+enum { PIECE_GROUPS = 48, ALONE_GROUPS = 192 /* one thread has done them before another is awake */ };
 
 static void quantise_piece(void *context, uint32_t item, uint32_t thread) {
     (void)thread;
@@ -61,7 +61,9 @@ static void quantise(cpu_backend *c, const float *x, size_t x_stride, uint32_t c
     to->groups = quant_groups(cols);
     to->block_rows = quant_block_rows(n);
     quantise_work w = {c->q, to, x, x_stride, cols, (to->groups + PIECE_GROUPS - 1) / PIECE_GROUPS};
-    pool_run(c->threads, n * w.pieces, quantise_piece, &w);
+    if (n * to->groups <= ALONE_GROUPS)
+        for (uint32_t i = 0; i < n * w.pieces; i++) quantise_piece(&w, i, 0);
+    else pool_run(c->threads, n * w.pieces, quantise_piece, &w);
     quant_clear_rest(to);
 }
 
@@ -81,49 +83,65 @@ void cpu_quant_close(quant_input *in) {
 /* ---- quantised weights ---- */
 
 typedef struct strips_work {
-    cpu_backend *c;
+    const cpu_backend *c;
     const product *products;
-    uint32_t count, items /* of one chunk of tokens */, strips /* of an item */, n;
-    uint32_t end[PRODUCTS_MAX]; /* the item after each product's last */
+    uint32_t count, n;
+    uint32_t end[PRODUCTS_MAX]; /* the unit after each product's last */
 } strips_work;
 
 enum {
-    CHUNK_TOKENS = 256, /* whose activations stay in the second-level cache while all strips pass */
-    STRIPS_TOGETHER = 4,
-    ITEM_BYTES = 96 << 10 /* of weights that few tokens take at once: threads finish together */
+    CHUNK_TOKENS = 256,         /* whose activations stay in the second-level cache while all strips pass */
+    UNIT_ROWS = 4 * QUANT_ROWS, /* strips that kernels read side by side */
+    MANY_ROWS = 2 * QUANT_ROWS, /* what stays in the cache while many tokens pass */
 };
 
-static void strips_item(void *context, uint32_t item, uint32_t thread) {
-    (void)thread;
-    const strips_work *s = context;
-    uint32_t first = item / s->items * CHUNK_TOKENS, at = item % s->items, p = 0;
-    uint32_t tokens = s->n - first < CHUNK_TOKENS ? s->n - first : CHUNK_TOKENS;
-    while (at >= s->end[p]) p++;
-    const product *to = &s->products[p];
+static void rows_against_tokens(const strips_work *s, const product *to, uint32_t row, uint32_t rows,
+                                uint32_t first, uint32_t tokens) {
     const weight *w = to->w;
-    uint32_t row = (at - (p ? s->end[p - 1] : 0)) * s->strips * QUANT_ROWS, rows = s->strips * QUANT_ROWS;
     if (w->rows - row < rows) rows = w->rows - row;
-    const char *data = (const char *)w->data + row / QUANT_ROWS * quant_strip_bytes(w->type, w->cols);
+    const char *data = (const char *)w->data + weight_rows_bytes(w->type, row, w->cols);
     quant_product_of(s->c->q, w->type)(to->y + row, to->y_stride, &s->c->input, first, tokens, data, rows,
                                        w->cols);
 }
 
-/* Few tokens: whole sets of the strips that kernels read side by side. Many: what stays in the cache. */
-static uint32_t strips_of_item(const weight *w, uint32_t tokens) {
-    uint64_t sets = ITEM_BYTES / (STRIPS_TOGETHER * quant_strip_bytes(w->type, w->cols) + 1);
-    if (tokens > QUANT_BLOCK) return 2;
-    return STRIPS_TOGETHER * (sets < 1 ? 1 : (uint32_t)sets);
+static const product *product_of_unit(const strips_work *s, uint32_t unit, uint32_t *first) {
+    uint32_t p = 0;
+    while (unit >= s->end[p]) p++;
+    *first = p ? s->end[p - 1] : 0;
+    return &s->products[p];
+}
+
+/* Few tokens: a range of units may run over from one product into the next. */
+static void stream_units(void *context, uint32_t begin, uint32_t end, uint32_t thread) {
+    (void)thread;
+    const strips_work *s = context;
+    while (begin < end) {
+        uint32_t first;
+        const product *to = product_of_unit(s, begin, &first);
+        uint32_t stop = s->end[to - s->products] < end ? s->end[to - s->products] : end;
+        rows_against_tokens(s, to, (begin - first) * UNIT_ROWS, (stop - begin) * UNIT_ROWS, 0, s->n);
+        begin = stop;
+    }
+}
+
+static void tile_unit(void *context, uint32_t item, uint32_t thread) {
+    (void)thread;
+    const strips_work *s = context;
+    uint32_t units = s->end[s->count - 1], chunk = item / units * CHUNK_TOKENS, first;
+    const product *to = product_of_unit(s, item % units, &first);
+    rows_against_tokens(s, to, (item % units - first) * MANY_ROWS, MANY_ROWS, chunk,
+                        s->n - chunk < CHUNK_TOKENS ? s->n - chunk : CHUNK_TOKENS);
 }
 
 static void linear_quantised(cpu_backend *c, const product *products, uint32_t count, uint32_t n) {
     strips_work s = {.c = c, .products = products, .count = count, .n = n};
-    s.strips = strips_of_item(products[0].w, n);
+    uint32_t units = 0, rows = n <= QUANT_BLOCK ? UNIT_ROWS : MANY_ROWS;
     for (uint32_t p = 0; p < count; p++) {
-        uint32_t rows = s.strips * QUANT_ROWS;
-        s.items += (products[p].w->rows + rows - 1) / rows;
-        s.end[p] = s.items;
+        units += (products[p].w->rows + rows - 1) / rows;
+        s.end[p] = units;
     }
-    pool_run(c->threads, (n + CHUNK_TOKENS - 1) / CHUNK_TOKENS * s.items, strips_item, &s);
+    if (n <= QUANT_BLOCK) pool_run_ranges(c->threads, units, stream_units, &s);
+    else pool_run(c->threads, (n + CHUNK_TOKENS - 1) / CHUNK_TOKENS * units, tile_unit, &s);
 }
 
 void cpu_linear(backend *b, const product *products, uint32_t count, const float *x, size_t x_stride,

@@ -175,9 +175,7 @@ static void rows_product(const expert_work *w, const weight *matrix, uint32_t h,
     }
 }
 
-static void gate_up_block(void *context, uint32_t item, uint32_t thread) {
-    (void)thread;
-    expert_work *w = context;
+static void gate_up_block(expert_work *w, uint32_t item) {
     cpu_backend *c = w->c;
     uint32_t h = item / w->blocks, first = item % w->blocks * WIDTH_BLOCK, width = w->m->width;
     uint32_t rows = width - first < WIDTH_BLOCK ? width - first : WIDTH_BLOCK;
@@ -196,13 +194,23 @@ static void gate_up_block(void *context, uint32_t item, uint32_t thread) {
     }
 }
 
-static void down_block(void *context, uint32_t item, uint32_t thread) {
+static void gate_up_blocks(void *context, uint32_t begin, uint32_t end, uint32_t thread) {
+    (void)thread;
+    for (uint32_t i = begin; i < end; i++) gate_up_block(context, i);
+}
+
+/* A range of blocks, expert by expert. */
+static void down_blocks(void *context, uint32_t begin, uint32_t end, uint32_t thread) {
     (void)thread;
     expert_work *w = context;
-    uint32_t h = item / w->blocks, first = item % w->blocks * HIDDEN_BLOCK, hidden = w->m->hidden;
-    rows_product(w, &w->m->expert[w->c->hit[h]].down, h, first,
-                 hidden - first < HIDDEN_BLOCK ? hidden - first : HIDDEN_BLOCK, w->c->expert_y,
-                 w->c->expert_act, &w->c->expert_mid);
+    while (begin < end) {
+        uint32_t h = begin / w->blocks, stop = (h + 1) * w->blocks < end ? (h + 1) * w->blocks : end;
+        uint32_t first = begin % w->blocks * HIDDEN_BLOCK, rows = (stop - begin) * HIDDEN_BLOCK;
+        if (w->m->hidden - first < rows) rows = w->m->hidden - first;
+        rows_product(w, &w->m->expert[w->c->hit[h]].down, h, first, rows, w->c->expert_y, w->c->expert_act,
+                     &w->c->expert_mid);
+        begin = stop;
+    }
 }
 
 static void combine_row(void *context, uint32_t i, uint32_t thread) {
@@ -257,8 +265,8 @@ void cpu_experts(backend *b, const moe_layer *m, const float *x, uint32_t n, con
         quant_clear_rest(&mid);
     }
     w.blocks = (m->width + WIDTH_BLOCK - 1) / WIDTH_BLOCK;
-    pool_run(c->threads, c->hit_count * w.blocks, gate_up_block, &w);
+    pool_run_ranges(c->threads, c->hit_count * w.blocks, gate_up_blocks, &w);
     w.blocks = (m->hidden + HIDDEN_BLOCK - 1) / HIDDEN_BLOCK;
-    pool_run(c->threads, c->hit_count * w.blocks, down_block, &w);
+    pool_run_ranges(c->threads, c->hit_count * w.blocks, down_blocks, &w);
     pool_run(c->threads, n, combine_row, &w);
 }

@@ -217,3 +217,35 @@ void pool_run(pool *p, uint32_t items, pool_work *work, void *context) {
         atomic_store_explicit(&p->caller_sleeps, false, memory_order_relaxed);
     }
 }
+
+/* Many threads leave more ranges than this, and the last takes what is left: at most a few hundredths. */
+enum { RANGES_MAX = 256 };
+
+typedef struct ranges {
+    pool_range_work *work;
+    void *context;
+    uint32_t begin[RANGES_MAX + 1];
+} ranges;
+
+static void run_range(void *context, uint32_t item, uint32_t thread) {
+    const ranges *r = context;
+    r->work(r->context, r->begin[item], r->begin[item + 1], thread);
+}
+
+void pool_run_ranges(pool *p, uint32_t units, pool_range_work *work, void *context) {
+    if (units == 0) return;
+    if (p->threads == 1) {
+        work(context, 0, units, 0);
+        return;
+    }
+    ranges r = {.work = work, .context = context};
+    uint32_t count = 0, at = 0;
+    while (at < units) {
+        uint32_t left = units - at, take = (left + 2 * p->threads - 1) / (2 * p->threads);
+        if (count + 1 == RANGES_MAX) take = left;
+        r.begin[count++] = at;
+        at += take;
+    }
+    r.begin[count] = units;
+    pool_run(p, count, run_range, &r);
+}

@@ -29,4 +29,9 @@ uint32_t pool_threads(const pool *p);
 typedef void pool_work(void *context, uint32_t item, uint32_t thread);
 void pool_run(pool *p, uint32_t items, pool_work *work, void *context);
 
+/* Calls work(context, begin, end, thread) over ranges that cover 0 … units - 1 in order: long ranges first, so that a thread
+ * reads long stretches of memory, short ones last, so that threads finish together. */
+typedef void pool_range_work(void *context, uint32_t begin, uint32_t end, uint32_t thread);
+void pool_run_ranges(pool *p, uint32_t units, pool_range_work *work, void *context);
+
 #endif

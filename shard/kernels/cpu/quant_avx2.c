@@ -10,8 +10,6 @@
 
 #define INLINE static inline __attribute__((always_inline))
 
-enum { AHEAD = 2048 /* bytes of weights asked for in advance: memory is far */ };
-
 typedef struct group_weights {
     __m256i w[8]; /* Q4: 0 … 15; Q8: signed */
 } group_weights;

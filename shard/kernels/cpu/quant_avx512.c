@@ -51,6 +51,7 @@ INLINE void strips_tokens(float *y, size_t y_stride, const quant_input *x, uint3
                           const uint8_t *weights, uint32_t strips, uint32_t rows, weight_type type,
                           size_t strip_bytes) {
     const uint32_t group_bytes = quant_group_bytes(type), groups = x->groups;
+    const size_t ahead = quant_ahead(strips, rows, strip_bytes);
     size_t at = quant_place(x, first, 0);
     __m512 sum[SUMS];
 #pragma GCC unroll 16
@@ -63,7 +64,7 @@ INLINE void strips_tokens(float *y, size_t y_stride, const quant_input *x, uint3
             load_group(w, group, type);
             if (tokens <= AHEAD_TOKENS)
                 for (uint32_t line = 0; line < group_bytes; line += 64)
-                    _mm_prefetch((const char *)group + AHEAD + line, _MM_HINT_T0);
+                    _mm_prefetch((const char *)group + ahead + line, _MM_HINT_T0);
             __m512 scale = scales_of(strip + (size_t)groups * group_bytes, g);
             const int8_t *values = x->values + at * QUANT_GROUP;
 #pragma GCC unroll 8

@@ -8,8 +8,6 @@
 
 #define INLINE static inline __attribute__((always_inline))
 
-enum { AHEAD = 2048 /* bytes of weights asked for in advance: memory is far */ };
-
 typedef struct group_weights {
     __m256i w[8]; /* unsigned, with their offset */
 } group_weights;

@@ -49,9 +49,10 @@ static void lanes8_quantise(const float *x, uint32_t groups, int8_t *values, flo
 /* `tokens` tokens of one block against `units` halves of strips, both known to the compiler. Few tokens take
  * eight units: memory gives more to four streams than to one. */
 INLINE void units_tokens(__m256 *sum, const quant_input *x, uint32_t first, uint32_t tokens,
-                         const uint8_t *strip, uint32_t half, uint32_t units, weight_type type,
+                         const uint8_t *strip, uint32_t half, uint32_t units, uint32_t rows, weight_type type,
                          size_t strip_bytes) {
     const uint32_t group_bytes = quant_group_bytes(type), groups = x->groups;
+    const size_t ahead = quant_ahead((units + 1) / 2, rows, strip_bytes);
     size_t at = quant_place(x, first, 0);
 #pragma GCC unroll 8
     for (uint32_t i = 0; i < units * tokens; i++) sum[i] = _mm256_setzero_ps();
@@ -64,7 +65,7 @@ INLINE void units_tokens(__m256 *sum, const quant_input *x, uint32_t first, uint
             load_group(&w, group + upper * 32, type);
             if (units > 1 && !upper)
                 for (uint32_t line = 0; line < group_bytes; line += 64)
-                    _mm_prefetch((const char *)group + AHEAD + line, _MM_HINT_T0);
+                    _mm_prefetch((const char *)group + ahead + line, _MM_HINT_T0);
             const uint8_t *scales =
                 own + (size_t)groups * group_bytes + (size_t)g * QUANT_SCALE_BYTES + upper * 16;
             __m256 scale = _mm256_cvtph_ps(_mm_load_si128((const __m128i *)(const void *)scales));
@@ -96,8 +97,9 @@ INLINE void store_eight(float *y, __m256 sum, uint32_t rows) {
             const uint8_t *strip = weights + done / 2 * strip_bytes;                                         \
             __m256 sum[SUMS];                                                                                \
             taken = left > (together - 1) * 8 ? together : 1;                                                \
-            if (taken == together) units_tokens(sum, x, t, n, strip, done % 2, together, type, strip_bytes); \
-            else units_tokens(sum, x, t, n, strip, done % 2, 1, type, strip_bytes);                          \
+            if (taken == together)                                                                           \
+                units_tokens(sum, x, t, n, strip, done % 2, together, left, type, strip_bytes);              \
+            else units_tokens(sum, x, t, n, strip, done % 2, 1, left, type, strip_bytes);                    \
             for (uint32_t i = 0; i < taken * n; i++)                                                         \
                 store_eight(to + i % n * y_stride + done * 8 + i / n * 8, sum[i], left - i / n * 8);         \
         }                                                                                                    \
