@@ -1,8 +1,10 @@
 /* A folder of *.safetensors (one file, or several with model.safetensors.index.json), or one GGUF file, opened for
- * reading parts of tensors. A GGUF file's tensors have the names and shapes that published safetensors give them
- * ("model.language_model.layers.0.self_attn.q_proj.weight"); a name without such a counterpart stays as it is, and its
- * rope_freqs.weight, which is the configuration's (model/config.h), is left out. Headers are read and checked whole at open: lengths, offsets, overlaps, gaps, dtypes and shapes, against the
- * file's size; data is read only when asked for.
+ * reading parts of tensors. Headers are read and checked whole at open: lengths, offsets, overlaps, gaps, dtypes and
+ * shapes, against the file's size; data is read only when asked for.
+ *
+ * A GGUF file's tensors have the names and shapes that published safetensors give them
+ * ("model.language_model.layers.0.self_attn.q_proj.weight"). A name without such a counterpart stays as it is;
+ * rope_freqs.weight, which belongs to the configuration (model/config.h), is left out.
  *
  * Memory:  checkpoint_open allocates; checkpoint_close unmaps and releases; tensors point into it.
  * Threads: after open, checkpoint_read_slice may run on any number of threads at once (pread; counters are atomic).
@@ -68,7 +70,8 @@ uint32_t checkpoint_tensor_count(const checkpoint *c);
 const tensor *checkpoint_tensor(const checkpoint *c, uint32_t index); /* in the order of names */
 const tensor *checkpoint_find(const checkpoint *c, const char *name); /* NULL: not there */
 const char *checkpoint_file_name(const checkpoint *c, uint32_t file); /* without the directory */
-/* SHA-256 over config.json, every safetensors header and every file's size; of a GGUF file, over its header and size. */
+/* SHA-256 over config.json, every safetensors header and every file's size; of a GGUF file, over its header and
+ * size. */
 void checkpoint_hash(const checkpoint *c, uint8_t digest[32]);
 
 /* A block of a tensor viewed as [outer, rows, cols] (2-dimensional: outer 1; 1-dimensional: one row; 0: one element):
@@ -78,8 +81,8 @@ void checkpoint_hash(const checkpoint *c, uint8_t digest[32]);
 typedef struct tensor_slice {
     uint64_t outer_begin, outer_end, row_begin, row_end, col_begin, col_end;
 } tensor_slice;
-/* out has rows × tensor_row_bytes(type, columns). Bytes copied (of blocks touched) are added to checkpoint_bytes_read; bytes read beside them
- * because short strided runs are cheaper in whole blocks are added to checkpoint_bytes_skipped. */
+/* out has rows × tensor_row_bytes(type, columns). Bytes copied (of blocks touched) are added to checkpoint_bytes_read;
+ * bytes read beside them because short strided runs are cheaper in one stretch, to checkpoint_bytes_skipped. */
 STATUS_CHECKED status checkpoint_read_slice(checkpoint *c, const tensor *t, const tensor_slice *slice,
                                             tensor_type type, void *out);
 uint64_t checkpoint_bytes_read(const checkpoint *c);
