@@ -1,28 +1,11 @@
 #include "shard/kernels/block_formats.h"
 
-#include <string.h>
-
+#include "base/half.h"
 #include "base/invariant.h"
 
 enum { GROUP = 32, K_ELEMENTS = 256, K_SCALE_BYTES = 12 };
 
-/* binary16 to binary32, exact. */
-static float half_at(const uint8_t *p) {
-    uint32_t half = (uint32_t)p[0] | (uint32_t)p[1] << 8, sign = (half & 0x8000) << 16;
-    uint32_t exponent = (half >> 10) & 31, fraction = half & 1023, bits;
-    if (exponent == 31) {
-        bits = sign | 0x7F800000u | fraction << 13;
-    } else if (exponent != 0) {
-        bits = sign | (exponent + 112) << 23 | fraction << 13;
-    } else {
-        float magnitude = (float)fraction * 0x1p-24f;
-        memcpy(&bits, &magnitude, sizeof bits);
-        bits |= sign;
-    }
-    float x;
-    memcpy(&x, &bits, sizeof x);
-    return x;
-}
+static float half_at(const uint8_t *p) { return half_to_float((uint16_t)(p[0] | p[1] << 8)); }
 
 static void q4_0(const uint8_t *b, float *out) {
     float scale = half_at(b);
