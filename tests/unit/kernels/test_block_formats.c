@@ -6,6 +6,7 @@
 #include <stdlib.h>
 
 #include "base/file.h"
+#include "shard/kernels/cpu/cpu_backend.h"
 #include "tests/test.h"
 
 static const struct {
@@ -38,7 +39,33 @@ TEST(values_are_the_published_decoders_bit_by_bit) {
     free(data);
 }
 
+/* A table that is looked up in the mapped file: rows of two Q6_K blocks, as a per-layer embedding has them. */
+TEST(rows_of_a_table_are_looked_up) {
+    char *data;
+    size_t n, at = 0;
+    float want[4 * BLOCK_ELEMENTS_MAX], got[3 * 2 * BLOCK_ELEMENTS_MAX];
+    CHECK_STATUS(file_read_all(TEST_DATA "/unit/kernels/block_formats.bin", 1 << 20, &data, &n), ST_OK);
+    if (!data) return;
+    for (int f = 0; f < BLOCK_Q6_K; f++)
+        at += cases[f].blocks * (cases[f].bytes + cases[f].elements * sizeof(float));
+    block_dequantise(BLOCK_Q6_K, data + at, want, 4 * BLOCK_ELEMENTS_MAX);
+    backend *b = NULL;
+    CHECK_STATUS(cpu_backend_open(&b, &(cpu_backend_options){.threads = 1, .rows_max = 4, .hidden = 512}),
+                 ST_OK);
+    if (!b) exit(1);
+    weight table = {.data = data + at, .rows = 2, .cols = 512, .type = WEIGHT_BLOCKS, .blocks = BLOCK_Q6_K};
+    b->ops->embed(b, got, &table, 7, (const uint32_t[]){8, 7, 8}, 3, 2);
+    b->ops->finish(b);
+    for (uint32_t i = 0; i < 512; i++) {
+        CHECK(got[i] == 2 * want[512 + i] && got[1024 + i] == got[i]);
+        CHECK(got[512 + i] == 2 * want[i]);
+    }
+    b->ops->close(b);
+    free(data);
+}
+
 int main(void) {
+    RUN(rows_of_a_table_are_looked_up);
     RUN(values_are_the_published_decoders_bit_by_bit);
     return test_result();
 }
