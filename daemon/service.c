@@ -5,9 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
-#include <unistd.h>
 
-#include "base/file.h"
 #include "base/invariant.h"
 #include "base/memory.h"
 #include "base/sha256.h"
@@ -20,6 +18,7 @@
 #include "daemon/notify.h"
 #include "daemon/queue/core.h"
 #include "daemon/state_dir.h"
+#include "daemon/text/model_text.h"
 
 enum { SHARD_EXIT_REFUSED = 3, SIGNALS = 3 };
 
@@ -31,7 +30,7 @@ typedef struct served {
     const model_settings *settings;
     engine_options options;
     model_facts facts;
-    tokenizer *tokenizer; /* NULL: token ids only */
+    model_text text; /* without a tokenizer: token ids only */
     engine *engine;
     bool was_ready, start_failed, running; /* running: `closed` has not come */
 } served;
@@ -154,7 +153,7 @@ static void tell_ready(service *s) {
         const served *m = &s->model[i];
         strbuf_add_format(&text, "%s %s (%s, context %u%s)", i ? "," : "", m->settings->name,
                           m->engine->facts.layout, m->engine->facts.context_tokens,
-                          m->tokenizer ? "" : ", token ids only");
+                          m->text.tokenizer ? "" : ", token ids only");
     }
     log_info("%s", strbuf_text(&text));
     strbuf_close(&text);
@@ -214,25 +213,19 @@ static status start_engine(service *s, served *m) {
     const engine_watch watch = {engine_changed, engine_closed, m};
     TRY(engine_open(&m->engine, &s->loop, &m->options, &m->facts, &watch));
     m->running = true;
-    return core_add_model(s->core, m->settings->name, m->tokenizer, m->engine);
+    return core_add_model(s->core, m->settings->name, m->text.tokenizer, m->engine);
 }
 
 /* ---- the way up ---- */
 
-static status open_tokenizer(served *m) {
-    char *path = file_join(m->settings->path, "tokenizer.json");
-    status st = ST_OK;
-    if (access(path, F_OK) == 0) st = tokenizer_open(&m->tokenizer, path);
-    else if (errno != ENOENT && errno != ENOTDIR) st = fail_errno(ST_IO, "%s", path);
-    free(path);
-    TRY(st);
-    if (!m->tokenizer)
-        log_info("model %s has no tokenizer.json: it serves token ids only", m->settings->name);
-    else if (tokenizer_vocab_size(m->tokenizer) > m->facts.vocab)
-        log_warn("model %s: tokenizer.json has ids up to %u, the model's vocabulary is %u; prompts with the "
-                 "others are "
-                 "refused",
-                 m->settings->name, tokenizer_vocab_size(m->tokenizer) - 1, m->facts.vocab);
+static status open_text(served *m) {
+    TRY(model_text_open(&m->text, m->settings->path));
+    const tokenizer *t = m->text.tokenizer;
+    if (!t) log_info("model %s has no tokenizer.json: it serves token ids only", m->settings->name);
+    else if (tokenizer_vocab_size(t) > m->facts.vocab)
+        log_warn("model %s: the tokenizer has ids up to %u, the model's vocabulary is %u; prompts with the "
+                 "others are refused",
+                 m->settings->name, tokenizer_vocab_size(t) - 1, m->facts.vocab);
     return ST_OK;
 }
 
@@ -247,7 +240,7 @@ static status plan_model(service *s, served *m, const model_settings *from) {
     if (st == ST_OK) {
         log_info("model %s: %s, context %u, weights %.3f GiB", from->name, m->facts.layout,
                  m->facts.context_tokens, (double)m->facts.weight_bytes / (1 << 30));
-        st = open_tokenizer(m);
+        st = open_text(m);
     }
     return st == ST_OK ? ST_OK : fail_within(st, "model %s", from->name);
 }
@@ -344,7 +337,7 @@ int service_run(const settings *asked) {
     reflection_close(s.reflection);
     for (uint32_t i = 0; i < s.count; i++) engine_close(s.model[i].engine);
     core_close(s.core);
-    for (uint32_t i = 0; i < s.count; i++) tokenizer_close(s.model[i].tokenizer);
+    for (uint32_t i = 0; i < s.count; i++) model_text_close(&s.model[i].text);
     if (st == ST_OK && uv_loop_close(&s.loop) != 0) log_debug("the event loop had handles left");
     free(s.model);
     state_dir_close(&s.state);

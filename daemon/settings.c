@@ -14,6 +14,8 @@
 
 static const char section_prefix[] = "model ";
 
+#define GGUF_SUFFIX ".gguf" /* of a file, not of the name that its model is served by */
+
 /* ---- addresses ---- */
 
 static bool is_loopback(const char *host) {
@@ -85,6 +87,7 @@ static status check_name(const char *name) {
 /* NAME=PATH, or a PATH that may itself hold a '=' after a '/'. */
 static status split_model(const char *text, model_settings *m) {
     char name[PATH_MAX], resolved[PATH_MAX];
+    const size_t suffix = sizeof GGUF_SUFFIX - 1;
     const char *equals = strchr(text, '='), *slash = strchr(text, '/');
     if (equals && (!slash || equals < slash)) {
         snprintf(name, sizeof name, "%.*s", (int)(equals - text < 512 ? equals - text : 512), text);
@@ -101,6 +104,8 @@ static status split_model(const char *text, model_settings *m) {
         while (n > 1 && name[n - 1] == '/') name[--n] = 0;
         char *part = strrchr(name, '/');
         if (part) memmove(name, part + 1, strlen(part + 1) + 1);
+        n = strlen(name);
+        if (n > suffix && !strcmp(name + n - suffix, GGUF_SUFFIX)) name[n - suffix] = 0;
     }
     if (!*m->path) return fail(ST_INVALID, "--model %.128s: the path is missing", text);
     TRY(check_name(name));

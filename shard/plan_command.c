@@ -4,23 +4,34 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-static weight_type stored_type(const model_config *c) { return c->stored_bf16 ? WEIGHT_BF16 : WEIGHT_F32; }
+#include "base/gguf.h"
+
+/* config.json says it of a directory, whose files need not be there; a GGUF file's own header does. */
+static status stored_type(const char *path, const model_config *c, weight_type *out) {
+    *out = c->stored_bf16 ? WEIGHT_BF16 : WEIGHT_F32;
+    if (!gguf_is_path(path)) return ST_OK;
+    checkpoint *file = NULL;
+    TRY(checkpoint_open(&file, path));
+    *out = weights_stored_type(file);
+    checkpoint_close(file);
+    return ST_OK;
+}
 
 /* Budgets of every rank, each cut to what the poorest can hold, as the ranks themselves would agree. */
-static status rank_budgets(const plan_command_options *o, const model_config *c, kv_type kv, budget *all,
-                           layout **first) {
+static status rank_budgets(const plan_command_options *o, const model_config *c, weight_type stored,
+                           kv_type kv, budget *all, layout **first) {
     uint32_t context = 0, slabs = 0;
     for (uint32_t r = 0; r < o->ranks; r++) {
         layout *l = NULL;
         TRY(layout_open(&l, c,
                         &(layout_options){.ranks = o->ranks,
                                           .rank = r,
-                                          .group = weights_group(o->weights, stored_type(c)),
+                                          .group = weights_group(o->weights, stored),
                                           .expert_degree = o->expert_degree,
                                           .width_degree = o->width_degree}));
         status st = budget_make(&all[r], c, l,
                                 &(budget_options){.choice = o->weights,
-                                                  .stored = stored_type(c),
+                                                  .stored = stored,
                                                   .kv = kv,
                                                   .context = o->context,
                                                   .memory_bytes = o->memory_bytes,
@@ -86,10 +97,16 @@ status plan_command(const plan_command_options *o) {
     budget *all = calloc(o->ranks, sizeof *all);
     status st = all ? ST_OK : fail(ST_NO_MEMORY, "budgets of %u ranks", o->ranks);
     if (st == ST_OK) st = model_config_open(&c, o->model_path, NULL);
-    if (st == ST_OK && o->weights == WEIGHTS_BF16 && !c->stored_bf16)
+    weight_type stored = WEIGHT_BF16;
+    if (st == ST_OK) st = stored_type(o->model_path, c, &stored);
+    if (st == ST_OK && o->weights == WEIGHTS_BF16 && stored != WEIGHT_BF16)
         st = fail(ST_UNSUPPORTED, "--weights bf16: the checkpoint's matrices are not stored as bf16");
     if (st == ST_OK)
-        st = rank_budgets(o, c, o->kv_given ? o->kv : o->weights == WEIGHTS_F32 ? KV_F32 : KV_BF16, all, &l);
+        st = rank_budgets(o, c, stored,
+                          o->kv_given                 ? o->kv
+                          : o->weights == WEIGHTS_F32 ? KV_F32
+                                                      : KV_BF16,
+                          all, &l);
     if (st == ST_OK) {
         json_t *root = describe(o, c, all, l);
         if (json_dumpf(root, stdout, JSON_INDENT(2)) != 0 || putchar('\n') == EOF || fflush(stdout) != 0)

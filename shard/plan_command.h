@@ -1,5 +1,5 @@
-/* `gemmad-shard plan`: the layout and memory of an engine as one JSON object on standard output, from config.json alone.
- * A refusal is a sentence on standard error and exit code 3. */
+/* `gemmad-shard plan`: the layout and memory of an engine as one JSON object on standard output, from config.json or a
+ * GGUF file's header alone. A refusal is a sentence on standard error and exit code 3. */
 #ifndef SHARD_PLAN_COMMAND_H
 #define SHARD_PLAN_COMMAND_H
 

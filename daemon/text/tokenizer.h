@@ -1,7 +1,7 @@
-/* Gemma's tokenizer from tokenizer.json: byte-fallback BPE without pre-tokenisation (a whole piece between
+/* Gemma's tokenizer from tokenizer.json or a GGUF file: byte-fallback BPE without pre-tokenisation (a whole piece between
  * special tokens is one word), added tokens, U+0020 ↔ U+2581.
  *
- * What is read of the file: model, added_tokens, normalizer, pre_tokenizer, post_processor, decoder.
+ * What is read of tokenizer.json: model, added_tokens, normalizer, pre_tokenizer, post_processor, decoder.
  * `truncation` and `padding` are not: they are leftovers of a training run, and every caller of the original
  * library resets them.
  *
@@ -16,6 +16,7 @@
 #ifndef DAEMON_TEXT_TOKENIZER_H
 #define DAEMON_TEXT_TOKENIZER_H
 
+#include "base/gguf.h"
 #include "base/status.h"
 #include "base/strbuf.h"
 #include <stdbool.h>
@@ -27,6 +28,9 @@ typedef struct tokenizer tokenizer;
 STATUS_CHECKED status tokenizer_open(tokenizer **out, const char *path);
 /* From bytes: what the fuzz target calls. */
 STATUS_CHECKED status tokenizer_parse(tokenizer **out, const char *json, size_t n);
+/* From the metadata of a GGUF file, which may be closed afterwards; the same tokenizer as the tokenizer.json that the file
+ * was made from gives. */
+STATUS_CHECKED status tokenizer_read_gguf(tokenizer **out, const gguf *g);
 void tokenizer_close(tokenizer *t);
 
 uint32_t tokenizer_vocab_size(const tokenizer *t); /* highest id + 1 */

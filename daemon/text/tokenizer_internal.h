@@ -1,4 +1,4 @@
-/* What the files of the tokenizer share. Read-only once tokenizer_parse has returned. */
+/* What the files of the tokenizer share. Read-only once its reader has returned. */
 #ifndef DAEMON_TEXT_TOKENIZER_INTERNAL_H
 #define DAEMON_TEXT_TOKENIZER_INTERNAL_H
 
@@ -12,5 +12,22 @@ struct tokenizer {
     added_tokens added;
     bpe bpe;
 };
+
+/* Between the readers (tokenizer_json.c, tokenizer_gguf.c) and tokenizer_build.c. `where` is what messages call the list
+ * of merges, pair a buffer for the text that a merge makes. All tokens are in the vocabulary before the first merge. */
+
+/* The next half of a merge: its id, and its text behind what is in pair. */
+STATUS_CHECKED status tokenizer_merge_half(const tokenizer *t, const char *where, const char *text, size_t n,
+                                           strbuf *pair, uint32_t *id);
+/* After both halves; merge.merged is found here. */
+STATUS_CHECKED status tokenizer_merge_end(tokenizer *t, const char *where, const strbuf *pair,
+                                          bpe_merge merge);
+/* A whole merge written as "left right". */
+STATUS_CHECKED status tokenizer_merge_text(tokenizer *t, const char *where, const char *text, size_t n,
+                                           strbuf *pair);
+/* A token of the vocabulary that is cut out of texts; n is at least 1. */
+void tokenizer_add_added(tokenizer *t, const char *text, size_t n, uint32_t id, bool special);
+/* After the last token and merge. */
+STATUS_CHECKED status tokenizer_finish(tokenizer *t);
 
 #endif

@@ -6,9 +6,9 @@
 #include "base/file.h"
 #include "base/json.h"
 #include "base/memory.h"
+#include "base/utf8.h"
 #include "daemon/text/json_cursor.h"
 #include "daemon/text/tokenizer_internal.h"
-#include "base/utf8.h"
 #include "proto/limits.h"
 
 enum {
@@ -224,44 +224,25 @@ static status read_vocab(reader *r) {
     }
 }
 
-/* The next half of a merge: its id, and its text behind what is in pair. */
-static status read_half(reader *r, const char *text, size_t n, strbuf *pair, uint32_t *id) {
-    *id = vocab_find(&r->t->vocab, text, n);
-    if (*id == NO_TOKEN)
-        return fail(ST_FORMAT, "model.merges[%zu]: \"%.*s\" is not in the vocabulary", r->t->bpe.count,
-                    shown(n), text);
-    strbuf_add(pair, text, n);
-    return ST_OK;
-}
-
 /* ["a", "b"], or "a b" in older files */
 static status read_merge(reader *r, strbuf *pair) {
+    static const char where[] = "model.merges";
     json_cursor *c = &r->cursor;
     const char *text;
     size_t n;
     bpe_merge merge;
-    strbuf_clear(pair);
-    if (json_cursor_take(c, '[')) {
+    if (!json_cursor_take(c, '[')) {
         TRY(json_cursor_string(c, &text, &n));
-        TRY(read_half(r, text, n, pair, &merge.left));
-        TRY(json_cursor_expect(c, ','));
-        TRY(json_cursor_string(c, &text, &n));
-        TRY(read_half(r, text, n, pair, &merge.right));
-        TRY(json_cursor_expect(c, ']'));
-    } else {
-        TRY(json_cursor_string(c, &text, &n));
-        const char *space = memchr(text, ' ', n);
-        if (!space || memchr(space + 1, ' ', (size_t)(text + n - space - 1)))
-            return fail(ST_FORMAT, "model.merges[%zu]: \"%.*s\" is not two tokens with one space between",
-                        r->t->bpe.count, shown(n), text);
-        TRY(read_half(r, text, (size_t)(space - text), pair, &merge.left));
-        TRY(read_half(r, space + 1, (size_t)(text + n - space - 1), pair, &merge.right));
+        return tokenizer_merge_text(r->t, where, text, n, pair);
     }
-    merge.merged = vocab_find(&r->t->vocab, strbuf_text(pair), pair->size);
-    if (merge.merged == NO_TOKEN)
-        return fail(ST_FORMAT, "model.merges[%zu] makes \"%.*s\", which is not in the vocabulary",
-                    r->t->bpe.count, shown(pair->size), strbuf_text(pair));
-    return bpe_add(&r->t->bpe, merge);
+    strbuf_clear(pair);
+    TRY(json_cursor_string(c, &text, &n));
+    TRY(tokenizer_merge_half(r->t, where, text, n, pair, &merge.left));
+    TRY(json_cursor_expect(c, ','));
+    TRY(json_cursor_string(c, &text, &n));
+    TRY(tokenizer_merge_half(r->t, where, text, n, pair, &merge.right));
+    TRY(json_cursor_expect(c, ']'));
+    return tokenizer_merge_end(r->t, where, pair, merge);
 }
 
 static status read_merges(reader *r) {
@@ -313,8 +294,7 @@ static status read_added_token(tokenizer *t, json_t *token, size_t index) {
         return fail(ST_FORMAT, "%s: \"%.*s\" has id %u, and %u in model.vocab", where, shown(n), text, id,
                     known);
     }
-    if (special) vocab_mark_special(&t->vocab, id);
-    added_tokens_add(&t->added, text, n, id, special);
+    tokenizer_add_added(t, text, n, id, special);
     return ST_OK;
 }
 
@@ -344,8 +324,7 @@ static status read_all(tokenizer *t, const char *json, size_t n) {
     TRY_OR_FAIL(read_vocab(&r));
     TRY_OR_FAIL(read_merges(&r));
     TRY_OR_FAIL(read_added_tokens(&r));
-    TRY_OR_FAIL(vocab_finish(&t->vocab));
-    bpe_build(&t->bpe, &t->vocab);
+    TRY_OR_FAIL(tokenizer_finish(t));
 fail:
     json_cursor_close(&r.cursor);
     return st;

@@ -15,6 +15,7 @@
 
 #include <stdbool.h>
 #include <stdint.h>
+#include "shard/kernels/block_formats.h"
 
 typedef enum weight_type {
     WEIGHT_F32,
@@ -33,6 +34,7 @@ typedef struct weight {
     const void *data;   /* [rows, cols], 64-byte aligned; NULL: this rank holds none or the layer has none */
     uint32_t rows, cols;
     weight_type type;
+    block_format blocks; /* of WEIGHT_BLOCKS */
 } weight;
 
 typedef struct expert_weights {

@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #include "base/file.h"
+#include "base/gguf.h"
 #include "base/invariant.h"
 #include "base/json.h"
 #include "base/log.h"
@@ -41,9 +42,7 @@ typedef struct collect {
     uint32_t file;
 } collect;
 
-static status collect_tensor(void *context, const tensor *t) {
-    const collect *to = context;
-    checkpoint *c = to->c;
+void checkpoint_add_tensor(checkpoint *c, const tensor *t) {
     if (c->tensor_count == c->tensor_capacity) {
         c->tensor_capacity = c->tensor_capacity ? c->tensor_capacity * 2 : 256;
         c->tensors = memory_grow(c->tensors, (size_t)c->tensor_capacity * sizeof *c->tensors);
@@ -51,19 +50,29 @@ static status collect_tensor(void *context, const tensor *t) {
     tensor *mine = &c->tensors[c->tensor_count++];
     *mine = *t;
     mine->name = memory_copy_string(t->name);
-    mine->file = to->file;
+}
+
+static status collect_tensor(void *context, const tensor *t) {
+    const collect *to = context;
+    checkpoint_add_tensor(to->c, t);
+    to->c->tensors[to->c->tensor_count - 1].file = to->file;
     return ST_OK;
 }
 
-static status open_file(checkpoint *c, uint32_t index, sha256 *hash) {
-    checkpoint_file *f = &c->files[index];
-    f->path = file_join(c->directory, f->name);
+status checkpoint_open_file(checkpoint_file *f) {
     f->fd = open(f->path, O_RDONLY | O_CLOEXEC);
     if (f->fd < 0) return fail_errno(errno == ENOENT ? ST_NOT_FOUND : ST_IO, "%s", f->path);
     struct stat info;
     if (fstat(f->fd, &info) != 0) return fail_errno(ST_IO, "%s", f->path);
     if (!S_ISREG(info.st_mode)) return fail(ST_FORMAT, "%s is not a regular file", f->path);
     f->bytes = (uint64_t)info.st_size;
+    return ST_OK;
+}
+
+static status open_file(checkpoint *c, uint32_t index, sha256 *hash) {
+    checkpoint_file *f = &c->files[index];
+    f->path = file_join(c->directory, f->name);
+    TRY(checkpoint_open_file(f));
     uint8_t prefix[8];
     TRY(file_read_at(f->fd, f->path, 0, prefix, sizeof prefix));
     uint64_t n = 0;
@@ -180,13 +189,9 @@ static status open_all(checkpoint *c, const char *index_path, json_t *map) {
     return ST_OK;
 }
 
-status checkpoint_open(checkpoint **out, const char *directory) {
-    *out = NULL;
+static status open_directory(checkpoint *c, const char *directory) {
     status st = ST_OK;
     json_t *index = NULL;
-    checkpoint *c = memory_alloc(sizeof *c);
-    INVARIANT(pthread_mutex_init(&c->map_lock, NULL) == 0);
-    c->directory = memory_copy_string(directory);
     char *single = file_join(directory, "model.safetensors");
     char *index_path = file_join(directory, "model.safetensors.index.json");
     bool has_single = access(single, F_OK) == 0, has_index = access(index_path, F_OK) == 0;
@@ -205,13 +210,23 @@ status checkpoint_open(checkpoint **out, const char *directory) {
         goto fail;
     }
     TRY_OR_FAIL(open_all(c, index_path, map));
-    *out = c;
-    c = NULL;
 fail:
     json_decref(index);
     free(index_path);
     free(single);
-    checkpoint_close(c);
+    return st;
+}
+
+status checkpoint_open(checkpoint **out, const char *path) {
+    *out = NULL;
+    checkpoint *c = memory_alloc(sizeof *c);
+    INVARIANT(pthread_mutex_init(&c->map_lock, NULL) == 0);
+    c->directory = memory_copy_string(path);
+    bool single = gguf_is_path(path);
+    status st = single ? checkpoint_open_gguf(c, path) : open_directory(c, path);
+    if (st == ST_OK && single) st = sort_tensors(c);
+    if (st == ST_OK) *out = c;
+    else checkpoint_close(c);
     return st;
 }
 

@@ -1,4 +1,5 @@
-/* Between safetensors.c (one header), checkpoint.c (the set of files) and checkpoint_read.c (their bytes).
+/* Between safetensors.c (one header), checkpoint.c (the set of files), checkpoint_gguf.c (a GGUF file instead) and
+ * checkpoint_read.c (their bytes).
  * Nothing else includes this.
  *
  * Threads: all of a checkpoint is constant after open but the counters, which are atomic, and mappings,
@@ -32,6 +33,15 @@ struct checkpoint {
     atomic_uint_fast64_t bytes_read, bytes_skipped;
 };
 
-uint32_t tensor_element_bytes(tensor_type type); /* not of TENSOR_OTHER */
+/* What a tensor is read in: elements of F32, BF16 and F16, else blocks. Not of TENSOR_OTHER. */
+uint32_t tensor_unit_elements(tensor_type type);
+uint32_t tensor_unit_bytes(tensor_type type);
+
+/* The name is copied. */
+void checkpoint_add_tensor(checkpoint *c, const tensor *t);
+/* Opens f->path and takes its size. */
+STATUS_CHECKED status checkpoint_open_file(checkpoint_file *f);
+/* One file, its tensors under their published names, and the hash. */
+STATUS_CHECKED status checkpoint_open_gguf(checkpoint *c, const char *path);
 
 #endif

@@ -28,8 +28,6 @@ static const struct {
     {"F6_E3M2", 6, TENSOR_OTHER}, {"F4", 4, TENSOR_OTHER},
 };
 
-uint32_t tensor_element_bytes(tensor_type type) { return type == TENSOR_F32 ? 4 : 2; }
-
 /* Where a message comes from. */
 typedef struct place {
     const char *file, *tensor;

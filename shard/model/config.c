@@ -8,6 +8,7 @@
 #include <sys/stat.h>
 
 #include "base/file.h"
+#include "base/gguf.h"
 #include "base/json.h"
 #include "base/log.h"
 #include "base/memory.h"
@@ -15,18 +16,7 @@
 #include "proto/limits.h"
 #include "shard/model/config_parts.h"
 
-/* Bounds far above any published model and low enough that every product of two of them fits 32 bits where a
- * weight's rows or columns hold it, and 64 bits where bytes are counted. */
-enum {
-    CONFIG_BYTES_MAX = 4 << 20,
-    HIDDEN_MAX = 1 << 17,
-    HEADS_MAX = 1 << 10,
-    HEAD_DIM_MAX = 1 << 12,
-    WIDTH_MAX = 1 << 20, /* of an MLP or expert, before doubling */
-    PLE_WIDTH_MAX = 1 << 16,
-};
-_Static_assert((uint64_t)HEADS_MAX *HEAD_DIM_MAX <= UINT32_MAX, "rows of q_proj");
-_Static_assert((uint64_t)LIMIT_LAYERS *PLE_WIDTH_MAX <= UINT32_MAX, "columns of the per-layer embedding");
+enum { CONFIG_BYTES_MAX = 4 << 20 };
 
 /* Which object holds the text model's keys: text_config of a multimodal config, or the root of a text-only
  * one. */
@@ -106,18 +96,18 @@ static status read_experts(const config_reader *r, model_config *c) {
     if (!enabled) return ST_OK;
     TRY(json_read_u32(r->text, r->where, "num_experts", 1, LIMIT_EXPERTS, &c->experts));
     TRY(json_read_u32(r->text, r->where, "top_k_experts", 1, c->experts, &c->experts_active));
-    return json_read_u32(r->text, r->where, "moe_intermediate_size", 1, WIDTH_MAX, &c->expert_width);
+    return json_read_u32(r->text, r->where, "moe_intermediate_size", 1, CONFIG_WIDTH_MAX, &c->expert_width);
 }
 
 static status read_sizes(config_reader *r, model_config *c) {
     json_t *t = r->text;
     const char *w = r->where;
-    TRY(json_read_u32(t, w, "hidden_size", 1, HIDDEN_MAX, &c->hidden));
+    TRY(json_read_u32(t, w, "hidden_size", 1, CONFIG_HIDDEN_MAX, &c->hidden));
     TRY(json_read_u32(t, w, "num_hidden_layers", 1, LIMIT_LAYERS, &c->layers));
-    TRY(json_read_u32(t, w, "num_attention_heads", 1, HEADS_MAX, &c->heads));
+    TRY(json_read_u32(t, w, "num_attention_heads", 1, CONFIG_HEADS_MAX, &c->heads));
     TRY(json_read_u32(t, w, "num_key_value_heads", 1, c->heads, &r->kv_heads));
-    TRY(json_read_u32(t, w, "head_dim", 2, HEAD_DIM_MAX, &r->head_dim));
-    TRY(json_read_u32(t, w, "intermediate_size", 1, WIDTH_MAX, &r->mlp_width));
+    TRY(json_read_u32(t, w, "head_dim", 2, CONFIG_HEAD_DIM_MAX, &r->head_dim));
+    TRY(json_read_u32(t, w, "intermediate_size", 1, CONFIG_WIDTH_MAX, &r->mlp_width));
     TRY(json_read_u32(t, w, "vocab_size", 1, LIMIT_VOCAB, &c->vocab));
     TRY(json_read_u32(t, w, "max_position_embeddings", 1, LIMIT_CONTEXT_TOKENS, &c->context));
     TRY(json_read_bool_optional(t, w, "attention_k_eq_v", &r->k_eq_v));
@@ -130,7 +120,7 @@ static status read_sizes(config_reader *r, model_config *c) {
     c->softcap = (float)softcap;
     TRY(read_bidirectional(r, c));
     TRY(read_experts(r, c));
-    TRY(json_read_u32_optional(t, w, "hidden_size_per_layer_input", 0, PLE_WIDTH_MAX, &c->ple_width));
+    TRY(json_read_u32_optional(t, w, "hidden_size_per_layer_input", 0, CONFIG_PLE_WIDTH_MAX, &c->ple_width));
     if (c->ple_width == 0) return ST_OK;
     /* Every token is looked up in the per-layer table too: it cannot be shorter than the vocabulary. */
     return json_read_u32(t, w, "vocab_size_per_layer_input", c->vocab, LIMIT_VOCAB, &c->ple_vocab);
@@ -145,6 +135,15 @@ static float round_to_bf16(float x) {
 }
 
 /* A bf16 model multiplies its embeddings by a factor that was itself rounded to bf16, so we do too. */
+void config_set_factors(model_config *c) {
+    c->embed_factor = (float)sqrt((double)c->hidden);
+    c->ple_factor = (float)sqrt((double)c->ple_width);
+    if (c->stored_bf16) {
+        c->embed_factor = round_to_bf16(c->embed_factor);
+        c->ple_factor = round_to_bf16(c->ple_factor);
+    }
+}
+
 static status read_factors(const config_reader *r, model_config *c) {
     const char *type = NULL;
     TRY(json_read_string_optional(r->text, r->where, "torch_dtype", &type));
@@ -152,12 +151,7 @@ static status read_factors(const config_reader *r, model_config *c) {
     TRY(json_read_string_optional(r->root, "config.json", "torch_dtype", &type));
     TRY(json_read_string_optional(r->root, "config.json", "dtype", &type));
     c->stored_bf16 = type && !strcmp(type, "bfloat16");
-    c->embed_factor = (float)sqrt((double)c->hidden);
-    c->ple_factor = (float)sqrt((double)c->ple_width);
-    if (c->stored_bf16) {
-        c->embed_factor = round_to_bf16(c->embed_factor);
-        c->ple_factor = round_to_bf16(c->ple_factor);
-    }
+    config_set_factors(c);
     return ST_OK;
 }
 
@@ -261,14 +255,12 @@ static status check_directory(const char *path) {
         return fail_errno(missing ? ST_NOT_FOUND : ST_IO, "model %s", path);
     }
     if (S_ISDIR(info.st_mode)) return ST_OK;
-    size_t n = strlen(path);
-    if (n > 5 && !strcmp(path + n - 5, ".gguf"))
-        return fail(ST_UNSUPPORTED, "model %s is a GGUF file, which is not supported yet", path);
-    return fail(ST_NOT_FOUND, "model %s is not a directory", path);
+    return fail(ST_NOT_FOUND, "model %s is neither a directory nor a GGUF file", path);
 }
 
 status model_config_open(model_config **out, const char *path, const char *config_name) {
     *out = NULL;
+    if (gguf_is_path(path)) return config_open_gguf(out, path);
     TRY(check_directory(path));
     status st = ST_OK;
     char *config_path = file_join(path, config_name ? config_name : "config.json");

@@ -1,7 +1,7 @@
-/* A Gemma 4 text model as config.json describes it, in either dialect, resolved to one table a layer. Nothing downstream
- * asks for a model's name or for a dialect: it reads this.
+/* A Gemma 4 text model as config.json (in either dialect) or a GGUF file's metadata describes it, resolved to one table
+ * a layer. Nothing downstream asks for a model's name or for a dialect: it reads this.
  *
- * Source:  docs/model.md (every equation); sizes come from config.json alone.
+ * Source:  docs/model.md (every equation); sizes come from config.json or the metadata alone.
  * Memory:  model_config_open allocates, model_config_close releases; NULL is fine. Read-only after open.
  * Threads: any may read.
  * Errors:  ST_NOT_FOUND (no such directory or file), ST_FORMAT (key, value, bound), ST_UNSUPPORTED (a kind of model that
@@ -27,29 +27,33 @@ typedef struct layer_config {
 } layer_config;
 
 typedef struct model_config {
-    char *directory;       /* where the checkpoint lies */
+    char *directory;       /* where the checkpoint lies; the GGUF file itself */
     uint32_t hidden, layers, heads, vocab;
     uint32_t context;      /* max_position_embeddings */
     float norm_eps, softcap /* of the logits; 0: none */, embed_factor /* sqrt(hidden), bf16-rounded if stored_bf16 */;
-    bool stored_bf16;      /* the checkpoint's dtype is bfloat16 */
+    bool stored_bf16;      /* the checkpoint's dtype is bfloat16; so it was of what GGUF files are made from */
     uint32_t experts, experts_active, expert_width; /* 0, 0, 0: no mixture beside the dense MLP */
     uint32_t ple_width;    /* per-layer embeddings; 0: none */
     uint32_t ple_vocab;    /* rows of the per-layer embedding table */
     float ple_factor;      /* sqrt(ple_width), rounded like embed_factor */
     bool bidirectional_vision;
     uint32_t pad_token, bos_token;
-    uint32_t end_tokens[64], end_token_count; /* generation_config.json, else config.json top level, else text_config */
+    /* generation_config.json, else config.json top level, else text_config; a GGUF file names one, and its tokens
+     * "<turn|>" and "<|tool_response>" are the others */
+    uint32_t end_tokens[64], end_token_count;
     double default_temperature, default_top_p; /* generation_config.json; 1 and 1 when absent */
     uint32_t default_top_k;                    /* 0: off */
     layer_config *layer;   /* [layers] */
-    uint8_t hash[32];      /* SHA-256 of config.json's bytes */
+    uint8_t hash[32];      /* SHA-256 of config.json's bytes; of a GGUF file, gguf_hash */
 } model_config;
 
-/* path is a directory with config.json (and generation_config.json, optional). config_name NULL: "config.json". */
+/* path is a directory with config.json (and generation_config.json, optional), or a GGUF file. config_name NULL: "config.json". */
 STATUS_CHECKED status model_config_open(model_config **out, const char *path, const char *config_name);
 /* The same from bytes, without any file: what the fuzz target calls. generation may be NULL. */
 STATUS_CHECKED status model_config_parse(model_config **out, const char *bytes, uint64_t n, const char *generation,
                                          uint64_t generation_bytes);
+/* The same from the bytes of a whole GGUF file; name is for messages. */
+STATUS_CHECKED status model_config_parse_gguf(model_config **out, const uint8_t *bytes, uint64_t n, const char *name);
 void model_config_close(model_config *config);
 
 #endif

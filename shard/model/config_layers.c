@@ -2,10 +2,7 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "proto/limits.h"
 #include "shard/model/config_parts.h"
-
-enum { HEAD_DIM_MAX = 1 << 12 };
 
 /* layer_types, or the period of full layers that configs had before it. A sliding last layer becomes a full
  * one, as in the published code. */
@@ -62,7 +59,7 @@ static status read_override(model_config *c, uint32_t l, json_t *entry) {
                         where, key);
     }
     layer_config *layer = &c->layer[l];
-    TRY(json_read_u32_optional(entry, where, "head_dim", 2, HEAD_DIM_MAX, &layer->head_dim));
+    TRY(json_read_u32_optional(entry, where, "head_dim", 2, CONFIG_HEAD_DIM_MAX, &layer->head_dim));
     return json_read_u32_optional(entry, where, "num_key_value_heads", 1, c->heads, &layer->kv_heads);
 }
 
@@ -89,7 +86,7 @@ static status read_per_layer(const config_reader *r, model_config *c, json_t *ov
 /* The older dialect: one head size for full layers, and their number of KV heads where K equals V. */
 static status read_global(const config_reader *r, model_config *c) {
     uint32_t head_dim = 512, kv_heads = r->kv_heads;
-    TRY(json_read_u32_optional(r->text, r->where, "global_head_dim", 2, HEAD_DIM_MAX, &head_dim));
+    TRY(json_read_u32_optional(r->text, r->where, "global_head_dim", 2, CONFIG_HEAD_DIM_MAX, &head_dim));
     if (r->k_eq_v)
         TRY(json_read_u32_optional(r->text, r->where, "num_global_key_value_heads", 1, c->heads, &kv_heads));
     for (uint32_t l = 0; l < c->layers; l++) {
@@ -133,31 +130,39 @@ static status read_rope(const config_reader *r, json_t *all, bool full, rope *ou
     return ST_OK;
 }
 
-/* The last `shared` layers read the cache of the last layer before them that is of their own type. */
-static status share_kv(const config_reader *r, model_config *c) {
-    uint32_t first = c->layers - r->shared;
+status config_share_kv(model_config *c, const char *where, const char *key, uint32_t shared) {
+    uint32_t first = c->layers - shared;
     for (uint32_t l = 0; l < c->layers; l++) {
         layer_config *layer = &c->layer[l];
         layer->owns_kv = l < first;
         layer->kv_source = l;
-        layer->mlp_width = r->mlp_width * (r->double_wide && l >= first ? 2 : 1);
         if (layer->owns_kv) continue;
         uint32_t source = first;
         while (source > 0 && c->layer[source - 1].full != layer->full) source--;
         if (source == 0)
             return fail(ST_FORMAT,
-                        "%s: num_kv_shared_layers is %u, but no layer before layer %u is of the type of "
+                        "%s: %s is %u, but no layer before layer %u is of the type of "
                         "layer %u (%s), whose KV it is to share",
-                        r->where, r->shared, first, l, layer->full ? "full_attention" : "sliding_attention");
+                        where, key, shared, first, l, layer->full ? "full_attention" : "sliding_attention");
         layer->kv_source = source - 1;
         const layer_config *owner = &c->layer[layer->kv_source];
         if (owner->head_dim != layer->head_dim || owner->kv_heads != layer->kv_heads)
             return fail(ST_FORMAT,
                         "%s: layer %u shares the KV of layer %u, but has head_dim %u and %u KV heads, not %u "
                         "and %u",
-                        r->where, l, layer->kv_source, layer->head_dim, layer->kv_heads, owner->head_dim,
+                        where, l, layer->kv_source, layer->head_dim, layer->kv_heads, owner->head_dim,
                         owner->kv_heads);
     }
+    return ST_OK;
+}
+
+status config_check_heads(const model_config *c, const char *where, uint32_t l) {
+    const layer_config *layer = &c->layer[l];
+    if (layer->head_dim % 2 != 0)
+        return fail(ST_FORMAT, "%s: head_dim of layer %u is %u, which is odd", where, l, layer->head_dim);
+    if (c->heads % layer->kv_heads != 0)
+        return fail(ST_FORMAT, "%s: %u KV heads of layer %u do not divide num_attention_heads, which is %u",
+                    where, layer->kv_heads, l, c->heads);
     return ST_OK;
 }
 
@@ -167,11 +172,8 @@ static status finish_layer(const config_reader *r, model_config *c, uint32_t l, 
     const rope *p = &ropes[layer->full];
     layer->k_eq_v = layer->full && r->k_eq_v;
     layer->window = layer->full ? 0 : window;
-    if (layer->head_dim % 2 != 0)
-        return fail(ST_FORMAT, "%s: head_dim of layer %u is %u, which is odd", r->where, l, layer->head_dim);
-    if (c->heads % layer->kv_heads != 0)
-        return fail(ST_FORMAT, "%s: %u KV heads of layer %u do not divide num_attention_heads, which is %u",
-                    r->where, layer->kv_heads, l, c->heads);
+    layer->mlp_width = r->mlp_width * (r->double_wide && l >= c->layers - r->shared ? 2 : 1);
+    TRY(config_check_heads(c, r->where, l));
     layer->rope_base = p->base;
     layer->rope_pairs = (uint32_t)floor(p->factor * layer->head_dim / 2);
     return ST_OK;
@@ -196,5 +198,5 @@ status config_read_layers(const config_reader *r, model_config *c) {
     for (int full = 0; full < 2; full++)
         if (used[full]) TRY(read_rope(r, all, full, &ropes[full]));
     for (uint32_t l = 0; l < c->layers; l++) TRY(finish_layer(r, c, l, window, ropes));
-    return share_kv(r, c);
+    return config_share_kv(c, r->where, "num_kv_shared_layers", r->shared);
 }

@@ -54,17 +54,6 @@ static status agree(comm *ranks, rank_card *mine, status so_far, instance *i) {
     return st;
 }
 
-static weight_type stored_type(const checkpoint *c) {
-    /* The embedding stands for the matrices: published checkpoints store them alike, and the budget needs one
-     * answer. */
-    for (uint32_t i = 0; i < checkpoint_tensor_count(c); i++) {
-        const tensor *t = checkpoint_tensor(c, i);
-        if (strstr(t->name, "embed_tokens.weight"))
-            return t->type == TENSOR_F32 ? WEIGHT_F32 : t->type == TENSOR_F16 ? WEIGHT_F16 : WEIGHT_BF16;
-    }
-    return WEIGHT_BF16;
-}
-
 static status prepare(instance *i, const instance_options *o, kv_type kv, rank_card *card) {
     uint8_t digest[32];
     comm_node node = comm_where(o->ranks);
@@ -76,16 +65,16 @@ static status prepare(instance *i, const instance_options *o, kv_type kv, rank_c
     TRY(layout_open(&i->split, i->config,
                     &(layout_options){.ranks = comm_size(o->ranks),
                                       .rank = comm_rank(o->ranks),
-                                      .group = weights_group(o->weights, stored_type(i->files)),
+                                      .group = weights_group(o->weights, weights_stored_type(i->files)),
                                       .expert_degree = o->expert_degree,
                                       .width_degree = o->width_degree}));
     layout_describe(i->config, i->split, i->layout_text, sizeof i->layout_text);
-    if (o->weights == WEIGHTS_BF16 && stored_type(i->files) != WEIGHT_BF16)
+    if (o->weights == WEIGHTS_BF16 && weights_stored_type(i->files) != WEIGHT_BF16)
         return fail(ST_UNSUPPORTED, "--weights bf16: the checkpoint's matrices are not stored as bf16");
     TRY(budget_make(
         &i->plan, i->config, i->split,
         &(budget_options){.choice = o->weights,
-                          .stored = stored_type(i->files),
+                          .stored = weights_stored_type(i->files),
                           .kv = kv,
                           .context = o->context,
                           .memory_bytes = o->memory_bytes,

@@ -172,9 +172,9 @@ static status read_parts(const weight_plan *plan, checkpoint *c, uint32_t thread
     return all.st == ST_OK ? ST_OK : fail(all.st, "%s", all.sentence);
 }
 
-static uint32_t stored_element_bytes(void *context, const weight_entry *e, uint32_t layer) {
+static tensor_type stored_tensor_type(void *context, const weight_entry *e, uint32_t layer) {
     const tensor *t = weight_plan_find(context, e, layer);
-    return t && t->type != TENSOR_OTHER ? t->type == TENSOR_F32 ? 4 : 2 : 0;
+    return t ? t->type : TENSOR_OTHER;
 }
 
 /* The per-layer embedding is as large as the rest of an E-model, and a token needs one row of it. */
@@ -214,7 +214,7 @@ status model_weights_open(model_weights **out, checkpoint *c, const model_config
     TRY_OR_FAIL(map_ple_table(&plan, c));
     w->bytes_read = checkpoint_bytes_read(c) - read_before;
     w->bytes_skipped = checkpoint_bytes_skipped(c) - skipped_before;
-    w->bytes_expected = weights_expected_bytes(config, l, stored_element_bytes, &plan);
+    w->bytes_expected = weights_expected_bytes(config, l, stored_tensor_type, &plan);
     *out = w;
     w = NULL;
 fail:

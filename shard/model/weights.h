@@ -66,6 +66,8 @@ uint32_t model_weights_columns(const model_weights *w);
  * stored is the type the checkpoint holds its matrices in. */
 uint64_t model_weights_plan_bytes(const model_config *config, const layout *l, weight_type stored,
                                   weights_choice choice);
+/* What the checkpoint holds its matrices in, as memory has it when nothing else is asked for. */
+weight_type weights_stored_type(const checkpoint *c);
 /* The type in memory of a matrix that the checkpoint stores as `stored`. */
 weight_type weights_choose(weights_choice choice, weight_type stored);
 /* What a layout cuts shares to (layout_options.group): whole groups once anything is quantised. */

@@ -54,8 +54,10 @@ static status check_tensor(const weight_plan *p, const tensor *t, const uint64_t
         return st;
     }
     if (t->type == TENSOR_OTHER)
-        return fail(ST_UNSUPPORTED, "%s: tensor %s has dtype %s, expected is BF16, F16 or F32", file, t->name,
-                    t->dtype);
+        return fail(ST_UNSUPPORTED,
+                    "%s: tensor %s has dtype %s, expected is BF16, F16 or F32, or in a GGUF file Q4_0, Q4_1, "
+                    "Q5_0, Q5_1, Q8_0, Q4_K, Q5_K or Q6_K",
+                    file, t->name, t->dtype);
     return ST_OK;
 }
 
@@ -73,9 +75,25 @@ static weight_part *add_part(weight_plan *p, const tensor *t, weight_type type) 
     return part;
 }
 
+/* In memory, unless another type is asked for. Blocks are held as the float32 values they stand for. */
 static weight_type weight_type_of(tensor_type type) {
     INVARIANT(type != TENSOR_OTHER);
+    if (tensor_is_blocks(type)) return WEIGHT_F32;
     return type == TENSOR_F32 ? WEIGHT_F32 : type == TENSOR_BF16 ? WEIGHT_BF16 : WEIGHT_F16;
+}
+
+static weight_type mapped_type_of(tensor_type type) {
+    return tensor_is_blocks(type) ? WEIGHT_BLOCKS : weight_type_of(type);
+}
+
+weight_type weights_stored_type(const checkpoint *c) {
+    /* The embedding stands for the matrices: published checkpoints store them alike, and the budget needs one
+     * answer. */
+    for (uint32_t i = 0; i < checkpoint_tensor_count(c); i++) {
+        const tensor *t = checkpoint_tensor(c, i);
+        if (strstr(t->name, "embed_tokens.weight") && t->type != TENSOR_OTHER) return weight_type_of(t->type);
+    }
+    return WEIGHT_BF16;
 }
 
 /* Rows and columns of plane `outer` go to *matrix. A matrix that came out empty stays without data. */
@@ -154,8 +172,10 @@ static status add_entry(weight_plan *p, const weight_entry *e, uint32_t layer, c
     case FORM_MATRIX_F32: add_split_matrix(p, e, t, WEIGHT_F32, in_layer, place); break;
     case FORM_EXPERTS: add_experts(p, e, t, type, *(expert_weights **)place); break;
     case FORM_MAPPED:
-        *(weight *)place =
-            (weight){.rows = (uint32_t)shape[0], .cols = (uint32_t)shape[1], .type = weight_type_of(t->type)};
+        *(weight *)place = (weight){.rows = (uint32_t)shape[0],
+                                    .cols = (uint32_t)shape[1],
+                                    .type = mapped_type_of(t->type),
+                                    .blocks = tensor_is_blocks(t->type) ? tensor_block_format(t->type) : 0};
         break;
     }
     return ST_OK;

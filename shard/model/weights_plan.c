@@ -32,25 +32,42 @@ static uint64_t share_of(const weight_entry *e, const model_config *c, const lay
     return 0;
 }
 
+/* The columns of a matrix that this rank holds, of all its rows or of some. */
+static range columns_of(const weight_entry *e, const model_config *c, const layout *l, uint32_t layer) {
+    uint64_t shape[3];
+    uint32_t dims = weight_entry_shape(e, c, layer, shape);
+    switch (e->split) {
+    case SPLIT_HEAD_COLS: {
+        uint32_t head_dim = c->layer[layer].head_dim;
+        return (range){l->heads.begin * head_dim, l->heads.end * head_dim};
+    }
+    case SPLIT_MLP_COLS: return l->layer[layer].mlp;
+    case SPLIT_EXPERT_DOWN: return l->expert_width;
+    default: return (range){0, (uint32_t)shape[dims - 1]};
+    }
+}
+
 static uint64_t expected_of(const weight_entry *e, const model_config *c, const layout *l, uint32_t layer,
-                            uint32_t element_bytes) {
-    if (weight_entry_need(e, c, layer) < NEED_OPTIONAL || e->form == FORM_MAPPED) return 0;
-    return share_of(e, c, l, layer, elements_of(e, c, layer)) * element_bytes;
+                            tensor_type stored) {
+    if (weight_entry_need(e, c, layer) < NEED_OPTIONAL || e->form == FORM_MAPPED || stored == TENSOR_OTHER)
+        return 0;
+    uint64_t share = share_of(e, c, l, layer, elements_of(e, c, layer));
+    range cols = columns_of(e, c, l, layer);
+    return share == 0 ? 0 : share / range_count(cols) * tensor_column_bytes(stored, cols.begin, cols.end);
 }
 
 uint64_t weights_expected_bytes(const model_config *config, const layout *l,
-                                uint32_t (*element_bytes)(void *context, const weight_entry *e,
-                                                          uint32_t layer),
+                                tensor_type (*stored)(void *context, const weight_entry *e, uint32_t layer),
                                 void *context) {
     uint64_t total = 0;
     for (uint32_t i = 0; i < weight_model_entry_count; i++) {
         const weight_entry *e = &weight_model_entries[i];
-        total += expected_of(e, config, l, 0, element_bytes(context, e, UINT32_MAX));
+        total += expected_of(e, config, l, 0, stored(context, e, UINT32_MAX));
     }
     for (uint32_t n = 0; n < config->layers; n++) {
         for (uint32_t i = 0; i < weight_layer_entry_count; i++) {
             const weight_entry *e = &weight_layer_entries[i];
-            total += expected_of(e, config, l, n, element_bytes(context, e, n));
+            total += expected_of(e, config, l, n, stored(context, e, n));
         }
     }
     return total;

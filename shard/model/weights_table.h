@@ -86,12 +86,11 @@ uint32_t weight_entry_shape(const weight_entry *e, const model_config *config, u
                             uint64_t shape[3]);
 
 /* What this rank reads of the checkpoint, from shapes, dtypes and the layout's shares alone: by arithmetic,
- * not by the slices that loading makes, so that one checks the other. element_bytes(context, entry, layer) is
- * the size of the stored element, 0 for an optional tensor that is not there; layer is UINT32_MAX for entries
- * of the model as a whole. */
+ * not by the slices that loading makes, so that one checks the other. Blocks of which a rank needs a part count
+ * whole. stored(context, entry, layer) is the type in the checkpoint, TENSOR_OTHER for an optional tensor that is
+ * not there; layer is UINT32_MAX for entries of the model as a whole. */
 uint64_t weights_expected_bytes(const model_config *config, const layout *l,
-                                uint32_t (*element_bytes)(void *context, const weight_entry *e,
-                                                          uint32_t layer),
+                                tensor_type (*stored)(void *context, const weight_entry *e, uint32_t layer),
                                 void *context);
 
 #endif

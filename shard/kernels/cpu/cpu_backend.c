@@ -35,6 +35,12 @@ static void table_row(const cpu_kernels *k, float *y, const weight *table, uint3
     case WEIGHT_F16: k->f32_from_f16(y, (const uint16_t *)table->data + at, cols); break;
     case WEIGHT_Q8:
     case WEIGHT_Q4: quant_row(table, row, y); break;
+    case WEIGHT_BLOCKS: {
+        uint32_t n = block_elements(table->blocks);
+        const char *blocks = table->data;
+        block_dequantise(table->blocks, blocks + at / n * block_bytes(table->blocks), y, cols);
+        break;
+    }
     default: INVARIANT(!"a weight type that embeddings know");
     }
 }

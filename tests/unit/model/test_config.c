@@ -341,10 +341,10 @@ TEST(paths_that_are_no_model) {
     CHECK_SENTENCE("/nonexistent/model");
     CHECK_STATUS(model_config_open(&c, TEST_DATA, NULL), ST_NOT_FOUND);
     CHECK_SENTENCE("config.json");
-    CHECK_STATUS(model_config_open(&c, TEST_DATA "/test.h", NULL), ST_NOT_FOUND);
-    CHECK_SENTENCE("is not a directory");
-    CHECK_STATUS(model_config_open(&c, TEST_DATA "/models/gguf/tiny-dense-q4_0.gguf", NULL), ST_UNSUPPORTED);
-    CHECK_SENTENCE("GGUF");
+    CHECK_STATUS(model_config_open(&c, TEST_DATA "/test.h", NULL), ST_FORMAT);
+    CHECK_SENTENCE("test.h is not a GGUF file");
+    CHECK_STATUS(model_config_open(&c, "/dev/null", NULL), ST_NOT_FOUND);
+    CHECK_SENTENCE("neither a directory nor a GGUF file");
 }
 
 int main(void) {

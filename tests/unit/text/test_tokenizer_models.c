@@ -72,6 +72,88 @@ static void check_model(const char *model) {
     tokenizer_close(t);
 }
 
+/* ---- the same models as GGUF files ---- */
+
+static tokenizer *open_gguf(const char *file) {
+    char path[512];
+    gguf *g = NULL;
+    tokenizer *t = NULL;
+    snprintf(path, sizeof path, TEST_DATA "/models/gguf/%s.gguf", file);
+    CHECK_STATUS(gguf_open(&g, path), ST_OK);
+    if (g) CHECK_STATUS(tokenizer_read_gguf(&t, g), ST_OK);
+    gguf_close(g); /* nothing of it is kept */
+    return t;
+}
+
+static void check_same_encoding(const tokenizer *a, const tokenizer *b, const char *text, size_t n) {
+    for (int special = 0; special < 2; special++) {
+        uint32_t *x, *y;
+        size_t x_count, y_count;
+        CHECK_STATUS(tokenizer_encode(a, text, n, special, SIZE_MAX, &x, &x_count), ST_OK);
+        CHECK_STATUS(tokenizer_encode(b, text, n, special, SIZE_MAX, &y, &y_count), ST_OK);
+        CHECK_THAT(x_count == y_count && !memcmp(x, y, x_count * sizeof *x), "%.*s", (int)n, text);
+        free(x);
+        free(y);
+    }
+}
+
+static void check_same(const char *model, const char *file) {
+    tokenizer *a = open_model(model), *b = open_gguf(file);
+    if (!a || !b) exit(1);
+    uint32_t bos[2] = {0, 0};
+    CHECK(tokenizer_vocab_size(a) == tokenizer_vocab_size(b));
+    CHECK(tokenizer_bos(a, &bos[0]) && tokenizer_bos(b, &bos[1]) && bos[0] == bos[1]);
+    for (uint32_t id = 0; id < tokenizer_vocab_size(a); id++) {
+        size_t n, m;
+        const char *x = tokenizer_text(a, id, &n), *y = tokenizer_text(b, id, &m);
+        CHECK_THAT(x && y && n == m && !memcmp(x, y, n), "text of %u", id);
+        x = tokenizer_bytes(a, id, &n), y = tokenizer_bytes(b, id, &m);
+        CHECK_THAT(x && y && n == m && !memcmp(x, y, n), "bytes of %u", id);
+        CHECK_THAT(tokenizer_is_special(a, id) == tokenizer_is_special(b, id), "special %u", id);
+    }
+    json_t *samples = open_samples(model), *sample;
+    size_t i;
+    json_array_foreach(samples, i, sample) {
+        const char *prompt = json_string_value(json_object_get(sample, "prompt"));
+        check_same_encoding(a, b, prompt, strlen(prompt));
+    }
+    static const char *const odd[] = {"",
+                                      " ",
+                                      "  \n\n\t ",
+                                      "\xE2\x96\x81x y",
+                                      "na\xC3\xAFve \xF0\x9F\x98\x80",
+                                      "<0x41>",
+                                      "<bos",
+                                      "<eos>",
+                                      "<|turn>user\n<turn|>",
+                                      "<|\"|>",
+                                      "a<|tool_response>b",
+                                      "\x01\x7F"};
+    for (i = 0; i < sizeof odd / sizeof *odd; i++) check_same_encoding(a, b, odd[i], strlen(odd[i]));
+    /* Texts that no one wrote: from the tokens' own alphabet, so that merges meet in every order. */
+    uint32_t seed = 1;
+    strbuf text = {0};
+    for (int round = 0; round < 300; round++) {
+        strbuf_clear(&text);
+        for (int k = 0; k < 40; k++) {
+            size_t n;
+            seed = seed * 1664525u + 1013904223u;
+            const char *piece = tokenizer_text(a, (seed >> 8) % tokenizer_vocab_size(a), &n);
+            strbuf_add(&text, piece, n);
+        }
+        check_same_encoding(a, b, text.data, text.size);
+    }
+    strbuf_close(&text);
+    json_decref(samples);
+    tokenizer_close(a);
+    tokenizer_close(b);
+}
+
+TEST(gguf_files_have_the_same_tokenizer) {
+    check_same("tiny-dense", "tiny-dense-q4_0");
+    check_same("tiny-moe", "tiny-moe-q4_k_m");
+}
+
 TEST(dense_samples) { check_model("tiny-dense"); }
 TEST(moe_samples) { check_model("tiny-moe"); }
 
@@ -150,6 +232,7 @@ TEST(threads_share_a_tokenizer) {
 }
 
 int main(void) {
+    RUN(gguf_files_have_the_same_tokenizer);
     RUN(dense_samples);
     RUN(moe_samples);
     RUN(long_texts);

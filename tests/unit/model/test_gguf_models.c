@@ -1,0 +1,153 @@
+/* GGUF files made by llama.cpp's own tools, in float32: logits at 24 positions of three prompts, and greedy tokens,
+ * against the published model code that was given the dequantised tensors. Two files are in the repository, the rest
+ * beside it. */
+#include <math.h>
+#include <unistd.h>
+
+#include "base/invariant.h"
+#include "tests/engine_driver.h"
+#include "tests/golden_reader.h"
+#include "tests/test.h"
+
+#define BUNDLED TEST_DATA "/models/gguf"
+#define SHARED TEST_DATA "/../../shared/models/gguf"
+
+typedef struct gguf_case {
+    char file[512], expected[512];
+    uint32_t ranks;
+} gguf_case;
+
+typedef struct seen {
+    const int32_t *positions;
+    const float *logits; /* [position_count, vocab] */
+    uint64_t position_count;
+    uint32_t vocab, vocab_begin;
+    uint32_t prompt;      /* what follows is the greedy part, which has no logits here */
+    uint32_t found, last; /* rows that were seen */
+    double worst;
+} seen;
+
+static void look(void *context, const char *name, uint32_t layer, const float *data, const uint32_t *ids,
+                 uint32_t rows, uint32_t cols) {
+    seen *s = context;
+    (void)ids, (void)layer; /* the prompt's rows come in order, in several steps */
+    if (strcmp(name, "logits") != 0 || s->last == s->prompt) return;
+    for (uint32_t r = 0; r < rows; r++)
+        for (uint64_t p = 0; p < s->position_count; p++) {
+            if ((uint32_t)s->positions[p] != s->last + r) continue;
+            s->found++;
+            for (uint32_t c = 0; c < cols; c++) {
+                double difference =
+                    fabs((double)data[(size_t)r * cols + c] - s->logits[p * s->vocab + s->vocab_begin + c]);
+                if (!(difference <= s->worst)) s->worst = difference;
+            }
+        }
+    s->last += rows;
+}
+
+static status run_case(comm *ranks, instance *in, golden *g, seen *s, uint32_t index, const char *file) {
+    char name[64];
+    uint64_t shape[4], greedy_shape[4], at_shape[4];
+    snprintf(name, sizeof name, "case%u.input_ids", index);
+    const int32_t *ids = golden_i32(g, name, shape);
+    snprintf(name, sizeof name, "case%u.greedy", index);
+    const int32_t *greedy = golden_i32(g, name, greedy_shape);
+    snprintf(name, sizeof name, "case%u.positions", index);
+    s->positions = golden_i32(g, name, at_shape);
+    snprintf(name, sizeof name, "case%u.logits", index);
+    s->logits = golden_f32(g, name, NULL);
+    INVARIANT(ids && greedy && s->positions && s->logits);
+    s->position_count = at_shape[0];
+    s->prompt = (uint32_t)shape[0];
+    s->found = s->last = 0;
+    driver_request r = {.tokens = (const uint32_t *)ids,
+                        .token_count = (uint32_t)shape[0],
+                        .prompt_count = (uint32_t)shape[0],
+                        .params = driver_greedy((uint32_t)greedy_shape[0])};
+    r.params.prompt_logprobs = 0;
+    TRY(driver_run(in, ranks, &r, 1));
+    CHECK_THAT(s->found == s->position_count, "%u of %llu positions", s->found,
+               (unsigned long long)s->position_count);
+    if (comm_rank(ranks) == 0) {
+        CHECK(r.out_count == greedy_shape[0]);
+        for (uint32_t i = 0; i < r.out_count; i++)
+            CHECK_THAT((int64_t)r.out[i] == greedy[i], "%s: greedy token %u is %u, not %d", file, i, r.out[i],
+                       greedy[i]);
+    }
+    driver_free(&r, 1);
+    return ST_OK;
+}
+
+static status body(comm *ranks, void *context) {
+    const gguf_case *m = context;
+    golden *g = golden_open(m->expected);
+    seen s = {0};
+    instance in;
+    TRY(instance_open(&in, &(instance_options){.model_path = m->file,
+                                               .ranks = ranks,
+                                               .weights = WEIGHTS_F32,
+                                               .threads = 1,
+                                               .context = 2048,
+                                               .rows_max = 256,
+                                               .tap = look,
+                                               .tap_context = &s}));
+    s.vocab = in.config->vocab;
+    s.vocab_begin = in.split->vocab.begin;
+    CHECK_THAT(in.weights->bytes_read == in.weights->bytes_expected,
+               "rank %u read %llu bytes, its share is %llu", comm_rank(ranks),
+               (unsigned long long)in.weights->bytes_read, (unsigned long long)in.weights->bytes_expected);
+    CHECK(in.weights->bytes == in.plan.weight_bytes);
+    uint32_t cases = 0;
+    for (char name[64];; cases++) {
+        snprintf(name, sizeof name, "case%u.input_ids", cases);
+        if (!golden_i32(g, name, NULL) || (TEST_SANITIZED && cases > 0)) break;
+        TRY(run_case(ranks, &in, g, &s, cases, m->file));
+    }
+    CHECK(cases > 0);
+    CHECK_THAT(s.worst < 1e-3, "%s at %u ranks: logits differ by %g", m->file, m->ranks, s.worst);
+    if (comm_rank(ranks) == 0)
+        printf("  %s at %u ranks: logits %.1e\n", strrchr(m->file, '/') + 1, m->ranks, s.worst);
+    instance_close(&in);
+    golden_close(g);
+    return ST_OK;
+}
+
+static void check_file(const char *name) {
+    gguf_case m;
+    const char *folder = BUNDLED;
+    snprintf(m.file, sizeof m.file, "%s/%s.gguf", folder, name);
+    if (access(m.file, R_OK) != 0) folder = SHARED;
+    snprintf(m.file, sizeof m.file, "%s/%s.gguf", folder, name);
+    snprintf(m.expected, sizeof m.expected, "%s/%s.expected.safetensors", folder, name);
+    if (access(m.file, R_OK) != 0) {
+        printf("skipped: %s is not there\n", m.file);
+        test_skipped++;
+        return;
+    }
+    for (m.ranks = 1; m.ranks <= 2; m.ranks++)
+        CHECK_STATUS(
+            comm_fork_run(&(comm_fork_options){.ranks = m.ranks, .threads = TEST_RANKS_AS_THREADS}, body, &m),
+            ST_OK);
+}
+
+TEST(dense_q4_0) { check_file("tiny-dense-q4_0"); }
+TEST(moe_q4_k_m) { check_file("tiny-moe-q4_k_m"); }
+TEST(dense_bf16) { check_file("tiny-dense-bf16"); }
+TEST(dense_q8_0) { check_file("tiny-dense-q8_0"); }
+TEST(dense_q4_k_m) { check_file("tiny-dense-q4_k_m"); }
+TEST(dense_q6_k) { check_file("tiny-dense-q6_k"); }
+TEST(moe_q8_0) { check_file("tiny-moe-q8_0"); }
+TEST(moe_q4_0) { check_file("tiny-moe-q4_0"); }
+
+int main(void) {
+    RUN(dense_q4_0);
+    RUN(moe_q4_k_m);
+    if (TEST_SANITIZED) return test_result();
+    RUN(dense_bf16);
+    RUN(dense_q8_0);
+    RUN(dense_q4_k_m);
+    RUN(dense_q6_k);
+    RUN(moe_q8_0);
+    RUN(moe_q4_0);
+    return test_result();
+}
