@@ -1,269 +1,457 @@
-/* Attention over paged KV. One work item is a tile of a span's rows and one KV head with all query heads that
- * read it: a page is expanded to float32 once for the tile, q·k is a product of the tile's query rows with
- * the page's 64 keys, and the online softmax walks the pages in order. Pages are cut at absolute positions,
- * so a row's sums do not depend on how its prompt was chunked. */
+/* Attention over paged KV. A unit is a tile of a span's rows and one KV head with all query heads that read it. Pages
+ * and segments (runs of pages) are cut at absolute positions; each segment has its own online softmax, and segments are
+ * merged in order, so a row's sums depend neither on how its prompt was chunked nor on who computed what. One work item
+ * is a unit; where units are fewer than threads can use, as in decode, it is one segment of a unit, whose sums wait in a
+ * slot until all of a wave are there. */
+#include <math.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "base/invariant.h"
+#include "base/memory.h"
 #include "shard/kernels/cpu/cpu_backend.h"
+#include "shard/kernels/cpu/ref_math.h"
+
+enum {
+    SEGMENT_TOKENS = 512,
+    TILE_QUERIES =
+        64, /* rows · heads of a unit: amortises the widening of a page, and fits the second cache */
+    SLOT_QUERIES = 16,  /* the same of a unit in segments */
+    WIDEN_QUERIES = 24, /* from so many on a page is widened once for all of them */
+    SLOTS_MIN = 64,
+    SLOTS_PER_THREAD = 4
+};
+
+typedef struct attention_unit {
+    const row_span *span;
+    uint32_t first, rows;       /* inside the span */
+    uint32_t kv_head;           /* local */
+    uint32_t head_begin, group; /* local query heads that read it */
+} attention_unit;
+
+/* One segment of a unit. Queries are numbered row · group + head. */
+typedef struct attention_slot {
+    attention_unit unit;
+    uint32_t segment;
+    bool begins, ends; /* the unit's first, its last */
+    float *m, *l, *o;  /* [queries], [queries], [queries, padded dim] */
+} attention_slot;
+
+struct attention_slots {
+    attention_slot *slot;
+    uint32_t *run; /* [slots + 1]: where each unit's slots begin in this wave */
+    uint32_t max, count, runs, queries;
+    float *memory;
+    float *carried_m[2],
+        *carried_l[2]; /* [queries]: of the unit that a wave cuts, read from one and written to the other */
+    uint32_t wave;
+};
 
 typedef struct attention_work {
     cpu_backend *c;
     const attention_layer *l;
     const row_span *spans;
-    uint32_t span_count, kv_heads;
-    float *q, *k, *v, *y;
-    const float *q_in;
+    uint32_t span_count, tile_rows;
+    const float *q;
+    float *y;
 } attention_work;
 
-static const float *expand(const cpu_kernels *k, kv_type type, const void *page, float *scratch, size_t n) {
-    if (type == KV_F32) return page;
-    k->f32_from_bf16(scratch, page, n);
-    return scratch;
-}
-
-static void store(const cpu_kernels *k, kv_type type, void *head_page, size_t at, const float *x,
-                  uint32_t dim) {
-    if (type == KV_F32) memcpy((float *)head_page + at, x, dim * sizeof *x);
-    else k->bf16_from_f32((uint16_t *)head_page + at, x, dim);
-}
-
-/* ---- prepare: one work item a row ---- */
-
-static const row_span *span_of_row(const attention_work *w, uint32_t item, uint32_t *offset) {
-    for (uint32_t s = 0; s < w->span_count; s++) {
-        if (item < w->spans[s].count) {
-            *offset = item;
-            return &w->spans[s];
-        }
-        item -= w->spans[s].count;
-    }
-    INVARIANT(!"a row inside the spans");
-    return NULL;
-}
-
-static void prepare_queries(const attention_work *w, uint32_t row) {
-    const attention_layer *l = w->l;
-    const cpu_kernels *k = w->c->k;
-    const rope *r = l->angles;
-    uint32_t dim = l->kv.head_dim, half = dim / 2;
-    for (uint32_t h = 0; h < l->heads; h++) {
-        float *q = w->q + ((size_t)row * l->heads + h) * dim;
-        k->rmsnorm(q, q, l->q_norm, l->eps, dim);
-        if (l->kv.half_size) {
-            /* k_norm belongs to the key; where nothing rotates it may as well scale the query. */
-            k->multiply(q + r->pairs, l->k_norm + r->pairs, half - r->pairs);
-            k->multiply(q + half + r->pairs, l->k_norm + half + r->pairs, half - r->pairs);
-        } else {
-            k->rope(q, r->cosine + (size_t)row * r->pairs, r->sine + (size_t)row * r->pairs, half, r->pairs);
-        }
-    }
-}
-
-static void prepare_row(void *context, uint32_t item, uint32_t thread) {
-    (void)thread;
-    attention_work *w = context;
-    const attention_layer *l = w->l;
-    const cpu_kernels *k = w->c->k;
-    const rope *r = l->angles;
-    uint32_t offset, dim = l->kv.head_dim;
-    const row_span *span = span_of_row(w, item, &offset);
-    uint32_t row = span->row + offset, position = span->position + offset;
-    prepare_queries(w, row);
-    if (!w->k) return;
-    uint32_t page = span->pages[position / KV_PAGE_TOKENS];
-    size_t at = (size_t)(position % KV_PAGE_TOKENS) * dim;
-    for (uint32_t h = 0; h < l->kv.kv_heads; h++) {
-        float *key = w->k + ((size_t)row * l->kv.kv_heads + h) * dim;
-        void *head = kv_head_page(&l->kv, page, h);
-        if (l->kv.half_size) {
-            k->rmsnorm(key, key, NULL, l->eps, dim);
-            store(k, l->kv.type, head, at, key, dim);
-            continue;
-        }
-        /* A K=V model whose checkpoint gives no v_proj hands the same vector in as v (full-size cache never
-         * does). */
-        float *value = w->v + ((size_t)row * l->kv.kv_heads + h) * dim;
-        k->rmsnorm(key, key, l->k_norm, l->eps, dim);
-        k->rope(key, r->cosine + (size_t)row * r->pairs, r->sine + (size_t)row * r->pairs, dim / 2, r->pairs);
-        k->rmsnorm(value, value, NULL, l->eps, dim);
-        store(k, l->kv.type, head, at, key, dim);
-        store(k, l->kv.type, head, (size_t)KV_PAGE_TOKENS * dim + at, value, dim);
-    }
-}
-
-static uint32_t rows_in(const row_span *spans, uint32_t count) {
-    uint32_t n = 0;
-    for (uint32_t i = 0; i < count; i++) n += spans[i].count;
-    return n;
-}
-
-void cpu_attention_prepare(backend *b, const attention_layer *l, const row_span *spans, uint32_t span_count,
-                           float *q, float *k, float *v) {
-    attention_work w = {
-        .c = cpu_of(b), .l = l, .spans = spans, .span_count = span_count, .q = q, .k = k, .v = v};
-    pool_run(w.c->threads, rows_in(spans, span_count), prepare_row, &w);
-}
-
-/* ---- attention: one work item a tile and a KV head ---- */
-
+/* One thread's working memory; every part begins at a cache line. */
 typedef struct tile {
-    const row_span *span;
-    uint32_t first, rows;                            /* inside the span */
-    uint32_t kv_head;                                /* local */
-    uint32_t head_begin, group;                      /* local query heads that read it */
-    float *keys, *values, *queries, *scores, *m, *l; /* scratch */
+    attention_unit u;
+    uint32_t queries, dim, padded; /* to whole registers */
+    size_t row_stride; /* of keys and values; not a power of two, which would fall into few sets of a cache */
+    float *q, *keys, *values, *scores, *rescale, *cosine, *sine;
+    float *m, *l, *o, *total_m, *total_l;
 } tile;
 
+static size_t line(size_t floats) { return (floats + 15) / 16 * 16; }
+static float *aligned(float *p) { return (float *)(((uintptr_t)p + 63) / 64 * 64); }
+static uint32_t at_least(uint32_t x, uint32_t least) { return x > least ? x : least; }
+static float *take(float **at, size_t floats) {
+    float *p = *at;
+    *at += line(floats);
+    return p;
+}
+
+static void divide_scratch(tile *t, float *scratch, uint32_t queries, uint32_t dim, size_t *floats) {
+    float *begin = aligned(scratch), *at = begin;
+    t->dim = dim;
+    t->padded = (uint32_t)line(dim);
+    t->row_stride = t->padded + 16;
+    t->q = take(&at, (size_t)queries * t->padded);
+    t->o = take(&at, (size_t)queries * t->padded);
+    t->keys = take(&at, KV_PAGE_TOKENS * t->row_stride);
+    t->values = take(&at, KV_PAGE_TOKENS * t->row_stride);
+    t->scores = take(&at, (size_t)queries * KV_PAGE_TOKENS);
+    t->rescale = take(&at, queries);
+    t->cosine = take(&at, dim / 2);
+    t->sine = take(&at, dim / 2);
+    t->m = take(&at, queries);
+    t->l = take(&at, queries);
+    t->total_m = take(&at, queries);
+    t->total_l = take(&at, queries);
+    if (floats) *floats = (size_t)(at - begin) + 16;
+}
+
 size_t cpu_attention_scratch(const cpu_backend_options *o) {
-    size_t rows = (size_t)ATTENTION_TILE_ROWS * o->heads_per_kv_max;
-    return 2 * (size_t)KV_PAGE_TOKENS * o->head_dim_max + rows * o->head_dim_max + rows * KV_PAGE_TOKENS +
-           2 * rows;
+    tile t;
+    size_t floats;
+    divide_scratch(&t, NULL, at_least(o->heads_per_kv_max, TILE_QUERIES), o->head_dim_max, &floats);
+    return floats;
 }
 
-static void divide_scratch(tile *t, float *scratch, uint32_t dim, uint32_t heads_max) {
-    size_t rows = (size_t)ATTENTION_TILE_ROWS * heads_max;
-    t->keys = scratch;
-    t->values = t->keys + (size_t)KV_PAGE_TOKENS * dim;
-    t->queries = t->values + (size_t)KV_PAGE_TOKENS * dim;
-    t->scores = t->queries + rows * dim;
-    t->m = t->scores + rows * KV_PAGE_TOKENS;
-    t->l = t->m + rows;
-}
+/* ---- one page ---- */
 
-/* Keys of a half-size page: u as stored, with the dimensions that rotate rebuilt as rope(u · k_norm) at the
- * offset inside the page. */
-static void rebuild_keys(const attention_work *w, tile *t, const float *u, uint32_t keys) {
-    const attention_layer *l = w->l;
-    const rope *r = l->angles;
-    uint32_t dim = l->kv.head_dim, half = dim / 2;
-    for (uint32_t i = 0; i < keys; i++) {
-        float *key = t->keys + (size_t)i * dim;
-        memcpy(key, u + (size_t)i * dim, dim * sizeof *key);
-        w->c->k->multiply(key, l->k_norm, r->pairs);
-        w->c->k->multiply(key + half, l->k_norm + half, r->pairs);
-        w->c->k->rope(key, r->offset_cosine + (size_t)i * r->pairs, r->offset_sine + (size_t)i * r->pairs,
-                      half, r->pairs);
+/* Rows first … last-1 of a page as floats, filled up to whole registers. */
+static void widen(const tile *t, const cpu_kernels *k, kv_type type, const void *page, float *to,
+                  uint32_t first, uint32_t last) {
+    for (uint32_t i = first; i < last; i++) {
+        float *row = to + i * t->row_stride;
+        if (type == KV_F32) memcpy(row, (const float *)page + (size_t)i * t->dim, t->dim * sizeof *row);
+        memset(row + t->dim, 0, (t->padded - t->dim) * sizeof *row);
     }
+    if (type == KV_BF16)
+        k->expand_rows(to + first * t->row_stride, t->row_stride,
+                       (const uint16_t *)page + (size_t)first * t->dim, t->dim, t->dim, last - first);
+}
+
+typedef struct page_runs {
+    kv_run key[4], value;
+    uint32_t count;
+} page_runs;
+
+static kv_run run_of(kv_type type, const void *page, size_t at, size_t stride, uint32_t count) {
+    return (kv_run){(const char *)page + at * kv_element_bytes(type), stride, count, type == KV_BF16};
+}
+
+/* Key dimensions of a half-size page that rotate, and their neighbours up to a whole pair block: widened and turned by
+ * each key's offset in the page. The others are read from the page itself. */
+static void runs_of_half(const attention_work *w, tile *t, const void *page, uint32_t first, uint32_t last,
+                         page_runs *r) {
+    const attention_layer *l = w->l;
+    const cpu_kernels *k = w->c->k;
+    const rope *a = l->angles;
+    kv_type type = l->kv.type;
+    uint32_t dim = t->dim, half = dim / 2,
+             part = (a->pairs + KV_PAIR_BLOCK - 1) / KV_PAIR_BLOCK * KV_PAIR_BLOCK;
+    size_t stride = 2 * (size_t)part;
+    float *turned = t->keys + first * stride;
+    for (uint32_t side = 0; side < 2; side++) {
+        size_t from = (size_t)first * dim + side * half;
+        if (type == KV_BF16)
+            k->expand_rows(turned + side * part, stride, (const uint16_t *)page + from, dim, part,
+                           last - first);
+        else
+            for (uint32_t i = 0; i < last - first; i++)
+                memcpy(turned + i * stride + side * part, (const float *)page + from + (size_t)i * dim,
+                       part * sizeof(float));
+    }
+    k->rotate_keys(turned, stride, part, l->k_norm, half, a->offset_cosine + (size_t)first * a->pairs,
+                   a->offset_sine + (size_t)first * a->pairs, a->pairs, last - first);
+    for (uint32_t side = 0; side < 2; side++) {
+        r->key[r->count++] = run_of(KV_F32, t->keys, side * part, stride, part);
+        if (part < half) r->key[r->count++] = run_of(type, page, side * half + part, dim, half - part);
+    }
+}
+
+/* Keys first … last-1 of a page. Few queries read it as it is stored; many, and widths that do not fill blocks, a copy. */
+static void find_runs(const attention_work *w, tile *t, const void *page, uint32_t first, uint32_t last,
+                      page_runs *r) {
+    const attention_layer *l = w->l;
+    const rope *a = l->angles;
+    const char *value =
+        l->kv.half_size ? page
+                        : (const char *)page + (size_t)KV_PAGE_TOKENS * t->dim * kv_element_bytes(l->kv.type);
+    r->count = 0;
+    if (t->queries < WIDEN_QUERIES && t->dim % (2 * KV_PAIR_BLOCK) == 0) {
+        r->value = run_of(l->kv.type, value, 0, t->dim, t->dim);
+        if (l->kv.half_size) runs_of_half(w, t, page, first, last, r);
+        else r->key[r->count++] = run_of(l->kv.type, page, 0, t->dim, t->dim);
+        return;
+    }
+    widen(t, w->c->k, l->kv.type, page, t->keys, first, last);
+    if (l->kv.half_size)
+        w->c->k->rotate_keys(t->keys + first * t->row_stride, t->row_stride, t->dim / 2, l->k_norm,
+                             t->dim / 2, a->offset_cosine + (size_t)first * a->pairs,
+                             a->offset_sine + (size_t)first * a->pairs, a->pairs, last - first);
+    widen(t, w->c->k, l->kv.type, value, t->values, first, last);
+    r->key[r->count++] = run_of(KV_F32, t->keys, 0, t->row_stride, t->padded);
+    r->value = run_of(KV_F32, t->values, 0, t->row_stride, t->padded);
 }
 
 /* Queries turned back by the page's start: the angle position - start = 64·a + b. */
 static void rotate_queries(const attention_work *w, tile *t, uint32_t page) {
     const attention_layer *l = w->l;
+    const cpu_kernels *k = w->c->k;
     const rope *r = l->angles;
-    uint32_t dim = l->kv.head_dim, half = dim / 2;
-    for (uint32_t i = 0; i < t->rows; i++) {
-        uint32_t row = t->span->row + t->first + i, position = t->span->position + t->first + i;
+    uint32_t half = t->dim / 2;
+    for (uint32_t i = 0; i < t->u.rows; i++) {
+        uint32_t row = t->u.span->row + t->u.first + i, position = t->u.span->position + t->u.first + i;
         if (position / KV_PAGE_TOKENS < page) continue; /* sees nothing of this page */
         size_t a = (size_t)(position / KV_PAGE_TOKENS - page) * r->pairs,
                b = (size_t)(position % KV_PAGE_TOKENS) * r->pairs;
-        for (uint32_t g = 0; g < t->group; g++) {
-            const float *q = w->q_in + ((size_t)row * l->heads + t->head_begin + g) * dim;
-            float *out = t->queries + ((size_t)i * t->group + g) * dim;
-            for (uint32_t p = 0; p < r->pairs; p++) {
-                float cosine = (float)(r->page_cosine[a + p] * r->step_cosine[b + p] -
-                                       r->page_sine[a + p] * r->step_sine[b + p]);
-                float sine = (float)(r->page_sine[a + p] * r->step_cosine[b + p] +
-                                     r->page_cosine[a + p] * r->step_sine[b + p]);
-                out[p] = q[p] * cosine - q[half + p] * sine;
-                out[half + p] = q[half + p] * cosine + q[p] * sine;
-            }
+        k->compose_angles(t->cosine, t->sine, r->page_cosine + a, r->page_sine + a, r->step_cosine + b,
+                          r->step_sine + b, r->pairs);
+        for (uint32_t g = 0; g < t->u.group; g++) {
+            const float *q = w->q + ((size_t)row * l->heads + t->u.head_begin + g) * t->dim;
+            float *turned = t->q + ((size_t)i * t->u.group + g) * t->padded;
+            memcpy(turned, q, r->pairs * sizeof *q);
+            memcpy(turned + half, q + half, r->pairs * sizeof *q);
+            k->rope(turned, t->cosine, t->sine, half, r->pairs);
         }
     }
 }
 
-static void tile_page(const attention_work *w, tile *t, uint32_t page, uint32_t tile_end) {
+/* Keys of a page that a row sees: first … last-1, none if first ≥ last. */
+static void keys_seen(const attention_work *w, uint32_t position, uint32_t start, uint32_t *first,
+                      uint32_t *last) {
+    uint32_t window = w->l->window, least = window && position + 1 > window ? position + 1 - window : 0;
+    *first = least > start ? least - start : 0;
+    *last = position + 1 > start ? position + 1 - start : 0;
+    if (*last > KV_PAGE_TOKENS) *last = KV_PAGE_TOKENS;
+}
+
+/* Scores become weights. A query that sees nothing of the page has weights of 0. */
+static void softmax_queries(const attention_work *w, tile *t, uint32_t start) {
+    for (uint32_t i = 0; i < t->u.rows; i++) {
+        uint32_t first, last;
+        keys_seen(w, t->u.span->position + t->u.first + i, start, &first, &last);
+        for (uint32_t r = i * t->u.group; r < (i + 1) * t->u.group; r++) {
+            float *scores = t->scores + (size_t)r * KV_PAGE_TOKENS;
+            t->rescale[r] = 1;
+            if (first < last) t->rescale[r] = w->c->k->softmax_page(scores, first, last, &t->m[r], &t->l[r]);
+            else memset(scores, 0, KV_PAGE_TOKENS * sizeof *scores);
+        }
+    }
+}
+
+static void tile_page(const attention_work *w, tile *t, uint32_t page) {
     const attention_layer *l = w->l;
     const cpu_kernels *k = w->c->k;
-    uint32_t dim = l->kv.head_dim, start = page * KV_PAGE_TOKENS, rows = t->rows * t->group;
-    uint32_t keys = tile_end - start < KV_PAGE_TOKENS ? tile_end - start : KV_PAGE_TOKENS;
-    const char *head = kv_head_page(&l->kv, t->span->pages[page], t->kv_head);
-    const float *key, *value;
-    if (l->kv.half_size) {
-        value = expand(k, l->kv.type, head, t->values, (size_t)keys * dim);
-        rebuild_keys(w, t, value, keys);
-        rotate_queries(w, t, page);
-        key = t->keys;
-    } else {
-        size_t values_at = (size_t)KV_PAGE_TOKENS * dim * kv_element_bytes(l->kv.type);
-        key = expand(k, l->kv.type, head, t->keys, (size_t)keys * dim);
-        value = expand(k, l->kv.type, head + values_at, t->values, (size_t)keys * dim);
-    }
-    k->matmul[WEIGHT_F32](t->scores, KV_PAGE_TOKENS, t->queries, dim, key, dim, keys, rows, dim);
-    for (uint32_t i = 0; i < t->rows; i++) {
-        uint32_t position = t->span->position + t->first + i;
-        uint32_t least = l->window && position + 1 > l->window ? position + 1 - l->window : 0;
-        uint32_t first = least > start ? least - start : 0;
-        uint32_t last = position + 1 > start ? position + 1 - start : 0;
-        if (last > KV_PAGE_TOKENS) last = KV_PAGE_TOKENS;
-        if (first >= last) continue;
-        for (uint32_t g = 0; g < t->group; g++) {
-            uint32_t r = i * t->group + g;
-            float *scores = t->scores + (size_t)r * KV_PAGE_TOKENS;
-            float *o = w->y + ((size_t)(t->span->row + t->first + i) * l->heads + t->head_begin + g) * dim;
-            float rescale = k->softmax_page(scores, first, last, &t->m[r], &t->l[r]);
-            k->values_page(o, rescale, scores, value, dim, first, last, dim);
-        }
+    uint32_t start = page * KV_PAGE_TOKENS, begin = t->u.span->position + t->u.first, first, last, unused;
+    keys_seen(w, begin, start, &first, &unused);
+    keys_seen(w, begin + t->u.rows - 1, start, &unused, &last);
+    page_runs r;
+    find_runs(w, t, kv_head_page(&l->kv, t->u.span->pages[page], t->u.kv_head), first, last, &r);
+    if (l->kv.half_size) rotate_queries(w, t, page);
+    k->scores_page(t->scores, t->q, t->padded, t->queries, r.key, r.count, first, last);
+    softmax_queries(w, t, start);
+    k->values_page(t->o, t->padded, t->rescale, t->scores, t->queries, &r.value, first, last);
+}
+
+/* ---- segments of a unit ---- */
+
+/* Positions that any of its rows sees. */
+static void unit_extent(const attention_work *w, const attention_unit *u, uint32_t *least, uint32_t *end) {
+    uint32_t begin = u->span->position + u->first, window = w->l->window;
+    *least = window && begin + 1 > window ? begin + 1 - window : 0;
+    *end = begin + u->rows;
+}
+
+static float *row_of(const attention_work *w, const attention_unit *u, uint32_t query) {
+    size_t row = u->span->row + u->first + query / u->group;
+    return w->y + (row * w->l->heads + u->head_begin + query % u->group) * w->l->kv.head_dim;
+}
+
+static void load_unit(const attention_work *w, tile *t, const attention_unit *u, uint32_t thread,
+                      uint32_t queries_max) {
+    divide_scratch(t, w->c->scratch[thread], queries_max, w->l->kv.head_dim, NULL);
+    t->u = *u;
+    t->queries = u->rows * u->group;
+    for (uint32_t r = 0; r < t->queries; r++) {
+        float *q = t->q + (size_t)r * t->padded;
+        memcpy(q, w->q + (row_of(w, u, r) - w->y), t->dim * sizeof *q);
+        memset(q + t->dim, 0, (t->padded - t->dim) * sizeof *q);
     }
 }
 
-static void run_tile(const attention_work *w, tile *t) {
-    const attention_layer *l = w->l;
-    uint32_t dim = l->kv.head_dim;
-    uint32_t begin = t->span->position + t->first, end = begin + t->rows;
-    uint32_t least = l->window && begin + 1 > l->window ? begin + 1 - l->window : 0;
-    for (uint32_t i = 0; i < t->rows; i++) {
-        size_t at = ((size_t)(t->span->row + t->first + i) * l->heads + t->head_begin) * dim;
-        memcpy(t->queries + (size_t)i * t->group * dim, w->q_in + at, (size_t)t->group * dim * sizeof(float));
-        memset(w->y + at, 0, (size_t)t->group * dim * sizeof(float));
-    }
-    for (uint32_t r = 0; r < t->rows * t->group; r++) {
-        t->m[r] = -__builtin_inff();
-        t->l[r] = 0;
-    }
-    for (uint32_t page = least / KV_PAGE_TOKENS; page * KV_PAGE_TOKENS < end; page++)
-        tile_page(w, t, page, end);
-    for (uint32_t i = 0; i < t->rows; i++)
-        for (uint32_t g = 0; g < t->group; g++) {
-            float *o = w->y + ((size_t)(t->span->row + t->first + i) * l->heads + t->head_begin + g) * dim;
-            w->c->k->scale(o, 1.0f / t->l[i * t->group + g], dim);
-        }
+/* Leaves the segment's sums in m, l and o. */
+static void run_segment(const attention_work *w, tile *t, uint32_t segment) {
+    uint32_t least, end, from = segment * SEGMENT_TOKENS, to = from + SEGMENT_TOKENS;
+    unit_extent(w, &t->u, &least, &end);
+    if (least > from) from = least;
+    if (end < to) to = end;
+    for (uint32_t r = 0; r < t->queries; r++) t->m[r] = -INFINITY, t->l[r] = 0;
+    memset(t->o, 0, (size_t)t->queries * t->padded * sizeof *t->o);
+    for (uint32_t page = from / KV_PAGE_TOKENS; page * KV_PAGE_TOKENS < to; page++) tile_page(w, t, page);
 }
 
-static void attention_item(void *context, uint32_t item, uint32_t thread) {
-    attention_work *w = context;
+/* y, m and l of the segments so far take in another one. */
+static void merge_segment(const cpu_kernels *k, float *y, float *m, float *l, const float *o, float segment_m,
+                          float segment_l, uint32_t dim) {
+    if (segment_m == -INFINITY) return; /* sees nothing of it */
+    float largest = ref_max(segment_m, *m);
+    float old = *m == -INFINITY ? 0.0f : ref_softmax_exp(*m - largest),
+          new = ref_softmax_exp(segment_m - largest);
+    k->scale(y, old, dim);
+    k->add_scaled(y, new, o, dim);
+    *l = *l * old + segment_l * new;
+    *m = largest;
+}
+
+static void begin_row(float *y, float *m, float *l, uint32_t dim) {
+    memset(y, 0, dim * sizeof *y);
+    *m = -INFINITY;
+    *l = 0;
+}
+
+/* The index-th unit of the spans, which are there. */
+static attention_unit unit_at(const attention_work *w, uint32_t index) {
     const attention_layer *l = w->l;
-    tile t = {.kv_head = item % w->kv_heads};
-    uint32_t index = item / w->kv_heads;
+    attention_unit u = {.kv_head = index % l->kv.kv_heads};
+    index /= l->kv.kv_heads;
     for (uint32_t s = 0; s < w->span_count; s++) {
-        uint32_t tiles = (w->spans[s].count + ATTENTION_TILE_ROWS - 1) / ATTENTION_TILE_ROWS;
+        uint32_t tiles = (w->spans[s].count + w->tile_rows - 1) / w->tile_rows;
         if (index < tiles) {
-            t.span = &w->spans[s];
+            u.span = &w->spans[s];
             break;
         }
         index -= tiles;
     }
-    t.first = index * ATTENTION_TILE_ROWS;
-    t.rows = t.span->count - t.first < ATTENTION_TILE_ROWS ? t.span->count - t.first : ATTENTION_TILE_ROWS;
+    INVARIANT(u.span);
+    u.first = index * w->tile_rows;
+    u.rows = u.span->count - u.first < w->tile_rows ? u.span->count - u.first : w->tile_rows;
     /* Local query heads whose KV head is this one. */
-    uint32_t global = l->first_kv + t.kv_head;
+    uint32_t global = l->first_kv + u.kv_head;
     uint32_t from = global * l->heads_per_kv, to = from + l->heads_per_kv;
     if (from < l->first_head) from = l->first_head;
     if (to > l->first_head + l->heads) to = l->first_head + l->heads;
     INVARIANT(from < to && to - from <= w->c->options.heads_per_kv_max);
-    t.head_begin = from - l->first_head;
-    t.group = to - from;
-    divide_scratch(&t, w->c->scratch[thread], l->kv.head_dim, w->c->options.heads_per_kv_max);
-    run_tile(w, &t);
+    u.head_begin = from - l->first_head;
+    u.group = to - from;
+    return u;
+}
+
+/* Units of as many rows as give `queries` queries; returns how many there are. */
+static uint32_t cut_units(attention_work *w, uint32_t queries) {
+    uint32_t heads = w->l->heads_per_kv < w->l->heads ? w->l->heads_per_kv : w->l->heads, units = 0;
+    w->tile_rows = at_least(queries / heads, 1);
+    for (uint32_t i = 0; i < w->span_count; i++)
+        units += (w->spans[i].count + w->tile_rows - 1) / w->tile_rows * w->l->kv.kv_heads;
+    return units;
+}
+
+static void unit_item(void *context, uint32_t item, uint32_t thread) {
+    attention_work *w = context;
+    attention_unit u = unit_at(w, item);
+    const cpu_kernels *k = w->c->k;
+    tile t;
+    load_unit(w, &t, &u, thread, at_least(w->c->options.heads_per_kv_max, TILE_QUERIES));
+    for (uint32_t r = 0; r < t.queries; r++) begin_row(row_of(w, &u, r), &t.total_m[r], &t.total_l[r], t.dim);
+    uint32_t least, end;
+    unit_extent(w, &u, &least, &end);
+    for (uint32_t segment = least / SEGMENT_TOKENS; segment * SEGMENT_TOKENS < end; segment++) {
+        run_segment(w, &t, segment);
+        for (uint32_t r = 0; r < t.queries; r++)
+            merge_segment(k, row_of(w, &u, r), &t.total_m[r], &t.total_l[r], t.o + (size_t)r * t.padded,
+                          t.m[r], t.l[r], t.dim);
+    }
+    for (uint32_t r = 0; r < t.queries; r++) k->scale(row_of(w, &u, r), 1.0f / t.total_l[r], t.dim);
+}
+
+/* ---- units in segments ---- */
+
+void cpu_attention_slots_open(cpu_backend *c) {
+    const cpu_backend_options *o = &c->options;
+    attention_slots *s = c->attention_slots = memory_alloc(sizeof *s);
+    s->max = at_least(o->threads * SLOTS_PER_THREAD, SLOTS_MIN);
+    s->queries = at_least(o->heads_per_kv_max, SLOT_QUERIES);
+    size_t each = 2 * line(s->queries) + s->queries * line(o->head_dim_max);
+    s->slot = memory_alloc_array(s->max, sizeof *s->slot);
+    s->run = memory_alloc_array(s->max + 1, sizeof *s->run);
+    s->memory = memory_alloc_array(s->max * each + 4 * line(s->queries) + 16, sizeof *s->memory);
+    float *at = aligned(s->memory);
+    for (uint32_t i = 0; i < s->max; i++) {
+        s->slot[i].m = take(&at, s->queries);
+        s->slot[i].l = take(&at, s->queries);
+        s->slot[i].o = take(&at, s->queries * line(o->head_dim_max));
+    }
+    for (int i = 0; i < 2; i++) {
+        s->carried_m[i] = take(&at, s->queries);
+        s->carried_l[i] = take(&at, s->queries);
+    }
+}
+
+void cpu_attention_slots_close(cpu_backend *c) {
+    attention_slots *s = c->attention_slots;
+    if (!s) return;
+    free(s->slot);
+    free(s->run);
+    free(s->memory);
+    free(s);
+}
+
+static void slot_item(void *context, uint32_t item, uint32_t thread) {
+    attention_work *w = context;
+    attention_slot *s = &w->c->attention_slots->slot[item];
+    tile t;
+    load_unit(w, &t, &s->unit, thread, w->c->attention_slots->queries);
+    t.m = s->m, t.l = s->l, t.o = s->o;
+    run_segment(w, &t, s->segment);
+}
+
+/* One query of one unit takes in the segments of a wave. */
+static void merge_item(void *context, uint32_t item, uint32_t thread) {
+    (void)thread;
+    attention_work *w = context;
+    attention_slots *s = w->c->attention_slots;
+    uint32_t run = item / s->queries, query = item % s->queries, dim = w->l->kv.head_dim;
+    const attention_slot *slot = &s->slot[s->run[run]], *end = &s->slot[s->run[run + 1]];
+    if (query >= slot->unit.rows * slot->unit.group) return;
+    float *y = row_of(w, &slot->unit, query), m, l;
+    if (slot->begins) begin_row(y, &m, &l, dim);
+    else m = s->carried_m[s->wave % 2][query], l = s->carried_l[s->wave % 2][query];
+    for (; slot < end; slot++)
+        merge_segment(w->c->k, y, &m, &l, slot->o + query * line(dim), slot->m[query], slot->l[query], dim);
+    if (slot[-1].ends) w->c->k->scale(y, 1.0f / l, dim);
+    else s->carried_m[(s->wave + 1) % 2][query] = m, s->carried_l[(s->wave + 1) % 2][query] = l;
+}
+
+static void run_wave(attention_work *w) {
+    attention_slots *s = w->c->attention_slots;
+    s->run[s->runs] = s->count;
+    pool_run(w->c->threads, s->count, slot_item, w);
+    pool_run(w->c->threads, s->runs * s->queries, merge_item, w);
+    s->count = s->runs = 0;
+    s->wave++;
+}
+
+static void run_segments(attention_work *w, uint32_t units) {
+    attention_slots *s = w->c->attention_slots;
+    s->count = s->runs = 0;
+    for (uint32_t i = 0; i < units; i++) {
+        attention_unit u = unit_at(w, i);
+        uint32_t least, end;
+        unit_extent(w, &u, &least, &end);
+        uint32_t first = least / SEGMENT_TOKENS, last = (end - 1) / SEGMENT_TOKENS;
+        for (uint32_t segment = first; segment <= last; segment++) {
+            if (s->count == s->max) run_wave(w);
+            attention_slot *slot = &s->slot[s->count];
+            if (segment == first || s->count == 0) s->run[s->runs++] = s->count;
+            slot->unit = u;
+            slot->segment = segment;
+            slot->begins = segment == first;
+            slot->ends = segment == last;
+            s->count++;
+        }
+    }
+    if (s->count) run_wave(w);
+}
+
+/* Whether some row sees more than a segment: otherwise there is nothing to cut. */
+static bool is_deep(const attention_work *w) {
+    for (uint32_t i = 0; i < w->span_count; i++)
+        if (w->spans[i].position + w->spans[i].count > SEGMENT_TOKENS) return true;
+    return false;
 }
 
 void cpu_attention(backend *b, const attention_layer *l, const row_span *spans, uint32_t span_count,
                    const float *q, float *y) {
-    attention_work w = {.c = cpu_of(b), .l = l, .spans = spans, .span_count = span_count, .q_in = q, .y = y};
+    attention_work w = {.c = cpu_of(b), .l = l, .spans = spans, .span_count = span_count, .q = q, .y = y};
     INVARIANT(l->kv.head_dim <= w.c->options.head_dim_max);
-    w.kv_heads = l->kv.kv_heads;
-    uint32_t items = 0;
-    for (uint32_t i = 0; i < span_count; i++)
-        items += (spans[i].count + ATTENTION_TILE_ROWS - 1) / ATTENTION_TILE_ROWS * w.kv_heads;
-    pool_run(w.c->threads, items, attention_item, &w);
+    uint32_t threads = pool_threads(w.c->threads), units = cut_units(&w, TILE_QUERIES);
+    if (threads > 1 && units < SLOTS_PER_THREAD * threads && is_deep(&w))
+        run_segments(&w, cut_units(&w, SLOT_QUERIES));
+    else pool_run(w.c->threads, units, unit_item, &w);
 }

@@ -202,6 +202,7 @@ static void cpu_close(backend *b) {
     pool_close(c->threads);
     for (uint32_t i = 0; c->scratch && i < threads; i++) free(c->scratch[i]);
     free(c->scratch);
+    cpu_attention_slots_close(c);
     free(c->assigned_row);
     free(c->assigned_slot);
     free(c->expert_begin);
@@ -261,6 +262,7 @@ status cpu_backend_open(backend **out, const cpu_backend_options *options) {
     c->scratch = memory_alloc_array(options->threads, sizeof *c->scratch);
     for (uint32_t i = 0; i < options->threads; i++)
         c->scratch[i] = memory_alloc_array(c->scratch_floats, sizeof **c->scratch);
+    cpu_attention_slots_open(c);
     *out = &c->base;
     return ST_OK;
 fail:

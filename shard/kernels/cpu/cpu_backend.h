@@ -10,15 +10,17 @@
 struct rope {
     double base;
     uint32_t head_dim, pairs, context;
-    float *cosine, *sine;                /* [rows_max, pairs]: of this step's rows */
-    const uint32_t *position;            /* [rows] */
-    float *offset_cosine, *offset_sine;  /* [64, pairs]: offsets inside a page */
+    float *cosine, *sine;               /* [rows_max, pairs]: of this step's rows */
+    const uint32_t *position;           /* [rows] */
+    float *offset_cosine, *offset_sine; /* [64, pairs]: offsets inside a page */
     /* cos and sin of 64·a and of b, unrounded: the angle at 64·a + b by the addition theorem (half-size KV rotates a
      * query once per page, and a table of every distance would be 128 MiB at the full context). */
-    double *page_cosine, *page_sine;     /* [context / 64 + 1, pairs] */
-    double *step_cosine, *step_sine;     /* [64, pairs] */
+    double *page_cosine, *page_sine; /* [context / 64 + 1, pairs] */
+    double *step_cosine, *step_sine; /* [64, pairs] */
     uint32_t rows_max;
 };
+
+typedef struct attention_slots attention_slots;
 
 typedef struct cpu_backend {
     backend base;
@@ -27,8 +29,9 @@ typedef struct cpu_backend {
     pool *threads;
     cpu_backend_options options;
     char name[32];
-    float **scratch;          /* [threads][scratch_floats] */
+    float **scratch; /* [threads][scratch_floats] */
     size_t scratch_floats;
+    attention_slots *attention_slots;
     /* experts: assignments sorted by own expert */
     uint32_t *assigned_row, *assigned_slot, *expert_begin;
     float *expert_x, *expert_act, *expert_up, *expert_y, *router_x, *router_p;
@@ -49,15 +52,17 @@ void cpu_attention_prepare(backend *b, const attention_layer *l, const row_span 
 void cpu_attention(backend *b, const attention_layer *l, const row_span *spans, uint32_t span_count, const float *q,
                    float *y);
 void cpu_route(backend *b, const moe_layer *m, const float *h, uint32_t n, uint32_t *ids, float *weights);
-void cpu_experts(backend *b, const moe_layer *m, const float *x, uint32_t n, const uint32_t *ids, const float *weights,
-                 float *y);
-status cpu_rope_open(backend *b, double base, uint32_t head_dim, uint32_t pairs, uint32_t context, uint32_t rows_max,
-                     rope **out);
+void cpu_experts(backend *b, const moe_layer *m, const float *x, uint32_t n, const uint32_t *ids,
+                 const float *weights, float *y);
+status cpu_rope_open(backend *b, double base, uint32_t head_dim, uint32_t pairs, uint32_t context,
+                     uint32_t rows_max, rope **out);
 void cpu_rope_close(backend *b, rope *r);
 void cpu_rope_begin(backend *b, rope *r, const uint32_t *positions, uint32_t n);
 
 /* Floats of scratch that attention needs for one work item. */
 size_t cpu_attention_scratch(const cpu_backend_options *options);
-enum { ATTENTION_TILE_ROWS = 16 };
+/* Memory for units that are computed in segments. */
+void cpu_attention_slots_open(cpu_backend *c);
+void cpu_attention_slots_close(cpu_backend *c);
 
 #endif

@@ -12,11 +12,10 @@
 #ifndef SHARD_KERNELS_CPU_CPU_KERNELS_H
 #define SHARD_KERNELS_CPU_CPU_KERNELS_H
 
+#include "shard/kernels/cpu/kv_run.h"
+#include "shard/kernels/weight.h"
 #include <stddef.h>
 #include <stdint.h>
-#include "shard/kernels/weight.h"
-
-enum { KV_PAGE_TOKENS = 64 };
 
 typedef struct cpu_kernels {
     const char *name; /* "scalar", "avx2", "avx512" */
@@ -53,13 +52,28 @@ typedef struct cpu_kernels {
     float (*exp_sum)(float *y, const float *x, float shift, float factor, uint32_t n);
 
     /* One query head against one KV page, online softmax. scores[64] holds q·k for keys first ≤ i < last (first < last)
-     * and anything elsewhere. Let m' = max(*m, max of those); rescale = exp(*m - m') (0 when *m is -inf);
-     * p_i = exp(scores[i] - m') inside, +0 outside; *l = *l · rescale + 16-lane sum of all 64 p; *m = m'. scores becomes
+     * and anything elsewhere. Let m' = max(*m, max of those); rescale = e(*m - m') (0 when *m is -inf);
+     * p_i = e(scores[i] - m') inside, +0 outside; e is exp, and +0 below SOFTMAX_LOWEST; *l = *l · rescale + 16-lane sum of all 64 p; *m = m'. scores becomes
      * p. Returns rescale. */
     float (*softmax_page)(float *scores, uint32_t first, uint32_t last, float *m, float *l);
-    /* o[d] = o[d] · rescale, then for i = first … last-1 in order o[d] = fmaf(p[i], v[i·v_stride + d], o[d]); d < dim. */
-    void (*values_page)(float *o, float rescale, const float *p, const float *v, size_t v_stride, uint32_t first,
-                        uint32_t last, uint32_t dim);
+    /* scores[t · 64 + i] = q_t · key i for first ≤ i < last, one 16-lane sum over the runs one after another. Scores of
+     * other keys of the page may be written as well, with anything: all 64 rows must be readable. */
+    void (*scores_page)(float *scores, const float *q, size_t q_stride, uint32_t queries, const kv_run *runs,
+                        uint32_t n_runs, uint32_t first, uint32_t last);
+    /* o_t[d] = o_t[d] · rescale[t], then for i = first … last-1 in order o_t[d] = fmaf(p[t · 64 + i], v_i[d], o_t[d]). */
+    void (*values_page)(float *o, size_t o_stride, const float *rescale, const float *p, uint32_t queries,
+                        const kv_run *v, uint32_t first, uint32_t last);
+    /* Floats of n elements of rows of the cache: whole blocks of 32 are paired, a rest is not. */
+    void (*expand_rows)(float *y, size_t y_stride, const uint16_t *x, size_t x_stride, uint32_t n,
+                        uint32_t rows);
+    /* In place, for i < pairs: a = x[i] · norm[i], b = x[i + apart] · norm[i + half], then as rope with row r's angles at
+     * cosine + r · pairs: the keys of a half-size page. */
+    void (*rotate_keys)(float *x, size_t x_stride, uint32_t apart, const float *norm, uint32_t half,
+                        const float *cosine, const float *sine, uint32_t pairs, uint32_t rows);
+    /* The addition theorem; each product and sum rounded in double, then to float:
+     * cosine = c1·c2 - s1·s2, sine = s1·c2 + c1·s2. */
+    void (*compose_angles)(float *cosine, float *sine, const double *c1, const double *s1, const double *c2,
+                           const double *s2, uint32_t n);
 
     /* Conversions; round to nearest even, NaN stays NaN. f32 from f16 and bf16 is exact. */
     void (*f32_from_bf16)(float *y, const uint16_t *x, size_t n);
@@ -78,12 +92,14 @@ const cpu_kernels *cpu_kernels_avx512(void);
 
 /* cos and sin of position · base^(-2i/head_dim), i < pairs, in double by our own code (not libm), rounded to float.
  * Any position below 2^20. */
-void rope_angles(float *cosine, float *sine, uint32_t position, double base, uint32_t head_dim, uint32_t pairs);
+void rope_angles(float *cosine, float *sine, uint32_t position, double base, uint32_t head_dim,
+                 uint32_t pairs);
 /* The same unrounded, for tables that are composed by the addition theorem. */
-void rope_angles_double(double *cosine, double *sine, uint32_t position, double base, uint32_t head_dim, uint32_t pairs);
+void rope_angles_double(double *cosine, double *sine, uint32_t position, double base, uint32_t head_dim,
+                        uint32_t pairs);
 
 /* Our own double functions, accurate to 1e-15 relative (x·log b range as needed): exposed for tests. */
-double math_pow_double(double base, double exponent); /* base > 0 */
+double math_pow_double(double base, double exponent);                /* base > 0 */
 void math_sincos_double(double angle, double *sine, double *cosine); /* 0 ≤ angle < 2^20 */
 
 #endif

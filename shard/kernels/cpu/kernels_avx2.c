@@ -4,9 +4,11 @@
 
 #include "shard/kernels/cpu/lanes_avx2.h"
 
+#include "shard/kernels/cpu/attention_tile_avx2.h"
 #include "shard/kernels/cpu/lanes_math.h"
 #include "shard/kernels/cpu/matmul_tile_avx2.h"
 
+#include "shard/kernels/cpu/attention_lanes.h"
 #include "shard/kernels/cpu/convert_lanes.h"
 #include "shard/kernels/cpu/elementwise_lanes.h"
 #include "shard/kernels/cpu/matmul_lanes.h"
@@ -14,7 +16,6 @@
 #include "shard/kernels/cpu/rope_lanes.h"
 #include "shard/kernels/cpu/softmax_lanes.h"
 #include "shard/kernels/cpu/table_lanes.h"
-#include "shard/kernels/cpu/values_lanes.h"
 
 const cpu_kernels cpu_kernels_table_avx2 = LANES_TABLE("avx2");
 

@@ -66,6 +66,8 @@ static inline float ref_exp(float x) {
     return p * first * second;
 }
 
+static inline float ref_softmax_exp(float x) { return x < SOFTMAX_LOWEST ? 0.0f : ref_exp(x); }
+
 /* Near 0 an odd polynomial (1 - 2/(e+1) would cancel), elsewhere from exp. Both work on |x|; the sign is put
  * back as a bit, which keeps -0. */
 static inline float ref_tanh(float x) {

@@ -10,8 +10,10 @@
         .rmsnorm = vec_rmsnorm, .add = vec_add, .scale = vec_scale, .add_scaled = vec_add_scaled,            \
         .multiply = vec_multiply, .gelu_multiply = vec_gelu_multiply, .softcap = vec_softcap,                \
         .rope = vec_rope, .max = vec_max, .exp_sum = vec_exp_sum, .softmax_page = vec_softmax_page,          \
-        .values_page = vec_values_page, .f32_from_bf16 = vec_f32_from_bf16,                                  \
-        .f32_from_f16 = vec_f32_from_f16, .bf16_from_f32 = vec_bf16_from_f32,                                \
+        .scores_page = vec_scores_page, .values_page = vec_values_page, .expand_rows = vec_expand_rows,      \
+        .rotate_keys = vec_rotate_keys, .compose_angles = vec_compose_angles,                                \
+        .f32_from_bf16 = vec_f32_from_bf16, .f32_from_f16 = vec_f32_from_f16,                                \
+        .bf16_from_f32 = vec_bf16_from_f32,                                                                  \
     }
 
 #endif

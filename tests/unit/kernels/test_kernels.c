@@ -267,16 +267,105 @@ TEST(softmax_page) {
     }
 }
 
-TEST(values_page) {
-    for (int i = 0; i < SIZES; i++) {
-        for (int round = 0; round < 10; round++) {
-            enum mode mode = (enum mode)(round % MODES);
-            uint32_t dim = sizes[i], first = random_u32() % 64, last = first + random_u32() % (65 - first);
-            size_t stride = dim + random_u32() % 5, nv = extent(last, stride, dim);
-            float *v = edge_floats(nv, mode), *p = edge_floats(last, ORDINARY);
-            CHECK_IN_PLACE("values_page", dim, mode, k->values_page(a, 0.7f, p, v, stride, first, last, dim));
-            edge_free(v, nv * 4), edge_free(p, last * 4);
+/* A row of the cache: bf16 paired, or floats. */
+static void *random_page(uint32_t elements, bool paired, enum mode mode) {
+    void *page = edge_alloc((size_t)elements * (paired ? 2 : 4));
+    fill_weights(page, elements, paired ? WEIGHT_BF16 : WEIGHT_F32, mode);
+    return page;
+}
+
+static const uint32_t query_counts[] = {1, 2, 3, 4, 5, 6, 7, 8, 9, 11, 15, 16, 17, 64};
+enum { QUERY_COUNTS = sizeof query_counts / sizeof *query_counts };
+
+/* Keys in up to four runs of both kinds, as a half-size page has them. */
+TEST(scores_page) {
+    for (int round = 0; round < 600; round++) {
+        enum mode mode = (enum mode)(round % MODES);
+        kv_run runs[4];
+        uint32_t n_runs = 1 + random_u32() % 4, dim = 0, queries = query_counts[round % QUERY_COUNTS];
+        uint32_t first = random_u32() % 64, last = first + 1 + random_u32() % (64 - first);
+        for (uint32_t r = 0; r < n_runs; r++) {
+            bool paired = random_u32() % 2;
+            uint32_t whole = paired ? 32 : 16, count = whole * (1 + random_u32() % 5),
+                     stride = count + whole * (random_u32() % 3);
+            runs[r] = (kv_run){random_page(stride * 64, paired, mode), stride, count, paired};
+            dim += count;
         }
+        size_t q_stride = dim + random_u32() % 5, nq = extent(queries, q_stride, dim);
+        float *q = edge_floats(nq, mode), *want = edge_alloc(queries * 256), *got = edge_alloc(queries * 256);
+        cpu_kernels_scalar.scores_page(want, q, q_stride, queries, runs, n_runs, first, last);
+        variant->scores_page(got, q, q_stride, queries, runs, n_runs, first, last);
+        for (uint32_t t = 0; t < queries; t++)
+            CHECK_THAT(same_bits(want + t * 64 + first, got + t * 64 + first, last - first),
+                       "%s %u runs, %u dimensions, query %u of %u, keys %u-%u, mode %d", variant->name,
+                       n_runs, dim, t, queries, first, last, mode);
+        for (uint32_t r = 0; r < n_runs; r++)
+            edge_free((void *)(uintptr_t)runs[r].data, runs[r].stride * 64 * (runs[r].paired ? 2 : 4));
+        edge_free(q, nq * 4), edge_free(want, queries * 256), edge_free(got, queries * 256);
+    }
+}
+
+TEST(values_page) {
+    for (int round = 0; round < 600; round++) {
+        enum mode mode = (enum mode)(round % MODES);
+        bool paired = random_u32() % 2;
+        uint32_t queries = query_counts[round % QUERY_COUNTS], whole = paired ? 32 : 16;
+        uint32_t dim = whole * (1 + random_u32() % 20), stride = dim + whole * (random_u32() % 3);
+        uint32_t first = random_u32() % 64, last = first + random_u32() % (65 - first);
+        kv_run v = {random_page(stride * 64, paired, mode), stride, dim, paired};
+        size_t o_stride = dim + random_u32() % 5, no = extent(queries, o_stride, dim);
+        float *p = edge_floats(queries * 64, ORDINARY), *rescale = edge_floats(queries, ORDINARY);
+        CHECK_IN_PLACE("values_page", no, mode,
+                       k->values_page(a, o_stride, rescale, p, queries, &v, first, last));
+        edge_free((void *)(uintptr_t)v.data, (size_t)stride * 64 * (paired ? 2 : 4));
+        edge_free(p, queries * 256), edge_free(rescale, queries * 4);
+    }
+}
+
+TEST(rows_of_the_cache) {
+    for (int i = 0; i < SIZES; i++) {
+        enum { ROWS = 3 };
+        uint32_t n = sizes[i], stride = n + 2 * (random_u32() % 3);
+        size_t nx = extent(ROWS, stride, n);
+        uint16_t *x = edge_alloc(nx * 2);
+        fill_weights(x, nx, WEIGHT_BF16, SPECIAL);
+        CHECK_IN_PLACE("expand_rows", nx, ORDINARY, k->expand_rows(a, stride, x, stride, n, ROWS));
+        edge_free(x, nx * 2);
+    }
+    uint16_t stored[64];
+    float y[64];
+    for (uint32_t d = 0; d < 64; d++) stored[kv_pair_at(d)] = bf16_of((float)d);
+    variant->expand_rows(y, 64, stored, 64, 64, 1);
+    for (uint32_t d = 0; d < 64; d++) CHECK(y[d] == (float)d);
+}
+
+TEST(keys_of_a_half_size_page) {
+    for (int i = 0; i < SIZES; i++) {
+        for (int mode = 0; mode < MODES; mode++) {
+            enum { ROWS = 5 };
+            uint32_t pairs = sizes[i], half = pairs + random_u32() % 5, apart = pairs + random_u32() % 5;
+            size_t stride = apart + pairs + random_u32() % 3, n = extent(ROWS, stride, apart + pairs);
+            float *norm = edge_floats(half + pairs, (enum mode)mode);
+            float *c = edge_floats(ROWS * pairs, ORDINARY), *s = edge_floats(ROWS * pairs, ORDINARY);
+            CHECK_IN_PLACE("rotate_keys", n, (enum mode)mode,
+                           k->rotate_keys(a, stride, apart, norm, half, c, s, pairs, ROWS));
+            edge_free(norm, (half + pairs) * 4), edge_free(c, ROWS * pairs * 4),
+                edge_free(s, ROWS * pairs * 4);
+        }
+    }
+}
+
+TEST(angles_composed) {
+    for (int i = 0; i < SIZES; i++) {
+        uint32_t n = sizes[i];
+        double *angles[4];
+        for (int j = 0; j < 4; j++) {
+            angles[j] = edge_alloc(n * sizeof(double));
+            for (uint32_t d = 0; d < n; d++) angles[j][d] = cos(random_u32());
+        }
+        CHECK_IN_PLACE("compose_angles", 2 * n, ORDINARY,
+                       k->compose_angles(a, a + n, angles[0], angles[1], angles[2], angles[3], n));
+        for (int j = 0; j < 4; j++) edge_free(angles[j], n * sizeof(double));
     }
 }
 
@@ -334,7 +423,11 @@ static void run_all(const cpu_kernels *v) {
     RUN(max_and_exp_sum);
     RUN(exp_everywhere);
     RUN(softmax_page);
+    RUN(scores_page);
     RUN(values_page);
+    RUN(rows_of_the_cache);
+    RUN(keys_of_a_half_size_page);
+    RUN(angles_composed);
     RUN(conversions_of_all_halves);
     RUN(conversion_extents);
 }

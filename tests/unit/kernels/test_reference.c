@@ -89,7 +89,7 @@ TEST(rmsnorm_matches_double) {
 }
 
 TEST(softmax_over_pages_matches_double) {
-    enum { PAGES = 3, KEYS = PAGES * 64, DIM = 40 };
+    enum { PAGES = 3, KEYS = PAGES * 64, DIM = 48 };
     static float scores[KEYS], values[KEYS * DIM], page[64];
     float o[DIM] = {0}, m = -INFINITY, l = 0;
     double exact[DIM] = {0}, weights = 0;
@@ -107,7 +107,8 @@ TEST(softmax_over_pages_matches_double) {
         float rescale = k->softmax_page(page, first, last, &m, &l);
         CHECK(first == 0 || (page[first - 1] == 0 && !signbit(page[first - 1])));
         CHECK(last == 64 || page[last] == 0);
-        k->values_page(o, rescale, page, values + at * DIM, DIM, first, last, DIM);
+        kv_run v = {values + at * DIM, DIM, DIM, false};
+        k->values_page(o, DIM, &rescale, page, 1, &v, first, last);
     }
     int bad = 0;
     for (int d = 0; d < DIM;
@@ -121,6 +122,34 @@ TEST(softmax_page_of_the_first_key) {
     scores[7] = 3;
     float rescale = k->softmax_page(scores, 7, 8, &m, &l);
     CHECK(rescale == 0 && m == 3 && l == 1 && scores[7] == 1 && scores[6] == 0 && scores[8] == 0);
+}
+
+TEST(softmax_page_has_no_subnormal_weights) {
+    float scores[64] = {0}, m = -INFINITY, l = 0;
+    scores[0] = -63.9f, scores[1] = -64.1f, scores[2] = -90;
+    float rescale = k->softmax_page(scores, 0, 64, &m, &l);
+    CHECK(rescale == 0 && scores[0] > 0 && scores[1] == 0 && scores[2] == 0 && scores[3] == 1);
+    float later[64] = {0}, old = -70;
+    CHECK(k->softmax_page(later, 0, 64, &old, &l) == 0);
+}
+
+/* Paired bf16 in two runs, against the sum of the header's first paragraph. */
+TEST(scores_are_the_sum_that_is_told) {
+    enum { DIM = 96, ROWS = 64 };
+    static float q[DIM], wide[ROWS * DIM], scores[64];
+    static uint16_t narrow[ROWS * DIM], stored[ROWS * DIM];
+    fill(q, DIM), fill(wide, ROWS * DIM);
+    k->bf16_from_f32(narrow, wide, ROWS * DIM);
+    k->f32_from_bf16(wide, narrow, ROWS * DIM);
+    for (uint32_t i = 0; i < ROWS * DIM; i++) stored[kv_pair_at(i)] = narrow[i];
+    const kv_run runs[] = {{wide, DIM, 32, false}, {stored + 32, DIM, 64, true}};
+    k->scores_page(scores, q, DIM, 1, runs, 2, 0, ROWS);
+    int bad = 0;
+    for (int i = 0; i < ROWS; i++) {
+        float want = told_dot(q, wide + i * DIM, DIM);
+        if (memcmp(&want, &scores[i], sizeof want)) bad++;
+    }
+    CHECK_THAT(bad == 0, "%d", bad);
 }
 
 TEST(rope_turns_by_the_angle) {
@@ -200,6 +229,8 @@ int main(void) {
     RUN(rmsnorm_matches_double);
     RUN(softmax_over_pages_matches_double);
     RUN(softmax_page_of_the_first_key);
+    RUN(softmax_page_has_no_subnormal_weights);
+    RUN(scores_are_the_sum_that_is_told);
     RUN(rope_turns_by_the_angle);
     RUN(halves_convert_exactly);
     RUN(pick_obeys_the_cap);
