@@ -6,20 +6,9 @@
 
 #include "base/gguf.h"
 
-/* config.json says it of a directory, whose files need not be there; a GGUF file's own header does. */
-static status stored_type(const char *path, const model_config *c, weight_type *out) {
-    *out = c->stored_bf16 ? WEIGHT_BF16 : WEIGHT_F32;
-    if (!gguf_is_path(path)) return ST_OK;
-    checkpoint *file = NULL;
-    TRY(checkpoint_open(&file, path));
-    *out = weights_stored_type(file);
-    checkpoint_close(file);
-    return ST_OK;
-}
-
 /* Budgets of every rank, each cut to what the poorest can hold, as the ranks themselves would agree. */
-static status rank_budgets(const plan_command_options *o, const model_config *c, weight_type stored,
-                           kv_type kv, budget *all, layout **first) {
+static status rank_budgets(const plan_command_options *o, const model_config *c, const checkpoint *files,
+                           weight_type stored, kv_type kv, budget *all, layout **first) {
     uint32_t context = 0, slabs = 0;
     for (uint32_t r = 0; r < o->ranks; r++) {
         layout *l = NULL;
@@ -31,6 +20,7 @@ static status rank_budgets(const plan_command_options *o, const model_config *c,
                                           .width_degree = o->width_degree}));
         status st = budget_make(&all[r], c, l,
                                 &(budget_options){.choice = o->weights,
+                                                  .files = files,
                                                   .stored = stored,
                                                   .kv = kv,
                                                   .context = o->context,
@@ -97,12 +87,14 @@ status plan_command(const plan_command_options *o) {
     budget *all = calloc(o->ranks, sizeof *all);
     status st = all ? ST_OK : fail(ST_NO_MEMORY, "budgets of %u ranks", o->ranks);
     if (st == ST_OK) st = model_config_open(&c, o->model_path, NULL);
-    weight_type stored = WEIGHT_BF16;
-    if (st == ST_OK) st = stored_type(o->model_path, c, &stored);
+    /* config.json says the type for a directory, whose files need not be there; a GGUF file's header is there. */
+    checkpoint *files = NULL;
+    if (st == ST_OK && gguf_is_path(o->model_path)) st = checkpoint_open(&files, o->model_path);
+    weight_type stored = files ? weights_stored_type(files) : c && !c->stored_bf16 ? WEIGHT_F32 : WEIGHT_BF16;
     if (st == ST_OK && o->weights == WEIGHTS_BF16 && stored != WEIGHT_BF16)
         st = fail(ST_UNSUPPORTED, "--weights bf16: the checkpoint's matrices are not stored as bf16");
     if (st == ST_OK)
-        st = rank_budgets(o, c, stored,
+        st = rank_budgets(o, c, files, stored,
                           o->kv_given                 ? o->kv
                           : o->weights == WEIGHTS_F32 ? KV_F32
                                                       : KV_BF16,
@@ -114,6 +106,7 @@ status plan_command(const plan_command_options *o) {
         json_decref(root);
     }
     layout_close(l);
+    checkpoint_close(files);
     model_config_close(c);
     free(all);
     return st;

@@ -32,6 +32,7 @@ typedef enum tensor_type {
     TENSOR_Q4_K,
     TENSOR_Q5_K,
     TENSOR_Q6_K,
+    TENSOR_TYPES
 } tensor_type;
 
 static inline bool tensor_is_blocks(tensor_type type) { return type >= TENSOR_Q4_0; }

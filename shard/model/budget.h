@@ -10,7 +10,8 @@
 
 typedef struct budget_options {
     weights_choice choice;    /* --weights */
-    weight_type stored;       /* of the checkpoint's matrices */
+    const checkpoint *files;  /* NULL: not at hand, and all matrices are stored as … */
+    weight_type stored;
     kv_type kv;
     uint32_t context;         /* --context; 0: the model's own limit, cut to what fits */
     uint64_t memory_bytes;    /* --memory per rank; 0: chosen */

@@ -16,7 +16,7 @@ enum {
     JOB_BYTES =
         32 << 20, /* the embedding alone is gigabytes: it is read in pieces, so that threads share it */
     THREADS_MAX = 64,
-    STAGE_FLOATS = 1 << 18,
+    STAGE_BYTES = 1 << 20,
 };
 
 static uint32_t column_count(const weight_part *p) {
@@ -108,21 +108,36 @@ static tensor_slice rows_of(const weight_part *p, uint64_t begin, uint64_t end) 
     return slice;
 }
 
-/* A few strips at a time pass through a stage as floats. */
+typedef void store_row(void *strips, uint32_t cols, uint32_t row, const void *blocks);
+
+/* Blocks whose values need no rounding go over as they are, if groups are cut where they are. NULL: others. */
+static store_row *store_of(const weight_part *p) {
+    if (p->slice.col_begin % QUANT_GROUP != 0) return NULL;
+    if (p->type == WEIGHT_Q4) return p->source->type == TENSOR_Q4_0 ? quant_store_q4_0 : NULL;
+    if (p->source->type == TENSOR_Q8_0) return quant_store_q8_0;
+    return p->source->type == TENSOR_Q5_0 ? quant_store_q5_0 : NULL;
+}
+
+/* A few strips at a time pass through a stage, as floats or as the blocks they are. */
 static status quantise_rows(checkpoint *c, const job *j) {
     const weight_part *p = j->part;
-    uint64_t row_floats = column_count(p), rows = STAGE_FLOATS / row_floats / QUANT_ROWS * QUANT_ROWS;
+    uint32_t cols = column_count(p);
+    store_row *store = store_of(p);
+    tensor_type staged = store ? p->source->type : TENSOR_F32;
+    uint64_t bytes = tensor_row_bytes(staged, cols), rows = STAGE_BYTES / bytes / QUANT_ROWS * QUANT_ROWS;
     if (rows == 0) rows = QUANT_ROWS;
     if (rows > j->row_end - j->row_begin) rows = j->row_end - j->row_begin;
-    float *stage = memory_alloc(rows * row_floats * sizeof *stage);
+    char *stage = memory_alloc(rows * bytes);
     status st = ST_OK;
     for (uint64_t at = j->row_begin; at < j->row_end && st == ST_OK; at += rows) {
         uint64_t n = j->row_end - at < rows ? j->row_end - at : rows;
         tensor_slice slice = rows_of(p, at, at + n);
-        st = checkpoint_read_slice(c, p->source, &slice, TENSOR_F32, stage);
-        for (uint64_t i = 0; i < n && st == ST_OK; i++)
-            quant_store_floats(p->type, p->memory, column_count(p), (uint32_t)(at + i),
-                               stage + i * row_floats);
+        st = checkpoint_read_slice(c, p->source, &slice, staged, stage);
+        for (uint64_t i = 0; i < n && st == ST_OK; i++) {
+            const void *row = stage + i * bytes;
+            if (store) store(p->memory, cols, (uint32_t)(at + i), row);
+            else quant_store_floats(p->type, p->memory, cols, (uint32_t)(at + i), row);
+        }
     }
     free(stage);
     return st;

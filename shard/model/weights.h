@@ -13,46 +13,53 @@
 #include "shard/model/layout.h"
 
 /* --weights. AUTO keeps matrices as the checkpoint stores them. */
-typedef enum weights_choice { WEIGHTS_AUTO, WEIGHTS_F32, WEIGHTS_BF16, WEIGHTS_Q8, WEIGHTS_Q4, WEIGHTS_CHOICES } weights_choice;
+typedef enum weights_choice {
+    WEIGHTS_AUTO,
+    WEIGHTS_F32,
+    WEIGHTS_BF16,
+    WEIGHTS_Q8,
+    WEIGHTS_Q4,
+    WEIGHTS_CHOICES
+} weights_choice;
 
 typedef struct layer_weights {
     const float *input_norm, *post_attention_norm, *pre_mlp_norm, *post_mlp_norm; /* [hidden] */
-    weight q;         /* [heads · head_dim, hidden], this rank's query heads */
-    weight k, v;      /* [kv heads · head_dim, hidden]; v none when k_eq_v; both none when the layer owns no KV */
-    weight o;         /* [hidden, heads · head_dim] */
-    const float *q_norm, *k_norm;    /* [head_dim]; k_norm NULL when the layer owns no KV */
-    weight gate, up;  /* [mlp share, hidden] */
-    weight down;      /* [hidden, mlp share] */
+    weight q;    /* [heads · head_dim, hidden], this rank's query heads */
+    weight k, v; /* [kv heads · head_dim, hidden]; v none when k_eq_v; both none when the layer owns no KV */
+    weight o;    /* [hidden, heads · head_dim] */
+    const float *q_norm, *k_norm; /* [head_dim]; k_norm NULL when the layer owns no KV */
+    weight gate, up;              /* [mlp share, hidden] */
+    weight down;                  /* [hidden, mlp share] */
     /* mixture of experts; NULL or none otherwise */
     const float *post_mlp_norm_1, *pre_mlp_norm_2, *post_mlp_norm_2; /* [hidden] */
-    const float *router_scale;       /* [hidden] */
-    const float *per_expert_scale;   /* [experts] */
-    weight router;                   /* [experts, hidden], always WEIGHT_F32 */
-    expert_weights *expert;          /* [owned experts] */
+    const float *router_scale;                                       /* [hidden] */
+    const float *per_expert_scale;                                   /* [experts] */
+    weight router;          /* [experts, hidden], always WEIGHT_F32 */
+    expert_weights *expert; /* [owned experts] */
     /* per-layer embeddings; none otherwise */
-    weight ple_gate;                 /* [ple_width, hidden] */
-    weight ple_projection;           /* [hidden, ple_width] */
-    const float *post_ple_norm;      /* [hidden] */
-    float scalar;                    /* layer_scalar; 1 when the checkpoint has none */
+    weight ple_gate;            /* [ple_width, hidden] */
+    weight ple_projection;      /* [hidden, ple_width] */
+    const float *post_ple_norm; /* [hidden] */
+    float scalar;               /* layer_scalar; 1 when the checkpoint has none */
 } layer_weights;
 
 typedef struct model_weights {
-    weight embed;                    /* [vocab share, hidden]: input rows and output head */
-    const float *final_norm;         /* [hidden] */
-    layer_weights *layer;            /* [layers] */
-    weight ple_context;              /* [layers · ple_width, hidden] */
-    const float *ple_norm;           /* [ple_width] */
-    weight ple_table;                /* [ple_vocab, layers · ple_width], in the mapped file, stored type */
-    uint64_t bytes;                  /* of memory taken */
+    weight embed;            /* [vocab share, hidden]: input rows and output head */
+    const float *final_norm; /* [hidden] */
+    layer_weights *layer;    /* [layers] */
+    weight ple_context;      /* [layers · ple_width, hidden] */
+    const float *ple_norm;   /* [ple_width] */
+    weight ple_table;        /* [ple_vocab, layers · ple_width], in the mapped file, stored type */
+    uint64_t bytes;          /* of memory taken */
     uint64_t bytes_read, bytes_skipped; /* as checkpoint.h counts them, while open ran */
     uint32_t layers;
-    void *mapping;                   /* [bytes], everything above but ple_table */
-    uint64_t bytes_expected;         /* what this rank's share comes to by the layout: equal to bytes_read */
+    void *mapping;           /* [bytes], everything above but ple_table */
+    uint64_t bytes_expected; /* what this rank's share comes to by the layout: equal to bytes_read */
 } model_weights;
 
 typedef struct model_weights_options {
     weights_choice choice;
-    bool random;      /* the checkpoint has no data: fill in (weights_random.h) */
+    bool random; /* the checkpoint has no data: fill in (weights_random.h) */
     uint32_t threads;
 } model_weights_options;
 
@@ -62,10 +69,13 @@ void model_weights_close(model_weights *w);
 /* The longest row of any quantised matrix outside experts; 0: none is quantised. */
 uint32_t model_weights_columns(const model_weights *w);
 
-/* Bytes of memory that model_weights_open would take, from config and layout alone (the printed budget, --dry-run).
- * stored is the type the checkpoint holds its matrices in. */
-uint64_t model_weights_plan_bytes(const model_config *config, const layout *l, weight_type stored,
-                                  weights_choice choice);
+/* Bytes of memory that model_weights_open would take, from config, layout and headers (the printed budget, --dry-run).
+ * files NULL: every matrix is stored as `stored`. */
+uint64_t model_weights_plan_bytes(const model_config *config, const layout *l, const checkpoint *files,
+                                  weight_type stored, weights_choice choice);
+/* The type in memory of a matrix whose columns from col_begin on this rank holds. Q4_0, Q8_0 and Q5_0 keep their values;
+ * other blocks, and Q4_0 that is cut inside a group, become q8. */
+weight_type weights_type_in_memory(weights_choice choice, tensor_type stored, uint64_t col_begin);
 /* What the checkpoint holds its matrices in, as memory has it when nothing else is asked for. */
 weight_type weights_stored_type(const checkpoint *c);
 /* The type in memory of a matrix that the checkpoint stores as `stored`. */

@@ -26,7 +26,7 @@ const tensor *weight_plan_find(const weight_plan *plan, const weight_entry *e, u
     return checkpoint_find(plan->checkpoint, name);
 }
 
-static void find_prefix(weight_plan *p) {
+void weight_plan_find_prefix(weight_plan *p) {
     for (size_t i = 0; i < sizeof prefixes / sizeof *prefixes; i++) {
         p->prefix = prefixes[i];
         if (weight_plan_find(p, &weight_model_entries[0], UINT32_MAX)) return;
@@ -75,30 +75,23 @@ static weight_part *add_part(weight_plan *p, const tensor *t, weight_type type) 
     return part;
 }
 
-/* In memory, unless another type is asked for. Blocks are held as the float32 values they stand for. */
-static weight_type weight_type_of(tensor_type type) {
-    INVARIANT(type != TENSOR_OTHER);
-    if (tensor_is_blocks(type)) return WEIGHT_F32;
-    return type == TENSOR_F32 ? WEIGHT_F32 : type == TENSOR_BF16 ? WEIGHT_BF16 : WEIGHT_F16;
-}
-
-static weight_type mapped_type_of(tensor_type type) {
-    return tensor_is_blocks(type) ? WEIGHT_BLOCKS : weight_type_of(type);
-}
-
 weight_type weights_stored_type(const checkpoint *c) {
-    /* The embedding stands for the matrices: published checkpoints store them alike, and the budget needs one
-     * answer. */
+    /* The embedding stands for the matrices: published checkpoints store them alike. Of a quantised file one
+     * matrix that is in blocks is enough. */
+    weight_type type = WEIGHT_BF16;
     for (uint32_t i = 0; i < checkpoint_tensor_count(c); i++) {
         const tensor *t = checkpoint_tensor(c, i);
-        if (strstr(t->name, "embed_tokens.weight") && t->type != TENSOR_OTHER) return weight_type_of(t->type);
+        if (t->type == TENSOR_OTHER) continue;
+        if (tensor_is_blocks(t->type)) return WEIGHT_Q8;
+        if (strstr(t->name, "embed_tokens.weight")) type = weights_type_in_memory(WEIGHTS_AUTO, t->type, 0);
     }
-    return WEIGHT_BF16;
+    return type;
 }
 
 /* Rows and columns of plane `outer` go to *matrix. A matrix that came out empty stays without data. */
-static void add_matrix(weight_plan *p, const tensor *t, weight_type type, uint64_t outer, range rows,
+static void add_matrix(weight_plan *p, const tensor *t, weights_choice choice, uint64_t outer, range rows,
                        range cols, weight *matrix) {
+    weight_type type = weights_type_in_memory(choice, t->type, cols.begin);
     *matrix = (weight){.rows = range_count(rows), .cols = range_count(cols), .type = type};
     if (matrix->rows == 0 || matrix->cols == 0) return;
     weight_part *part = add_part(p, t, type);
@@ -108,7 +101,7 @@ static void add_matrix(weight_plan *p, const tensor *t, weight_type type, uint64
 
 static range times(range r, uint32_t n) { return (range){r.begin * n, r.end * n}; }
 
-static void add_split_matrix(weight_plan *p, const weight_entry *e, const tensor *t, weight_type type,
+static void add_split_matrix(weight_plan *p, const weight_entry *e, const tensor *t, weights_choice choice,
                              uint32_t layer, weight *matrix) {
     const layout *l = p->layout;
     range rows = {0, (uint32_t)t->shape[0]}, cols = {0, (uint32_t)t->shape[1]};
@@ -123,22 +116,38 @@ static void add_split_matrix(weight_plan *p, const weight_entry *e, const tensor
     case SPLIT_EXPERT_GATE_UP:
     case SPLIT_EXPERT_DOWN: break;
     }
-    add_matrix(p, t, type, 0, rows, cols, matrix);
+    add_matrix(p, t, choice, 0, rows, cols, matrix);
 }
 
-static void add_experts(weight_plan *p, const weight_entry *e, const tensor *t, weight_type type,
+static void add_experts(weight_plan *p, const weight_entry *e, const tensor *t, weights_choice choice,
                         expert_weights *experts) {
     range width = p->layout->expert_width, hidden = {0, p->config->hidden};
     range up_rows = {width.begin + p->config->expert_width, width.end + p->config->expert_width};
     for (uint32_t i = 0; i < range_count(p->layout->experts); i++) {
         uint64_t outer = p->layout->experts.begin + i;
         if (e->split == SPLIT_EXPERT_DOWN) {
-            add_matrix(p, t, type, outer, hidden, width, &experts[i].down);
+            add_matrix(p, t, choice, outer, hidden, width, &experts[i].down);
         } else {
-            add_matrix(p, t, type, outer, width, hidden, &experts[i].gate);
-            add_matrix(p, t, type, outer, up_rows, hidden, &experts[i].up);
+            add_matrix(p, t, choice, outer, width, hidden, &experts[i].gate);
+            add_matrix(p, t, choice, outer, up_rows, hidden, &experts[i].up);
         }
     }
+}
+
+/* With auto, blocks that have no kernel of their own are held as q8: said once, since it costs memory. */
+static void count_conversion(weight_plan *p, const weight_entry *e, const tensor *t) {
+    bool matrix = e->form == FORM_MATRIX || e->form == FORM_EXPERTS;
+    if (!matrix || p->choice != WEIGHTS_AUTO || !tensor_is_blocks(t->type)) return;
+    if (t->type == TENSOR_Q4_0 || t->type == TENSOR_Q8_0) return;
+    p->converted[t->type]++;
+    p->converted_name[t->type] = t->dtype;
+}
+
+static void log_conversions(const weight_plan *p) {
+    for (int type = 0; type < TENSOR_TYPES; type++)
+        if (p->converted[type] > 0)
+            log_info("%s: %u tensors of type %s are held as q8%s", p->config->directory, p->converted[type],
+                     p->converted_name[type], type == TENSOR_Q5_0 ? ", with the same values" : "");
 }
 
 /* base is the layer_weights, or the model_weights, that the entry's place counts from. */
@@ -156,7 +165,7 @@ static status add_entry(weight_plan *p, const weight_entry *e, uint32_t layer, c
     uint32_t dims = weight_entry_shape(e, p->config, in_layer, shape);
     TRY(check_tensor(p, t, shape, dims));
     mark_used(p, t);
-    weight_type type = weights_choose(p->choice, weight_type_of(t->type));
+    count_conversion(p, e, t);
     void *place = base + e->place;
     switch (e->form) {
     case FORM_VECTOR:
@@ -168,14 +177,16 @@ static status add_entry(weight_plan *p, const weight_entry *e, uint32_t layer, c
         else part->scalar = place;
         break;
     }
-    case FORM_MATRIX: add_split_matrix(p, e, t, type, in_layer, place); break;
-    case FORM_MATRIX_F32: add_split_matrix(p, e, t, WEIGHT_F32, in_layer, place); break;
-    case FORM_EXPERTS: add_experts(p, e, t, type, *(expert_weights **)place); break;
+    case FORM_MATRIX: add_split_matrix(p, e, t, p->choice, in_layer, place); break;
+    case FORM_MATRIX_F32: add_split_matrix(p, e, t, WEIGHTS_F32, in_layer, place); break;
+    case FORM_EXPERTS: add_experts(p, e, t, p->choice, *(expert_weights **)place); break;
     case FORM_MAPPED:
-        *(weight *)place = (weight){.rows = (uint32_t)shape[0],
-                                    .cols = (uint32_t)shape[1],
-                                    .type = mapped_type_of(t->type),
-                                    .blocks = tensor_is_blocks(t->type) ? tensor_block_format(t->type) : 0};
+        *(weight *)place =
+            (weight){.rows = (uint32_t)shape[0],
+                     .cols = (uint32_t)shape[1],
+                     .type = tensor_is_blocks(t->type) ? WEIGHT_BLOCKS
+                                                       : weights_type_in_memory(WEIGHTS_AUTO, t->type, 0),
+                     .blocks = tensor_is_blocks(t->type) ? tensor_block_format(t->type) : 0};
         break;
     }
     return ST_OK;
@@ -242,6 +253,7 @@ static status name_the_rest(const weight_plan *p) {
         counts[kind]++;
     }
     if (p->layout->rank != 0) return ST_OK; /* one rank's word is enough */
+    log_conversions(p);
     for (int kind = 0; kind < SPARE_KINDS; kind++)
         if (counts[kind] > 0)
             log_info("%s: %u tensors are known and not needed: %s", p->config->directory, counts[kind],
@@ -250,7 +262,7 @@ static status name_the_rest(const weight_plan *p) {
 }
 
 status weight_plan_make(weight_plan *p) {
-    find_prefix(p);
+    weight_plan_find_prefix(p);
     p->used = memory_alloc_array(checkpoint_tensor_count(p->checkpoint), sizeof *p->used);
     for (uint32_t i = 0; i < weight_model_entry_count; i++)
         TRY(add_entry(p, &weight_model_entries[i], UINT32_MAX, (char *)p->weights));

@@ -26,7 +26,9 @@ typedef struct weight_plan {
     weights_choice choice;
     const char *prefix; /* of the text model's names, "model.language_model." */
     model_weights *weights;
-    bool *used; /* [tensors of the checkpoint] */
+    bool *used;                               /* [tensors of the checkpoint] */
+    uint32_t converted[TENSOR_TYPES];         /* tensors of each stored type that are held as another, … */
+    const char *converted_name[TENSOR_TYPES]; /* … and what the file calls it */
     weight_part *parts;
     uint32_t count, capacity;
 } weight_plan;
@@ -39,6 +41,8 @@ void weight_plan_release(weight_plan *plan);
 /* In place of reading, once every part has its memory (weights_random.h). */
 void weights_random_fill(const weight_plan *plan, uint32_t threads);
 
+/* Sets the prefix of the checkpoint's names. */
+void weight_plan_find_prefix(weight_plan *plan);
 /* NULL: not there. */
 const tensor *weight_plan_find(const weight_plan *plan, const weight_entry *e, uint32_t layer);
 

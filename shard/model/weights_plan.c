@@ -1,6 +1,6 @@
 /* How many bytes a rank's share comes to, by arithmetic on the layout alone. */
 #include "base/invariant.h"
-#include "shard/model/weights_table.h"
+#include "shard/model/weights_parts.h"
 
 enum { ALIGN = 64 };
 
@@ -85,6 +85,18 @@ weight_type weights_choose(weights_choice choice, weight_type stored) {
     return stored;
 }
 
+weight_type weights_type_in_memory(weights_choice choice, tensor_type stored, uint64_t col_begin) {
+    weight_type type = WEIGHT_F32;
+    switch (stored) {
+    case TENSOR_F32: break;
+    case TENSOR_BF16: type = WEIGHT_BF16; break;
+    case TENSOR_F16: type = WEIGHT_F16; break;
+    case TENSOR_Q4_0: type = col_begin % QUANT_GROUP == 0 ? WEIGHT_Q4 : WEIGHT_Q8; break;
+    default: type = WEIGHT_Q8; break;
+    }
+    return weights_choose(choice, type);
+}
+
 uint32_t weights_group(weights_choice choice, weight_type stored) {
     return weight_is_quantised(weights_choose(choice, stored)) ? QUANT_GROUP : 1;
 }
@@ -132,14 +144,29 @@ static uint64_t memory_of(const weight_entry *e, const model_config *c, const la
     return 0;
 }
 
-uint64_t model_weights_plan_bytes(const model_config *config, const layout *l, weight_type stored,
-                                  weights_choice choice) {
-    weight_type type = weights_choose(choice, stored);
+static weight_type planned_type(const weight_plan *plan, const weight_entry *e, const model_config *c,
+                                const layout *l, uint32_t layer, weight_type stored) {
+    uint32_t in_layer = layer == UINT32_MAX ? 0 : layer;
+    const tensor *t = plan->checkpoint && e->form != FORM_SCALAR ? weight_plan_find(plan, e, layer) : NULL;
+    if (!t || t->type == TENSOR_OTHER || weight_entry_need(e, c, in_layer) != NEED_YES)
+        return weights_choose(plan->choice, stored);
+    return weights_type_in_memory(plan->choice, t->type, columns_of(e, c, l, in_layer).begin);
+}
+
+uint64_t model_weights_plan_bytes(const model_config *config, const layout *l, const checkpoint *files,
+                                  weight_type stored, weights_choice choice) {
+    weight_plan plan = {.checkpoint = files, .config = config, .layout = l, .choice = choice};
+    if (files) weight_plan_find_prefix(&plan);
     uint64_t total = 0;
-    for (uint32_t i = 0; i < weight_model_entry_count; i++)
-        total += memory_of(&weight_model_entries[i], config, l, 0, type);
-    for (uint32_t n = 0; n < config->layers; n++)
-        for (uint32_t i = 0; i < weight_layer_entry_count; i++)
-            total += memory_of(&weight_layer_entries[i], config, l, n, type);
+    for (uint32_t i = 0; i < weight_model_entry_count; i++) {
+        const weight_entry *e = &weight_model_entries[i];
+        total += memory_of(e, config, l, 0, planned_type(&plan, e, config, l, UINT32_MAX, stored));
+    }
+    for (uint32_t n = 0; n < config->layers; n++) {
+        for (uint32_t i = 0; i < weight_layer_entry_count; i++) {
+            const weight_entry *e = &weight_layer_entries[i];
+            total += memory_of(e, config, l, n, planned_type(&plan, e, config, l, n, stored));
+        }
+    }
     return total;
 }

@@ -29,7 +29,7 @@ static weight random_weight(weight_type type, uint32_t rows, uint32_t cols) {
         for (uint32_t i = 0; i < quant_groups(cols) * QUANT_ROWS; i++)
             scales[i] = (uint16_t)((random_u32() & 0x83FF) | (random_u32() % 12) << 10);
     }
-    return (weight){data, rows, cols, type};
+    return (weight){.data = data, .rows = rows, .cols = cols, .type = type};
 }
 
 static quant_input input_of(const quant_kernels *k, const float *x, uint32_t tokens, uint32_t cols) {
@@ -146,7 +146,10 @@ TEST(reference_is_the_sum) {
 TEST(rows_come_back) {
     enum { ROWS = 21, COLS = 77 };
     for (size_t t = 0; t < 2; t++) {
-        weight w = {memory_alloc(weight_rows_bytes(types[t], ROWS, COLS)), ROWS, COLS, types[t]};
+        weight w = {.data = memory_alloc(weight_rows_bytes(types[t], ROWS, COLS)),
+                    .rows = ROWS,
+                    .cols = COLS,
+                    .type = types[t]};
         float x[ROWS][COLS], y[COLS];
         for (uint32_t r = 0; r < ROWS; r++)
             for (uint32_t c = 0; c < COLS; c++) x[r][c] = r == 5 ? 0 : random_unit() * (float)(r + 1);
@@ -178,13 +181,13 @@ TEST(blocks_are_exact) {
     for (int i = 0; i < 16; i++) q5[6 + i] = (uint8_t)(i | i << 4);
     uint8_t *data = memory_alloc(1024);
     quant_store_q4_0(data, 32, 3, q4);
-    quant_row(&(weight){data, 16, 32, WEIGHT_Q4}, 3, y);
+    quant_row(&(weight){.data = data, .rows = 16, .cols = 32, .type = WEIGHT_Q4}, 3, y);
     for (int i = 0; i < 32; i++) CHECK(y[i] == (i < 16 ? i - 8 : 15 - (i - 16) - 8));
     quant_store_q8_0(data, 32, 0, q8);
-    quant_row(&(weight){data, 16, 32, WEIGHT_Q8}, 0, y);
+    quant_row(&(weight){.data = data, .rows = 16, .cols = 32, .type = WEIGHT_Q8}, 0, y);
     for (int i = 0; i < 32; i++) CHECK(y[i] == -(i * 8 - 128));
     quant_store_q5_0(data, 32, 15, q5);
-    quant_row(&(weight){data, 16, 32, WEIGHT_Q8}, 15, y);
+    quant_row(&(weight){.data = data, .rows = 16, .cols = 32, .type = WEIGHT_Q8}, 15, y);
     for (int i = 0; i < 32; i++) CHECK(y[i] == 0.5f * (i % 16 + (i == 0 || i == 31 ? 16 : 0) - 16));
     free(data);
 }
