@@ -20,7 +20,7 @@ static inline uint32_t kv_element_bytes(kv_type t) { return t == KV_F32 ? 4 : 2;
 
 /* One layer's cache in the pool of pages. A page holds 64 positions of every layer of its kind; inside it a layer has,
  * for each local KV head, [64, head_dim] keys and then [64, head_dim] values, or, with half_size, [64, head_dim] of
- * u = rms(Wk x) alone, from which both are rebuilt. */
+ * u = rms(Wk x) alone, from which both are rebuilt. The order of elements inside a row is the back end's own. */
 typedef struct kv_view {
     void *base;                 /* of slab 0 */
     uint64_t slab_bytes, page_bytes, layer_offset;

@@ -18,6 +18,9 @@ LANES_INLINE void pair_load(const uint16_t *p, lanes *low, lanes *high) {
     pair_load8(p + 16, &low->hi, &high->hi);
 }
 
+/* Into the second cache, where the first has no room for a page. */
+LANES_INLINE void fetch(const void *p) { _mm_prefetch((const char *)p, _MM_HINT_T1); }
+
 /* As tile_load of matmul_tile_avx2.h: a load that gcc does not repeat in each multiply-add that uses it. */
 LANES_INLINE __m256 once_load8(const float *p) {
     return _mm256_castsi256_ps(_mm256_lddqu_si256((const __m256i *)(const void *)p));
@@ -34,6 +37,9 @@ LANES_INLINE void scores_half(__m256 *acc, const float *q, size_t q_stride, cons
         if (runs[r].paired) {
             const uint16_t *x = (const uint16_t *)runs[r].data + key * stride + 16 * half;
             for (uint32_t c = 0; c < runs[r].count; c += 32) {
+                if (runs[r].ahead && half)
+                    for (int j = 0; j < nk; j++)
+                        fetch((const uint16_t *)runs[r].ahead + (key + (uint32_t)j) * stride + c);
                 __m256 a[3], b[3];
 #pragma GCC unroll 16
                 for (int i = 0; i < nq; i++) a[i] = once_load8(q + i * q_stride + c);
@@ -60,6 +66,9 @@ LANES_INLINE void scores_half(__m256 *acc, const float *q, size_t q_stride, cons
         } else {
             const float *x = (const float *)runs[r].data + key * stride + 8 * half;
             for (uint32_t c = 0; c < runs[r].count; c += 16) {
+                if (runs[r].ahead && half)
+                    for (int j = 0; j < nk; j++)
+                        fetch((const float *)runs[r].ahead + (key + (uint32_t)j) * stride + c);
                 __m256 a[3];
 #pragma GCC unroll 16
                 for (int i = 0; i < nq; i++) a[i] = once_load8(q + i * q_stride + c);
@@ -105,16 +114,14 @@ LANES_INLINE void scores_queries(float *scores, const float *q, size_t q_stride,
 
 static void vec_scores_page(float *scores, const float *q, size_t q_stride, uint32_t queries,
                             const kv_run *runs, uint32_t n_runs, uint32_t first, uint32_t last) {
-    uint32_t t = 0;
-    for (; queries - t >= 3 && queries - t != 4; t += 3)
-        scores_queries(scores + (size_t)t * KV_PAGE_TOKENS, q + t * q_stride, q_stride, runs, n_runs, first,
-                       last, 3, 4);
-    for (; queries - t >= 2; t += 2)
-        scores_queries(scores + (size_t)t * KV_PAGE_TOKENS, q + t * q_stride, q_stride, runs, n_runs, first,
-                       last, 2, 4);
-    if (queries > t)
-        scores_queries(scores + (size_t)t * KV_PAGE_TOKENS, q + t * q_stride, q_stride, runs, n_runs, first,
-                       last, 1, 8);
+    uint32_t nq;
+    for (uint32_t t = 0; t < queries; t += nq, q += nq * q_stride, scores += (size_t)nq * KV_PAGE_TOKENS) {
+        uint32_t left = queries - t;
+        nq = left >= 3 && left != 4 ? 3 : left >= 2 ? 2 : 1;
+        if (nq == 3) scores_queries(scores, q, q_stride, runs, n_runs, first, last, 3, 4);
+        else if (nq == 2) scores_queries(scores, q, q_stride, runs, n_runs, first, last, 2, 4);
+        else scores_queries(scores, q, q_stride, runs, n_runs, first, last, 1, 8);
+    }
 }
 
 /* Where register j of a strip of o begins: a paired load gives elements 0 and 16, the next one 8 and 24. */
@@ -142,6 +149,9 @@ LANES_INLINE void values_tile(float *o, size_t o_stride, const float *rescale, c
         for (int i = 0; i < nq; i++) factor[i] = _mm256_broadcast_ss(p + i * KV_PAGE_TOKENS + key);
         if (paired) {
             const uint16_t *row = (const uint16_t *)v->data + key * v->stride + d;
+            if (v->ahead)
+                for (int j = 0; j < nv; j += 4)
+                    fetch((const uint16_t *)v->ahead + key * v->stride + d + 8 * j);
 #pragma GCC unroll 16
             for (int j = 0; j < nv; j += 2) {
                 __m256i both = _mm256_loadu_si256((const __m256i *)(const void *)(row + 8 * j));
@@ -155,6 +165,8 @@ LANES_INLINE void values_tile(float *o, size_t o_stride, const float *rescale, c
             }
         } else {
             const float *row = (const float *)v->data + key * v->stride + d;
+            if (v->ahead)
+                for (int j = 0; j < nv; j += 2) fetch((const float *)v->ahead + key * v->stride + d + 8 * j);
 #pragma GCC unroll 16
             for (int j = 0; j < nv; j++) {
                 __m256 x = once_load8(row + 8 * j);
@@ -186,16 +198,17 @@ LANES_INLINE void values_queries(float *o, size_t o_stride, const float *rescale
 static void vec_values_page(float *o, size_t o_stride, const float *rescale, const float *p, uint32_t queries,
                             const kv_run *v, uint32_t first, uint32_t last) {
     for (uint32_t d = 0; d < v->count; d += 32) {
-        uint32_t n = v->count - d < 32 ? v->count - d : 32, t = 0;
-        for (; queries - t >= 3 && queries - t != 4; t += 3)
-            values_queries(o + t * o_stride, o_stride, rescale + t, p + (size_t)t * KV_PAGE_TOKENS, v, d, n,
-                           first, last, 3);
-        for (; queries - t >= 2; t += 2)
-            values_queries(o + t * o_stride, o_stride, rescale + t, p + (size_t)t * KV_PAGE_TOKENS, v, d, n,
-                           first, last, 2);
-        if (queries > t)
-            values_queries(o + t * o_stride, o_stride, rescale + t, p + (size_t)t * KV_PAGE_TOKENS, v, d, n,
-                           first, last, 1);
+        uint32_t n = v->count - d < 32 ? v->count - d : 32, nq;
+        kv_run run = *v;
+        for (uint32_t t = 0; t < queries; t += nq, run.ahead = NULL) { /* the first queries fetch for all */
+            uint32_t left = queries - t;
+            float *to = o + t * o_stride;
+            const float *weights = p + (size_t)t * KV_PAGE_TOKENS;
+            nq = left >= 3 && left != 4 ? 3 : left >= 2 ? 2 : 1;
+            if (nq == 3) values_queries(to, o_stride, rescale + t, weights, &run, d, n, first, last, 3);
+            else if (nq == 2) values_queries(to, o_stride, rescale + t, weights, &run, d, n, first, last, 2);
+            else values_queries(to, o_stride, rescale + t, weights, &run, d, n, first, last, 1);
+        }
     }
 }
 

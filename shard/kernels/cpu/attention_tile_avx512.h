@@ -12,6 +12,16 @@ LANES_INLINE void pair_load(const uint16_t *p, lanes *low, lanes *high) {
     *high = _mm512_castsi512_ps(_mm512_and_si512(both, _mm512_set1_epi32((int32_t)0xFFFF0000u)));
 }
 
+/* A load that gcc does not repeat in each multiply-add that uses it: two a cycle is all there are. */
+LANES_INLINE lanes once_load(const float *p) {
+    lanes x = lanes_load(p);
+    __asm__("" : "+v"(x));
+    return x;
+}
+
+/* Into the second cache, where the first has no room for a page. */
+LANES_INLINE void fetch(const void *p) { _mm_prefetch((const char *)p, _MM_HINT_T1); }
+
 /* Sixteen trees at once; y[4·i + j] is the sum of a[i + 4·j]. */
 LANES_INLINE lanes lanes_sum_of_sixteen(const lanes a[16]) {
     lanes eight[8], four[4], two[2];
@@ -41,14 +51,17 @@ LANES_INLINE void scores_tile(float *scores, const float *q, size_t q_stride, co
         size_t stride = runs[r].stride;
         if (runs[r].paired) {
             const uint16_t *x = (const uint16_t *)runs[r].data + key * stride;
+            const uint16_t *ahead = runs[r].ahead ? (const uint16_t *)runs[r].ahead + key * stride : NULL;
             for (uint32_t c = 0; c < runs[r].count; c += 32) {
+                if (ahead)
+                    for (int j = 0; j < nk; j++) fetch(ahead + j * stride + c);
                 lanes low[16], high[16];
                 if (nk <= nq) {
 #pragma GCC unroll 16
                     for (int j = 0; j < nk; j++) pair_load(x + j * stride + c, &low[j], &high[j]);
 #pragma GCC unroll 16
                     for (int i = 0; i < nq; i++) {
-                        lanes a = lanes_load(q + i * q_stride + c), b = lanes_load(q + i * q_stride + c + 16);
+                        lanes a = once_load(q + i * q_stride + c), b = once_load(q + i * q_stride + c + 16);
 #pragma GCC unroll 16
                         for (int j = 0; j < nk; j++) {
                             acc[i * nk + j] = lanes_fma(a, low[j], acc[i * nk + j]);
@@ -59,7 +72,7 @@ LANES_INLINE void scores_tile(float *scores, const float *q, size_t q_stride, co
                     lanes a[4], b[4];
 #pragma GCC unroll 16
                     for (int i = 0; i < nq; i++)
-                        a[i] = lanes_load(q + i * q_stride + c), b[i] = lanes_load(q + i * q_stride + c + 16);
+                        a[i] = once_load(q + i * q_stride + c), b[i] = once_load(q + i * q_stride + c + 16);
 #pragma GCC unroll 16
                     for (int j = 0; j < nk; j++) {
                         pair_load(x + j * stride + c, &low[0], &high[0]);
@@ -74,13 +87,16 @@ LANES_INLINE void scores_tile(float *scores, const float *q, size_t q_stride, co
             q += runs[r].count;
         } else {
             const float *x = (const float *)runs[r].data + key * stride;
+            const float *ahead = runs[r].ahead ? (const float *)runs[r].ahead + key * stride : NULL;
             for (uint32_t c = 0; c < runs[r].count; c += 16) {
+                if (ahead)
+                    for (int j = 0; j < nk; j++) fetch(ahead + j * stride + c);
                 lanes a[8];
 #pragma GCC unroll 16
-                for (int i = 0; i < nq; i++) a[i] = lanes_load(q + i * q_stride + c);
+                for (int i = 0; i < nq; i++) a[i] = once_load(q + i * q_stride + c);
 #pragma GCC unroll 16
                 for (int j = 0; j < nk; j++) {
-                    lanes b = lanes_load(x + j * stride + c);
+                    lanes b = once_load(x + j * stride + c);
 #pragma GCC unroll 16
                     for (int i = 0; i < nq; i++) acc[i * nk + j] = lanes_fma(a[i], b, acc[i * nk + j]);
                 }
@@ -107,29 +123,22 @@ LANES_INLINE void scores_queries(float *scores, const float *q, size_t q_stride,
 
 static void vec_scores_page(float *scores, const float *q, size_t q_stride, uint32_t queries,
                             const kv_run *runs, uint32_t n_runs, uint32_t first, uint32_t last) {
-    uint32_t t = 0;
-    for (; queries - t >= 8; t += 8)
-        scores_queries(scores + (size_t)t * KV_PAGE_TOKENS, q + t * q_stride, q_stride, runs, n_runs, first,
-                       last, 8);
-    if (queries - t >= 4) {
-        scores_queries(scores + (size_t)t * KV_PAGE_TOKENS, q + t * q_stride, q_stride, runs, n_runs, first,
-                       last, 4);
-        t += 4;
+    uint32_t nq;
+    for (uint32_t t = 0; t < queries; t += nq, q += nq * q_stride, scores += (size_t)nq * KV_PAGE_TOKENS) {
+        uint32_t left = queries - t;
+        nq = left >= 8 ? 8 : left >= 4 ? 4 : left >= 2 ? 2 : 1;
+        if (nq == 8) scores_queries(scores, q, q_stride, runs, n_runs, first, last, 8);
+        else if (nq == 4) scores_queries(scores, q, q_stride, runs, n_runs, first, last, 4);
+        else if (nq == 2) scores_queries(scores, q, q_stride, runs, n_runs, first, last, 2);
+        else scores_queries(scores, q, q_stride, runs, n_runs, first, last, 1);
     }
-    if (queries - t >= 2) {
-        scores_queries(scores + (size_t)t * KV_PAGE_TOKENS, q + t * q_stride, q_stride, runs, n_runs, first,
-                       last, 2);
-        t += 2;
-    }
-    if (queries > t)
-        scores_queries(scores + (size_t)t * KV_PAGE_TOKENS, q + t * q_stride, q_stride, runs, n_runs, first,
-                       last, 1);
 }
 
 /* nq queries, 16 · nv elements of o from element d of the row on. */
 LANES_INLINE void values_tile(float *o, size_t o_stride, const float *rescale, const float *p,
                               const kv_run *v, uint32_t d, uint32_t first, uint32_t last, const int nq,
                               const int nv, const bool paired) {
+    const void *ahead = v->ahead;
     lanes acc[16];
 #pragma GCC unroll 16
     for (int i = 0; i < nq; i++) {
@@ -142,10 +151,14 @@ LANES_INLINE void values_tile(float *o, size_t o_stride, const float *rescale, c
         lanes x[16];
         if (paired) {
             const uint16_t *row = (const uint16_t *)v->data + key * v->stride + d;
+            if (ahead)
+                for (int j = 0; j < nv; j += 2) fetch((const uint16_t *)ahead + key * v->stride + d + 16 * j);
 #pragma GCC unroll 16
             for (int j = 0; j < nv; j += 2) pair_load(row + 16 * j, &x[j], &x[j + 1]);
         } else {
             const float *row = (const float *)v->data + key * v->stride + d;
+            if (ahead)
+                for (int j = 0; j < nv; j++) fetch((const float *)ahead + key * v->stride + d + 16 * j);
 #pragma GCC unroll 16
             for (int j = 0; j < nv; j++) x[j] = lanes_load(row + 16 * j);
         }
@@ -179,27 +192,25 @@ LANES_INLINE void values_queries(float *o, size_t o_stride, const float *rescale
 /* A strip of 32 elements of all keys lies in the first cache while the eights of queries pass. */
 static void vec_values_page(float *o, size_t o_stride, const float *rescale, const float *p, uint32_t queries,
                             const kv_run *v, uint32_t first, uint32_t last) {
-    uint32_t t = 0, eights = queries / 8 * 8;
+    uint32_t eights = queries / 8 * 8, nq;
+    kv_run run = *v;
     for (uint32_t d = 0; d < v->count && eights; d += 32) {
         uint32_t n = v->count - d < 32 ? v->count - d : 32;
-        for (t = 0; t < eights; t += 8)
-            values_queries(o + t * o_stride, o_stride, rescale + t, p + (size_t)t * KV_PAGE_TOKENS, v, d, n,
-                           first, last, 8);
+        run.ahead = v->ahead;
+        for (uint32_t t = 0; t < eights; t += 8, run.ahead = NULL) /* the first queries fetch for all */
+            values_queries(o + t * o_stride, o_stride, rescale + t, p + (size_t)t * KV_PAGE_TOKENS, &run, d,
+                           n, first, last, 8);
     }
-    t = eights;
-    if (queries - t >= 4) {
-        values_queries(o + t * o_stride, o_stride, rescale + t, p + (size_t)t * KV_PAGE_TOKENS, v, 0,
-                       v->count, first, last, 4);
-        t += 4;
+    for (uint32_t t = eights; t < queries; t += nq, run.ahead = NULL) {
+        uint32_t left = queries - t;
+        float *to = o + t * o_stride;
+        const float *weights = p + (size_t)t * KV_PAGE_TOKENS;
+        nq = left >= 4 ? 4 : left >= 2 ? 2 : 1;
+        if (nq == 4) values_queries(to, o_stride, rescale + t, weights, &run, 0, v->count, first, last, 4);
+        else if (nq == 2)
+            values_queries(to, o_stride, rescale + t, weights, &run, 0, v->count, first, last, 2);
+        else values_queries(to, o_stride, rescale + t, weights, &run, 0, v->count, first, last, 1);
     }
-    if (queries - t >= 2) {
-        values_queries(o + t * o_stride, o_stride, rescale + t, p + (size_t)t * KV_PAGE_TOKENS, v, 0,
-                       v->count, first, last, 2);
-        t += 2;
-    }
-    if (queries > t)
-        values_queries(o + t * o_stride, o_stride, rescale + t, p + (size_t)t * KV_PAGE_TOKENS, v, 0,
-                       v->count, first, last, 1);
 }
 
 static void vec_compose_angles(float *cosine, float *sine, const double *c1, const double *s1,

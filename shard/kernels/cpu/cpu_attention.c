@@ -122,7 +122,7 @@ typedef struct page_runs {
 } page_runs;
 
 static kv_run run_of(kv_type type, const void *page, size_t at, size_t stride, uint32_t count) {
-    return (kv_run){(const char *)page + at * kv_element_bytes(type), stride, count, type == KV_BF16};
+    return (kv_run){(const char *)page + at * kv_element_bytes(type), stride, count, type == KV_BF16, NULL};
 }
 
 /* Key dimensions of a half-size page that rotate, and their neighbours up to a whole pair block: widened and turned by
@@ -136,28 +136,31 @@ static void runs_of_half(const attention_work *w, tile *t, const void *page, uin
     uint32_t dim = t->dim, half = dim / 2,
              part = (a->pairs + KV_PAIR_BLOCK - 1) / KV_PAIR_BLOCK * KV_PAIR_BLOCK;
     size_t stride = 2 * (size_t)part;
-    float *turned = t->keys + first * stride;
-    for (uint32_t side = 0; side < 2; side++) {
-        size_t from = (size_t)first * dim + side * half;
-        if (type == KV_BF16)
-            k->expand_rows(turned + side * part, stride, (const uint16_t *)page + from, dim, part,
-                           last - first);
-        else
-            for (uint32_t i = 0; i < last - first; i++)
-                memcpy(turned + i * stride + side * part, (const float *)page + from + (size_t)i * dim,
-                       part * sizeof(float));
+    for (uint32_t i = first, n; i < last;
+         i += n) { /* few rows at a time: widened and turned in the first cache */
+        n = last - i < 8 ? last - i : 8;
+        float *turned = t->keys + i * stride;
+        for (uint32_t side = 0; side < 2; side++) {
+            size_t from = (size_t)i * dim + side * half;
+            if (type == KV_BF16)
+                k->expand_rows(turned + side * part, stride, (const uint16_t *)page + from, dim, part, n);
+            else
+                for (uint32_t j = 0; j < n; j++)
+                    memcpy(turned + j * stride + side * part, (const float *)page + from + (size_t)j * dim,
+                           part * sizeof(float));
+        }
+        k->rotate_keys(turned, stride, part, l->k_norm, half, a->offset_cosine + (size_t)i * a->pairs,
+                       a->offset_sine + (size_t)i * a->pairs, a->pairs, n);
     }
-    k->rotate_keys(turned, stride, part, l->k_norm, half, a->offset_cosine + (size_t)first * a->pairs,
-                   a->offset_sine + (size_t)first * a->pairs, a->pairs, last - first);
     for (uint32_t side = 0; side < 2; side++) {
         r->key[r->count++] = run_of(KV_F32, t->keys, side * part, stride, part);
         if (part < half) r->key[r->count++] = run_of(type, page, side * half + part, dim, half - part);
     }
 }
 
-/* Keys first … last-1 of a page. Few queries read it as it is stored; many, and widths that do not fill blocks, a copy. */
-static void find_runs(const attention_work *w, tile *t, const void *page, uint32_t first, uint32_t last,
-                      page_runs *r) {
+/* Keys first … last-1 of a page, `next` the page that comes after it or NULL. Few queries read it as it is stored; many, and widths that do not fill blocks, a copy. */
+static void find_runs(const attention_work *w, tile *t, const void *page, const void *next, uint32_t first,
+                      uint32_t last, page_runs *r) {
     const attention_layer *l = w->l;
     const rope *a = l->angles;
     const char *value =
@@ -166,8 +169,13 @@ static void find_runs(const attention_work *w, tile *t, const void *page, uint32
     r->count = 0;
     if (t->queries < WIDEN_QUERIES && t->dim % (2 * KV_PAIR_BLOCK) == 0) {
         r->value = run_of(l->kv.type, value, 0, t->dim, t->dim);
-        if (l->kv.half_size) runs_of_half(w, t, page, first, last, r);
-        else r->key[r->count++] = run_of(l->kv.type, page, 0, t->dim, t->dim);
+        r->value.ahead = next;
+        if (l->kv.half_size) {
+            runs_of_half(w, t, page, first, last, r);
+        } else {
+            r->key[r->count++] = run_of(l->kv.type, page, 0, t->dim, t->dim);
+            r->key[0].ahead = value;
+        }
         return;
     }
     widen(t, w->c->k, l->kv.type, page, t->keys, first, last);
@@ -226,14 +234,16 @@ static void softmax_queries(const attention_work *w, tile *t, uint32_t start) {
     }
 }
 
-static void tile_page(const attention_work *w, tile *t, uint32_t page) {
+static void tile_page(const attention_work *w, tile *t, uint32_t page, bool is_last) {
     const attention_layer *l = w->l;
     const cpu_kernels *k = w->c->k;
     uint32_t start = page * KV_PAGE_TOKENS, begin = t->u.span->position + t->u.first, first, last, unused;
     keys_seen(w, begin, start, &first, &unused);
     keys_seen(w, begin + t->u.rows - 1, start, &unused, &last);
     page_runs r;
-    find_runs(w, t, kv_head_page(&l->kv, t->u.span->pages[page], t->u.kv_head), first, last, &r);
+    const uint32_t *pages = t->u.span->pages;
+    const void *next = is_last ? NULL : kv_head_page(&l->kv, pages[page + 1], t->u.kv_head);
+    find_runs(w, t, kv_head_page(&l->kv, pages[page], t->u.kv_head), next, first, last, &r);
     if (l->kv.half_size) rotate_queries(w, t, page);
     k->scores_page(t->scores, t->q, t->padded, t->queries, r.key, r.count, first, last);
     softmax_queries(w, t, start);
@@ -274,7 +284,8 @@ static void run_segment(const attention_work *w, tile *t, uint32_t segment) {
     if (end < to) to = end;
     for (uint32_t r = 0; r < t->queries; r++) t->m[r] = -INFINITY, t->l[r] = 0;
     memset(t->o, 0, (size_t)t->queries * t->padded * sizeof *t->o);
-    for (uint32_t page = from / KV_PAGE_TOKENS; page * KV_PAGE_TOKENS < to; page++) tile_page(w, t, page);
+    for (uint32_t page = from / KV_PAGE_TOKENS; page * KV_PAGE_TOKENS < to; page++)
+        tile_page(w, t, page, (page + 1) * KV_PAGE_TOKENS >= to);
 }
 
 /* y, m and l of the segments so far take in another one. */

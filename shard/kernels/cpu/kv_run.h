@@ -20,6 +20,7 @@ typedef struct kv_run {
     size_t stride;
     uint32_t count;
     bool paired;
+    const void *ahead; /* NULL or rows of the same stride, type and number that are read next: fetched meanwhile */
 } kv_run;
 
 #endif

@@ -288,7 +288,7 @@ TEST(scores_page) {
             bool paired = random_u32() % 2;
             uint32_t whole = paired ? 32 : 16, count = whole * (1 + random_u32() % 5),
                      stride = count + whole * (random_u32() % 3);
-            runs[r] = (kv_run){random_page(stride * 64, paired, mode), stride, count, paired};
+            runs[r] = (kv_run){random_page(stride * 64, paired, mode), stride, count, paired, NULL};
             dim += count;
         }
         size_t q_stride = dim + random_u32() % 5, nq = extent(queries, q_stride, dim);
@@ -312,7 +312,7 @@ TEST(values_page) {
         uint32_t queries = query_counts[round % QUERY_COUNTS], whole = paired ? 32 : 16;
         uint32_t dim = whole * (1 + random_u32() % 20), stride = dim + whole * (random_u32() % 3);
         uint32_t first = random_u32() % 64, last = first + random_u32() % (65 - first);
-        kv_run v = {random_page(stride * 64, paired, mode), stride, dim, paired};
+        kv_run v = {random_page(stride * 64, paired, mode), stride, dim, paired, NULL};
         size_t o_stride = dim + random_u32() % 5, no = extent(queries, o_stride, dim);
         float *p = edge_floats(queries * 64, ORDINARY), *rescale = edge_floats(queries, ORDINARY);
         CHECK_IN_PLACE("values_page", no, mode,
