@@ -6,9 +6,8 @@
 
 const option gemmad_option_table[] = {
     {"model", OPTION_TEXTS, OPTION_OF_SECTION, FIELD(model), .value = "[NAME=]PATH",
-     .help = "a directory with config.json and *.safetensors; may repeat, the first is the default; NAME is "
-             "what clients "
-             "call it, default the last part of PATH"},
+     .help = "a directory with config.json and *.safetensors, or a GGUF file; may repeat, the first is the "
+             "default; NAME is what clients call it, default the last part of PATH, without .gguf"},
     {"ranks", OPTION_U32, OPTION_OF_SECTION, FIELD(ranks), .value = "N", .preset = "1", .least = 1,
      .most = LIMIT_RANKS, .help = "processes that hold the model together; N must divide its query heads"},
     {"replicas", OPTION_U32, OPTION_OF_SECTION, FIELD(replicas), .value = "N", .preset = "1", .least = 1,
@@ -24,8 +23,9 @@ const option gemmad_option_table[] = {
      .help = "more words for the launcher's command line"},
     {"device", OPTION_WORD, OPTION_OF_SECTION, FIELD(device), .words = "cpu", .words_later = "cuda",
      .help = "what computes; default cpu"},
-    {"weights", OPTION_WORD, OPTION_OF_SECTION, FIELD(weights), .preset = "auto", .words = "auto bf16 q8 q4 f32",
-     .words_later = "fp8", .help = "type of weights in memory; auto keeps them as stored, q8 and q4 quantise in groups of 32"},
+    {"weights", OPTION_WORD, OPTION_OF_SECTION, FIELD(weights), .preset = "auto",
+     .words = "auto bf16 q8 q4 f32", .words_later = "fp8",
+     .help = "type of weights in memory; auto keeps them as stored, q8 and q4 quantise in groups of 32"},
     {"kv", OPTION_WORD, OPTION_OF_SECTION, FIELD(kv), .preset = "auto", .words = "auto bf16 f32",
      .words_later = "q8", .help = "type of the KV cache; auto is f32 with --weights f32, else bf16"},
     {"threads", OPTION_U32, OPTION_OF_SECTION, FIELD(threads), .value = "N", .least = 1, .most = 512,

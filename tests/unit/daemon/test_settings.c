@@ -50,6 +50,7 @@ TEST(names_models) {
     CHECK(!strcmp(s.model[2].name, "c=d") && !strcmp(s.model[3].name, "rel"));
     CHECK(s.listen_count == 1 && !strncmp(s.listen[0], "unix:/", 6) && s.state_dir);
     settings_close(&s);
+    check_refused("--model /m/x.gguf --model /n/x", ST_INVALID, "two models have the name x");
     check_refused("--model a=/x --model a=/y", ST_INVALID, "two models have the name a");
     check_refused("--model =/x", ST_INVALID, "the name \"\" has 0 bytes");
     check_refused("--model a=", ST_INVALID, "the path is missing");
