@@ -1,7 +1,7 @@
 /* gemmad's gRPC API from the outside: one connection, calls one after another, an interrupt that cancels them.
  *
  * Memory:  replies are the caller's to protobuf_c_message_free_unpacked(reply, NULL).
- * Threads: main thread; gRPC keeps threads of its own inside.
+ * Threads: one thread a client; gRPC keeps threads of its own inside.
  * Errors:  what the server answered, as our status with the server's sentence and the code's name in brackets.
  *          ST_UNAVAILABLE naming the address when nobody answers there; ST_TIMEOUT with the seconds; ST_CANCELLED after
  *          an interrupt. */

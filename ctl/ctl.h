@@ -12,6 +12,7 @@ typedef struct ctl {
     const char *server; /* --server, else GEMMACTL_SERVER, else the default socket */
     bool json, verbose, help, version;
     bool default_server;
+    bool server_given;  /* by --server */
     bool usage; /* the failure is one of the command line */
 } ctl;
 
@@ -23,7 +24,7 @@ typedef struct command {
     status (*run)(ctl *c, const void *values, const arg_words *words);
 } command;
 
-extern const command command_ask, command_generate, command_tokenize, command_detokenize, command_status, command_models;
+extern const command command_ask, command_generate, command_tokenize, command_detokenize, command_status, command_models, command_bench;
 
 /* As fail(ST_INVALID, …); the process then ends 2. */
 STATUS_CHECKED status ctl_usage(ctl *c, const char *format, ...) __attribute__((format(printf, 2, 3)));

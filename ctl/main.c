@@ -7,17 +7,18 @@
 #include "base/memory.h"
 #include "base/paths.h"
 #include "ctl/answer.h"
+#include "ctl/beside.h"
 #include "ctl/ctl.h"
 #include "ctl/terminal.h"
 
 static const command *const commands[] = {
-    &command_ask, &command_generate, &command_tokenize, &command_detokenize, &command_status, &command_models,
+    &command_ask,    &command_generate, &command_tokenize, &command_detokenize,
+    &command_status, &command_models,   &command_bench,
 };
 enum { COMMANDS = sizeof commands / sizeof *commands };
 
 /* Named in the contract and not built yet. */
-static const char *const planned[] = {"chat",   "batch", "eval", "top",   "bench",
-                                      "doctor", "pack",  "key",  "slurm", "drain"};
+static const char *const planned[] = {"chat", "batch", "eval", "top", "pack", "key", "slurm", "drain"};
 
 static const arg_option common_option[] = {
     {"server", ARG_TEXT, "ADDR", offsetof(ctl, server), 0, 0,
@@ -42,6 +43,7 @@ static void print_help(const command *about) {
             snprintf(left, sizeof left, "%s %s", commands[i]->name, commands[i]->words);
             printf("  %-28s %s\n", left, commands[i]->summary);
         }
+        printf("  %-28s %s\n", "doctor", "measure this machine, and say what speed to expect of a model");
         printf("\n`gemmactl COMMAND --help` lists a command's options. Options of every command:\n");
     }
     args_print_help(stdout, common_option, COMMON_OPTIONS);
@@ -61,10 +63,12 @@ static status find_command(ctl *c, const char *name, const command **out) {
 /* *made is the caller's to free() after the command has run. */
 static status choose_server(ctl *c, char **made) {
     const char *from_environment = getenv("GEMMACTL_SERVER");
+    c->server_given = c->server != NULL;
     if (!c->server && from_environment && *from_environment) c->server = from_environment;
     c->default_server = !c->server;
     if (c->default_server) {
-        if (path_default_address(made, NULL) != ST_OK) return ctl_usage(c, "%s; say --server ADDR", status_text());
+        if (path_default_address(made, NULL) != ST_OK)
+            return ctl_usage(c, "%s; say --server ADDR", status_text());
         c->server = *made;
     }
     if (client_check_address(c->server) != ST_OK) return ctl_usage(c, "%s", status_text());
@@ -73,6 +77,7 @@ static status choose_server(ctl *c, char **made) {
 
 static status run_command(ctl *c, int argc, char **argv, int at, const arg_table *common, char **words) {
     const command *chosen = NULL;
+    if (beside_is_measurement(argc, argv, at)) return beside_measure(argc, argv, at, c->json);
     TRY(find_command(c, argv[at], &chosen));
     void *values = memory_alloc(chosen->values_size ? chosen->values_size : 1);
     arg_table tables[] = {*common,

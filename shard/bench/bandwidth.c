@@ -10,7 +10,7 @@
 #include "shard/kernels/cpu/read_kernels.h"
 #include "shard/model/budget.h"
 
-enum { CHUNK_BYTES = 4 << 20, PASSES = 3 };
+enum { CHUNK_BYTES = 4 << 20, PASSES = 2 };
 
 typedef struct reading {
     char *memory;

@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include "base/clock.h"
+#include "base/file.h"
 #include "base/log.h"
 #include "base/memory.h"
 #include "base/sha256.h"
@@ -54,13 +55,23 @@ static status agree(comm *ranks, rank_card *mine, status so_far, instance *i) {
     return st;
 }
 
+/* A directory whose weights nobody stored says so by a file of this name beside config.json: what `gemmactl bench serve
+ * --shape` makes. */
+static bool is_random(const instance_options *o) {
+    if (o->random_config) return true;
+    char *mark = file_join(o->model_path, "random-weights");
+    bool there = access(mark, F_OK) == 0;
+    free(mark);
+    return there;
+}
+
 static status prepare(instance *i, const instance_options *o, kv_type kv, rank_card *card) {
     uint8_t digest[32];
     comm_node node = comm_where(o->ranks);
     if (o->random_config)
         TRY(model_config_parse(&i->config, o->random_config, strlen(o->random_config), NULL, 0));
     else TRY(model_config_open(&i->config, o->model_path, o->config_name));
-    if (o->random_config) TRY(weights_random_checkpoint(&i->files, i->config));
+    if (is_random(o)) TRY(weights_random_checkpoint(&i->files, i->config));
     else TRY(checkpoint_open(&i->files, o->model_path));
     TRY(layout_open(&i->split, i->config,
                     &(layout_options){.ranks = comm_size(o->ranks),
@@ -95,10 +106,9 @@ static status prepare(instance *i, const instance_options *o, kv_type kv, rank_c
 static status load(instance *i, const instance_options *o, kv_type kv) {
     const model_config *c = i->config;
     uint64_t begin = clock_now_ns();
-    TRY(model_weights_open(&i->weights, i->files, c, i->split,
-                           &(model_weights_options){.choice = o->weights,
-                                                    .random = o->random_config != NULL,
-                                                    .threads = o->threads}));
+    TRY(model_weights_open(
+        &i->weights, i->files, c, i->split,
+        &(model_weights_options){.choice = o->weights, .random = is_random(o), .threads = o->threads}));
     i->load_ns = clock_now_ns() - begin;
     cpu_backend_options cpu = {.threads = o->threads,
                                .spin_us = o->spin_us,
