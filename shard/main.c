@@ -10,6 +10,7 @@
 #include "base/log.h"
 #include "build_id.h"
 #include "shard/bench/bench_command.h"
+#include "shard/bench/doctor.h"
 #include "shard/plan_command.h"
 #ifdef GEMMAD_WITH_LINK
 #include "shard/link/link.h"
@@ -24,6 +25,7 @@ static const char usage[] =
     "\n"
     "  serve   be one rank of an engine; started by gemmad through its launcher\n"
     "  bench   measure prefill or decode without a daemon; bench --help has its options\n"
+    "  doctor  measure this machine, and say what speed to expect; doctor --help has its options\n"
     "  plan    print the layout and memory of an engine as JSON; reads config.json only\n"
     "\n"
     "  --model PATH          directory with config.json and *.safetensors\n"
@@ -300,6 +302,7 @@ int main(int argc, char **argv) {
         printf("gemmad-shard 0.1.0, build %s\n", GEMMAD_BUILD_ID);
         return 0;
     }
+    if (!strcmp(argv[1], "doctor")) return doctor_command(argc - 1, argv + 1);
     if (!strcmp(argv[1], "bench")) return bench_command(argc - 1, argv + 1, run_launched);
     a.command = argv[1];
     int code = read_arguments(&a, argc - 1, argv + 1);
@@ -317,6 +320,6 @@ int main(int argc, char **argv) {
         return EXIT_USAGE;
     }
 #endif
-    fprintf(stderr, "gemmad-shard: unknown command '%s'; serve, plan or bench\n", a.command);
+    fprintf(stderr, "gemmad-shard: unknown command '%s'; serve, plan, bench or doctor\n", a.command);
     return EXIT_USAGE;
 }

@@ -1,0 +1,42 @@
+/* `gemmad-shard doctor`: what this machine can do (reading memory, multiplying, handing out work, summing over ranks), and
+ * what speed that lets a model have.
+ *
+ * Memory:  borrows argv.
+ * Threads: the engine thread of each rank.
+ * Errors:  as bench_command.h. */
+#ifndef SHARD_BENCH_DOCTOR_H
+#define SHARD_BENCH_DOCTOR_H
+
+#include "shard/model/instance.h"
+
+enum { DOCTOR_STEPS = 16, DOCTOR_TYPES = 4, DOCTOR_SUMS = 2 };
+
+typedef struct doctor_findings {
+    char processor[96], device[40];
+    uint32_t cpus, ranks, threads;
+    uint64_t memory_free_bytes;
+    uint32_t step_count;
+    struct doctor_step {
+        uint32_t threads; /* of each rank */
+        double gb_per_s;  /* of all ranks */
+    } read[DOCTOR_STEPS];
+    double gmac_per_s[DOCTOR_TYPES]; /* of all ranks: f32, bf16, q8, q4 as prefill multiplies them */
+    double hand_out_us;              /* of one operator's work to the threads */
+    double sum_us[DOCTOR_SUMS];      /* all-reduce of 2816 and 5376 floats; 0: one rank */
+} doctor_findings;
+
+/* What a token costs and what speed comes of it. */
+typedef struct doctor_outlook {
+    uint64_t weight_bytes;          /* that the model takes */
+    uint64_t token_bytes;           /* read for one token */
+    double token_gmac;              /* multiplied for one prompt token */
+    double decode_tokens_per_s, prefill_tokens_per_s;
+} doctor_outlook;
+
+/* config's matrices in memory as `type`. */
+void doctor_expect(doctor_outlook *out, const model_config *config, weight_type type, const doctor_findings *found);
+
+/* argv[0] is "doctor". Returns the process's exit code. */
+int doctor_command(int argc, char **argv);
+
+#endif
