@@ -321,9 +321,10 @@ status bench_rank(comm *ranks, void *context) {
     TRY_OR_FAIL(open_instance(&s, threads, spin_us));
     TRY_OR_FAIL(pool_open(&readers, &(pool_options){.threads = threads, .spin_us = spin_us}));
     /* Before and after, since a neighbour on the machine comes and goes: the better one counts. */
-    TRY_OR_FAIL(bandwidth_measure(&before, ranks, readers, s.in.weights->mapping, s.in.weights->bytes));
+    TRY_OR_FAIL(bandwidth_measure(&before, ranks, readers, s.in.weights->mapping, s.in.weights->bytes, NULL));
     TRY_OR_FAIL(measure(&s));
-    TRY_OR_FAIL(bandwidth_measure(&read, ranks, readers, s.in.weights->mapping, s.in.weights->bytes));
+    TRY_OR_FAIL(
+        bandwidth_measure(&read, ranks, readers, s.in.weights->mapping, s.in.weights->bytes, before.kernel));
     if (before.gb_per_s > read.gb_per_s) read = before;
     TRY_OR_FAIL(comm_all_gather(ranks, &s.figures, sizeof s.figures, all));
     if (leads(&s)) st = report(&s, threads, all, &read);

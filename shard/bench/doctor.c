@@ -70,7 +70,7 @@ static status measure_reading(doctor_findings *f, comm *ranks) {
         pool *threads;
         bandwidth read;
         TRY(pool_open(&threads, &(pool_options){.threads = t, .spin_us = 50}));
-        status st = bandwidth_measure(&read, ranks, threads, NULL, 0);
+        status st = bandwidth_measure(&read, ranks, threads, NULL, 0, NULL);
         pool_close(threads);
         TRY(st);
         f->read[f->step_count].threads = t;
@@ -117,15 +117,16 @@ static void meet(void *context, uint32_t item, uint32_t thread) {
 static status measure_hand_out(doctor_findings *f, comm *ranks) {
     pool *threads;
     TRY(pool_open(&threads, &(pool_options){.threads = f->threads, .spin_us = 50}));
-    uint64_t begin = 0;
-    for (uint32_t i = 0; i < HAND_OUTS + HAND_OUTS / 10; i++) {
-        if (i == HAND_OUTS / 10) begin = clock_now_ns();
+    double us[HAND_OUTS];
+    for (uint32_t i = 0; i < HAND_OUTS; i++) {
         atomic_uint left = f->threads;
+        uint64_t begin = clock_now_ns();
         pool_run(threads, f->threads, meet, &left);
+        us[i] = (double)(clock_now_ns() - begin) / 1e3;
     }
-    double us = (double)(clock_now_ns() - begin) / 1e3 / HAND_OUTS;
     pool_close(threads);
-    return slowest(ranks, us, &f->hand_out_us);
+    statistics_sort(us, HAND_OUTS);
+    return slowest(ranks, statistics_median(us, HAND_OUTS), &f->hand_out_us);
 }
 
 static status measure_sums(doctor_findings *f, comm *ranks) {
