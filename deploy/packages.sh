@@ -16,6 +16,7 @@ packages_build=(
     libprotobuf-c-dev protobuf-c-compiler     # messages in C
     protobuf-compiler                         # descriptors for server reflection
     libopenmpi-dev openmpi-bin                # ranks
+    libnuma-dev                               # which CPU belongs to which NUMA node
 )
 packages_test=(
     clang libclang-rt-14-dev                  # fuzz targets

@@ -1,7 +1,6 @@
 /* gemmad-shard: one rank of an engine (serve), or the plan of one (plan). */
 #include <errno.h>
 #include <getopt.h>
-#include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -26,7 +25,8 @@ static const char usage[] =
     "  serve   be one rank of an engine; started by gemmad through its launcher\n"
     "  bench   measure prefill or decode without a daemon; bench --help has its options\n"
     "  doctor  measure this machine, and say what speed to expect; doctor --help has its options\n"
-    "  plan    print the layout and memory of an engine as JSON; reads config.json, or a GGUF file's header, only\n"
+    "  plan    print the layout and memory of an engine as JSON; reads config.json, or a GGUF file's header, "
+    "only\n"
     "\n"
     "  --model PATH          directory with config.json and *.safetensors, or a GGUF file\n"
     "  --ranks N             ranks of the engine; default 1 (serve --comm mpi: as launched)\n"
@@ -40,7 +40,7 @@ static const char usage[] =
     "  --threads N           threads of this rank; default: CPUs this process may use\n"
     "  --context N           tokens a request may have; default: the model's limit, cut to what fits\n"
     "  --memory BYTES        budget of a rank, e.g. 40GiB\n"
-    "  --expert-layout ExW   EP degree and width degree; default ranks x 1\n"
+    "  --expert-layout ExW   EP degree x width degree; default: what decodes fastest\n"
     "  --prefill-chunk N     rows of one prompt in one step; default 512\n"
     "  --engine-grace S      accepted for the launcher's sake; an engine without gemmad ends at once\n"
     "  --version, --help\n"
@@ -206,12 +206,6 @@ static status serve_body(comm *ranks, void *context) {
     return serve_rank(ranks, context);
 }
 
-static uint32_t cpus_here(void) {
-    cpu_set_t set;
-    if (sched_getaffinity(0, sizeof set, &set) != 0) return 1;
-    return (uint32_t)CPU_COUNT(&set);
-}
-
 static status serve_mpi(arguments *a, serve_options *o, int *argc, char ***argv) {
 #ifdef GEMMAD_WITH_MPI
     comm *ranks = NULL;
@@ -251,9 +245,10 @@ static int serve_command(arguments *a, int argc, char **argv) {
                             .context = a->plan.context,
                             .memory_bytes = a->plan.memory_bytes,
                             .chunk_max = a->chunk};
-    uint32_t cpus = cpus_here();
+    uint32_t cpus = placement_cpus();
     if (!i->threads) i->threads = cpus;
     /* Spinning pays only while every rank of the host has a core to itself. */
+    i->pin = true;
     i->spin_us = (uint64_t)i->threads * a->plan.ranks <= cpus ? 50 : 0;
     status st = watchdog_follow_parent();
     if (st != ST_OK) {

@@ -10,14 +10,17 @@
 static status rank_budgets(const plan_command_options *o, const model_config *c, const checkpoint *files,
                            weight_type stored, kv_type kv, budget *all, layout **first) {
     uint32_t context = 0, slabs = 0;
+    uint32_t experts = o->expert_degree, width = o->width_degree;
+    if (experts == 0)
+        layout_choose_experts(c, o->ranks, o->ranks, weights_group(o->weights, stored), &experts, &width);
     for (uint32_t r = 0; r < o->ranks; r++) {
         layout *l = NULL;
         TRY(layout_open(&l, c,
                         &(layout_options){.ranks = o->ranks,
                                           .rank = r,
                                           .group = weights_group(o->weights, stored),
-                                          .expert_degree = o->expert_degree,
-                                          .width_degree = o->width_degree}));
+                                          .expert_degree = experts,
+                                          .width_degree = width}));
         status st = budget_make(&all[r], c, l,
                                 &(budget_options){.choice = o->weights,
                                                   .files = files,

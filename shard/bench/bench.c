@@ -249,6 +249,7 @@ static status open_instance(session *s, uint32_t threads, uint32_t spin_us) {
                           .kv = !strcmp(o->kv, "f32") ? KV_F32 : KV_BF16,
                           .threads = threads,
                           .spin_us = spin_us,
+                          .pin = true,
                           .context = tokens_of_sequence(o),
                           .slots = o->batch,
                           .chunk_max = o->chunk,

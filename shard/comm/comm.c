@@ -33,6 +33,12 @@ status comm_wait(comm *c, int timeout_ms) {
     return st;
 }
 
+void comm_while_waiting(comm *c, const void *next, size_t bytes) {
+    if (!c->window) return;
+    c->window->next = next;
+    c->window->next_end = (const char *)next + bytes;
+}
+
 void comm_abort(comm *c) {
     if (!c->window) {
         atomic_store(&c->self_aborted, true);

@@ -57,6 +57,8 @@ STATUS_CHECKED status comm_wait(comm *c, int timeout_ms);
 
 /* Every rank's next or current call returns ST_PEER. Safe from any thread and, for shared memory, from a rank that is
  * about to die. */
+/* What this rank reads next: while the next exchange waits for others, memory is asked for it, from the front. A hint. */
+void comm_while_waiting(comm *c, const void *next, size_t bytes);
 void comm_abort(comm *c);
 void comm_close(comm *c);  /* NULL is fine; does not wait for others */
 

@@ -115,7 +115,10 @@ static status wait_until(window *w, window_counter *c, uint32_t target, uint64_t
     for (int turns = 0; !over && clock_now_ns() < spin_end; turns++) {
         for (int i = 0; i < 32 && !over; i++) {
             over = wait_over(w, c, target, &st);
-            if (!over) cpu_relax();
+            if (over) break;
+            for (int line = 0; line < 4 && w->next < w->next_end; line++, w->next += 64)
+                __builtin_prefetch(w->next, 0, 2);
+            cpu_relax();
         }
         if (!over && turns >= 4) sched_yield();
     }

@@ -45,6 +45,7 @@ typedef struct window {
     uint64_t spin_ns;
     uint64_t wait_ns; /* time spent in waits that were not already over */
     uint32_t round;
+    const char *next, *next_end; /* what to ask memory for while a wait spins */
     /* Called about every WINDOW_SLICE_MS while asleep; it may call window_abort. NULL: nothing to look
      * after. */
     void (*look_after)(void *context);

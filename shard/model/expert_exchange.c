@@ -110,7 +110,7 @@ status expert_sums(runner *r, uint32_t layer, uint32_t n) {
     const layer_weights *w = &r->o.weights->layer[layer];
     size_t sum = (size_t)n * c->hidden;
     if (r->o.split->ranks > 1 && prefers_all_to_all(r, n)) return by_all_to_all(r, w, n);
-    TRY(sum_over_ranks(r, r->partial, 2 * sum));
+    TRY(sum_over_ranks(r, r->partial, 2 * sum, after_layer(r, layer)));
     /* f = rms(dense) + rms(experts); normed apart, so neither can be folded into the other's sum. */
     r->ops->norm(r->b, r->partial, r->partial, w->post_mlp_norm_1, c->norm_eps, n, c->hidden);
     r->ops->add_norm(r->b, r->partial, r->partial + sum, w->post_mlp_norm_2, c->norm_eps, 1.0f, n, c->hidden);

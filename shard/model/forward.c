@@ -12,8 +12,13 @@ void runner_look(const runner *r, const char *name, uint32_t layer, const float 
 }
 
 /* Partial sums of all ranks, added in rank order. */
-status sum_over_ranks(runner *r, float *x, size_t count) {
+status sum_over_ranks(runner *r, float *x, size_t count, const weight *next) {
+    enum { NEXT_BYTES = 256 << 10 }; /* an exchange is over before more has come */
     r->ops->finish(r->b);
+    if (next && next->data) {
+        uint64_t bytes = weight_rows_bytes(next->type, next->rows, next->cols);
+        comm_while_waiting(r->o.ranks, next->data, bytes < NEXT_BYTES ? bytes : NEXT_BYTES);
+    }
     return comm_all_reduce(r->o.ranks, x, count);
 }
 
@@ -73,10 +78,15 @@ static status attention(runner *r, uint32_t layer) {
     r->ops->attention(r->b, a, spans, r->live.span_count, r->q, r->heads);
     runner_look(r, "heads", layer, r->heads, NULL, n, q_width);
     multiply(r, r->partial, c->hidden, r->heads, q_width, &w->o);
-    TRY(sum_over_ranks(r, r->partial, (size_t)n * c->hidden));
+    TRY(sum_over_ranks(r, r->partial, (size_t)n * c->hidden, &w->gate));
     runner_look(r, "attn", layer, r->partial, NULL, n, c->hidden);
     r->ops->add_norm(r->b, r->h, r->partial, w->post_attention_norm, c->norm_eps, 1.0f, n, c->hidden);
     return ST_OK;
+}
+
+const weight *after_layer(const runner *r, uint32_t layer) {
+    const model_weights *w = r->o.weights;
+    return layer + 1 < r->config->layers ? &w->layer[layer + 1].q : &w->embed;
 }
 
 /* The dense MLP's partial sums into r->partial[0 …], and with experts their sums behind it: both travel in
@@ -91,7 +101,7 @@ static status feed_forward(runner *r, uint32_t layer) {
     r->ops->linear(r->b, inputs, 2, r->x, c->hidden, n);
     r->ops->gelu_multiply(r->b, r->gate, width, r->up, width, n, width);
     multiply(r, r->partial, c->hidden, r->gate, width, &w->down);
-    if (c->experts == 0) return sum_over_ranks(r, r->partial, sum);
+    if (c->experts == 0) return sum_over_ranks(r, r->partial, sum, after_layer(r, layer));
     const moe_layer *m = &r->moe[layer];
     float *experts = r->partial + sum;
     r->ops->route(r->b, m, r->h, n, r->expert_ids, r->expert_weights);

@@ -65,7 +65,24 @@ static bool is_random(const instance_options *o) {
     return there;
 }
 
-static status prepare(instance *i, const instance_options *o, kv_type kv, rank_card *card) {
+/* What every host has a multiple of: ranks that may share an expert's width without leaving their host. */
+static status common_ranks_of_host(comm *ranks, uint32_t *out) {
+    uint32_t n = comm_size(ranks), mine = comm_where(ranks).local_ranks;
+    uint32_t *all = memory_alloc_array(n, sizeof *all);
+    status st = comm_all_gather(ranks, &mine, sizeof mine, all);
+    *out = all[0];
+    for (uint32_t r = 1; r < n; r++)
+        for (uint32_t b = all[r]; b;) {
+            uint32_t rest = *out % b;
+            *out = b;
+            b = rest;
+        }
+    free(all);
+    return st;
+}
+
+static status prepare(instance *i, const instance_options *o, kv_type kv, uint32_t ranks_of_host,
+                      rank_card *card) {
     uint8_t digest[32];
     comm_node node = comm_where(o->ranks);
     if (o->random_config)
@@ -73,12 +90,15 @@ static status prepare(instance *i, const instance_options *o, kv_type kv, rank_c
     else TRY(model_config_open(&i->config, o->model_path, o->config_name));
     if (is_random(o)) TRY(weights_random_checkpoint(&i->files, i->config));
     else TRY(checkpoint_open(&i->files, o->model_path));
-    TRY(layout_open(&i->split, i->config,
-                    &(layout_options){.ranks = comm_size(o->ranks),
-                                      .rank = comm_rank(o->ranks),
-                                      .group = weights_group(o->weights, weights_stored_type(i->files)),
-                                      .expert_degree = o->expert_degree,
-                                      .width_degree = o->width_degree}));
+    layout_options split = {.ranks = comm_size(o->ranks),
+                            .rank = comm_rank(o->ranks),
+                            .group = weights_group(o->weights, weights_stored_type(i->files)),
+                            .expert_degree = o->expert_degree,
+                            .width_degree = o->width_degree};
+    if (split.expert_degree == 0)
+        layout_choose_experts(i->config, split.ranks, ranks_of_host, split.group, &split.expert_degree,
+                              &split.width_degree);
+    TRY(layout_open(&i->split, i->config, &split));
     layout_describe(i->config, i->split, i->layout_text, sizeof i->layout_text);
     if (o->weights == WEIGHTS_BF16 && weights_stored_type(i->files) != WEIGHT_BF16)
         return fail(ST_UNSUPPORTED, "--weights bf16: the checkpoint's matrices are not stored as bf16");
@@ -113,7 +133,7 @@ static status load(instance *i, const instance_options *o, kv_type kv) {
     i->load_ns = clock_now_ns() - begin;
     cpu_backend_options cpu = {.threads = o->threads,
                                .spin_us = o->spin_us,
-                               .pin = o->pin,
+                               .pin = i->place.bound && i->place.cpus == o->threads,
                                .rows_max = i->plan.rows_max,
                                .active_max = c->experts_active,
                                .hidden = c->hidden,
@@ -151,7 +171,12 @@ status instance_open(instance *out, const instance_options *o) {
     snprintf(card.build, sizeof card.build, "%s", GEMMAD_BUILD_ID);
     const char *pretended = getenv("GEMMAD_TEST_BUILD_ID"); /* lets a test make two builds of one */
     if (pretended) snprintf(card.build, sizeof card.build, "%s", pretended);
-    status st = agree(o->ranks, &card, prepare(&i, o, kv, &card), &i);
+    comm_node node = comm_where(o->ranks);
+    if (o->pin && placement_bind(&i.place, node.local_rank, node.local_ranks, o->threads) != ST_OK)
+        log_warn("%s; going on where the system puts us", status_text());
+    uint32_t ranks_of_host;
+    TRY(common_ranks_of_host(o->ranks, &ranks_of_host));
+    status st = agree(o->ranks, &card, prepare(&i, o, kv, ranks_of_host, &card), &i);
     if (st != ST_OK) goto fail;
     /* A second round: a rank whose weights do not load must not leave the others waiting in the first step.
      */

@@ -7,6 +7,7 @@
 #ifndef SHARD_MODEL_INSTANCE_H
 #define SHARD_MODEL_INSTANCE_H
 
+#include "shard/kernels/cpu/placement.h"
 #include "shard/model/budget.h"
 
 typedef struct instance_options {
@@ -19,7 +20,7 @@ typedef struct instance_options {
     bool kv_given;                /* else f32 with WEIGHTS_F32, bf16 otherwise */
     kv_type kv;
     uint32_t threads, spin_us;
-    bool pin;
+    bool pin;                     /* binds this rank to CPUs of its own, and each thread to one if they are as many */
     uint32_t expert_degree, width_degree;
     uint32_t context, slots, rows_max, chunk_max;
     uint64_t memory_bytes;
@@ -35,6 +36,7 @@ typedef struct instance {
     model_weights *weights;
     backend *device;
     runner *run;
+    placement place;
     budget plan;                  /* slabs and context are the agreed ones */
     char checkpoint_hash[65], layout_text[64];
     uint64_t load_ns;

@@ -42,6 +42,11 @@ typedef struct layout {
 STATUS_CHECKED status layout_open(layout **out, const model_config *config, const layout_options *options);
 void layout_close(layout *l);
 
+/* The expert layout of the shortest decode step; ranks_of_host ranks, which may share an expert's width, are on each host.
+ * ranks x 1 for a model without experts. */
+void layout_choose_experts(const model_config *config, uint32_t ranks, uint32_t ranks_of_host, uint32_t group,
+                           uint32_t *expert_degree, uint32_t *width_degree);
+
 range layout_share(uint32_t total, uint32_t group, uint32_t parts, uint32_t part);
 /* The rank whose vocabulary share holds the token. */
 uint32_t layout_vocab_owner(const model_config *config, const layout *l, uint32_t token);

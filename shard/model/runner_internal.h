@@ -53,7 +53,10 @@ void rows_keep_wanted(runner *r);
 status forward(runner *r);
 /* From r->partial = this rank's sums [dense | experts] of n rows to r->partial = rms(dense) + rms(experts). */
 status expert_sums(runner *r, uint32_t layer, uint32_t n);
-status sum_over_ranks(runner *r, float *x, size_t count);
+/* next: what is multiplied after it, NULL: not known. */
+status sum_over_ranks(runner *r, float *x, size_t count, const weight *next);
+/* The first matrix after a layer. */
+const weight *after_layer(const runner *r, uint32_t layer);
 void runner_look(const runner *r, const char *name, uint32_t layer, const float *data, const uint32_t *ids,
                  uint32_t rows, uint32_t cols);
 

@@ -69,8 +69,6 @@ TEST(refuses_what_is_not_built) {
                                         "--launcher external",
                                         "--device cuda",
                                         "--replicas 2",
-                                        "--weights q8",
-                                        "--weights q4",
                                         "--weights fp8",
                                         "--kv q8"};
     for (size_t i = 0; i < sizeof lines / sizeof *lines; i++) {

@@ -17,7 +17,7 @@ typedef struct setting {
 
 typedef struct company {
     const char *model;
-    bool as_f32;
+    weights_choice weights;
     uint32_t ranks;
     uint32_t tokens[REQUESTS][512], count[REQUESTS];
     driver_request reference[REQUESTS];
@@ -60,6 +60,8 @@ static driver_request request_of(company *c, uint32_t i) {
                             .params = params_of(i)};
 }
 
+static const char *const weight_words[WEIGHTS_CHOICES] = {"as stored", "f32", "bf16", "q8", "q4"};
+
 static void compare(const company *c, uint32_t i, const driver_request *got, uint32_t skipped) {
     const driver_request *want = &c->reference[i];
     uint32_t n = want->out_count - skipped;
@@ -68,7 +70,7 @@ static void compare(const company *c, uint32_t i, const driver_request *got, uin
     if (same && want->prompt_logprob && !skipped)
         same = got->prompt_logprob_count == want->prompt_logprob_count &&
                !memcmp(got->prompt_logprob + 1, want->prompt_logprob + 1, (c->count[i] - 1) * sizeof(float));
-    CHECK_THAT(same, "%s %s at %u ranks, %s: request %u differs", c->model, c->as_f32 ? "f32" : "as stored",
+    CHECK_THAT(same, "%s %s at %u ranks, %s: request %u differs", c->model, weight_words[c->weights],
                c->ranks, c->now->what, i);
 }
 
@@ -78,7 +80,7 @@ static status run_setting(company *c, comm *ranks, instance *in) {
     for (uint32_t i = 0; i < REQUESTS; i++) {
         r[i] = request_of(c, i);
         if (s->together) r[i].submit_at_step = i * 2; /* prompts meet streams that are already running */
-        if (s->resumed && comm_rank(ranks) == 0) { /* the other ranks hand nothing in */
+        if (s->resumed && comm_rank(ranks) == 0) {    /* the other ranks hand nothing in */
             uint32_t half = NEW_TOKENS / 2;
             memcpy(c->tokens[i] + c->count[i], c->reference[i].out, half * sizeof **c->tokens);
             r[i].token_count += half;
@@ -105,7 +107,7 @@ static status body(comm *ranks, void *context) {
     snprintf(path, sizeof path, "%s/%s", TEST_DATA, c->model);
     TRY(instance_open(&in, &(instance_options){.model_path = path,
                                                .ranks = ranks,
-                                               .weights = c->as_f32 ? WEIGHTS_F32 : WEIGHTS_AUTO,
+                                               .weights = c->weights,
                                                .threads = c->now->threads,
                                                .context = 512,
                                                .slots = 8,
@@ -130,19 +132,21 @@ static const setting settings[] = {
     {"chunks of 64, avx2", "avx2", 64, 64, 3, true, false, EXCHANGE_AUTO},
     {"resumed, avx2", "avx2", 512, 512, 1, false, true, EXCHANGE_AUTO},
     {"resumed together in chunks of 7, avx2", "avx2", 7, 24, 1, true, true, EXCHANGE_AUTO},
+    {"together, avxvnni", "avxvnni", 64, 96, 2, true, false, EXCHANGE_AUTO},
+    {"together, avx512", "avx512", 64, 96, 2, true, false, EXCHANGE_AUTO},
     {"together, best", "amx", 512, 512, 2, true, false, EXCHANGE_AUTO},
     {"chunks of 7, best", "amx", 7, 16, 1, true, false, EXCHANGE_AUTO},
     {"expert sums by all-to-all", "amx", 64, 96, 1, true, false, EXCHANGE_ALL_TO_ALL},
     {"expert sums by all-reduce", "amx", 64, 96, 1, true, false, EXCHANGE_REPLICATED},
 };
 
-static void check(const char *model, const char *expected, bool as_f32, uint32_t heads) {
+static void check(const char *model, const char *expected, weights_choice weights, uint32_t heads) {
     static company c;
     for (uint32_t ranks = 1; ranks <= 4; ranks++) {
         if (heads % ranks || (TEST_SANITIZED && ranks > 2)) continue;
         memset(&c, 0, sizeof c);
         c.model = model;
-        c.as_f32 = as_f32;
+        c.weights = weights;
         c.ranks = ranks;
         prompts(&c, expected);
         const comm_fork_options options = {.ranks = ranks, .threads = TEST_RANKS_AS_THREADS};
@@ -159,19 +163,31 @@ static void check(const char *model, const char *expected, bool as_f32, uint32_t
 }
 
 #define GOLDEN(name) TEST_DATA "/golden/" name "/expected.safetensors"
-TEST(dense_f32) { check("golden/dense", GOLDEN("dense"), true, 8); }
-TEST(dense_as_stored) { check("golden/dense", GOLDEN("dense"), false, 8); }
-TEST(realheads_as_stored) { check("golden/dense-realheads", GOLDEN("dense-realheads"), false, 4); }
-TEST(moe_f32) { check("golden/moe", GOLDEN("moe"), true, 8); }
-TEST(moe_as_stored) { check("golden/moe", GOLDEN("moe"), false, 8); }
-TEST(e2b_as_stored) { check("golden/e2b", GOLDEN("e2b"), false, 8); }
-TEST(e4b_f32) { check("golden/e4b", GOLDEN("e4b"), true, 4); }
+TEST(dense_f32) { check("golden/dense", GOLDEN("dense"), WEIGHTS_F32, 8); }
+TEST(dense_as_stored) { check("golden/dense", GOLDEN("dense"), WEIGHTS_AUTO, 8); }
+TEST(realheads_as_stored) { check("golden/dense-realheads", GOLDEN("dense-realheads"), WEIGHTS_AUTO, 4); }
+TEST(moe_f32) { check("golden/moe", GOLDEN("moe"), WEIGHTS_F32, 8); }
+TEST(moe_as_stored) { check("golden/moe", GOLDEN("moe"), WEIGHTS_AUTO, 8); }
+TEST(e2b_as_stored) { check("golden/e2b", GOLDEN("e2b"), WEIGHTS_AUTO, 8); }
+TEST(e4b_f32) { check("golden/e4b", GOLDEN("e4b"), WEIGHTS_F32, 4); }
+TEST(dense_q8) { check("golden/dense", GOLDEN("dense"), WEIGHTS_Q8, 8); }
+TEST(dense_q4) { check("golden/dense", GOLDEN("dense"), WEIGHTS_Q4, 8); }
+TEST(moe_q8) { check("golden/moe", GOLDEN("moe"), WEIGHTS_Q8, 8); }
+TEST(moe_q4) { check("golden/moe", GOLDEN("moe"), WEIGHTS_Q4, 8); }
+TEST(e2b_q4) { check("golden/e2b", GOLDEN("e2b"), WEIGHTS_Q4, 8); }
+TEST(e4b_q8) { check("golden/e4b", GOLDEN("e4b"), WEIGHTS_Q8, 4); }
 
 int main(void) {
+    RUN(dense_q8);
+    RUN(moe_q4);
     RUN(dense_as_stored);
     RUN(moe_as_stored);
     RUN(e2b_as_stored);
     if (TEST_SANITIZED) return test_result();
+    RUN(dense_q4);
+    RUN(moe_q8);
+    RUN(e2b_q4);
+    RUN(e4b_q8);
     RUN(dense_f32);
     RUN(realheads_as_stored);
     RUN(moe_f32);

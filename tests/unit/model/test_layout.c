@@ -167,7 +167,30 @@ TEST(equal_layouts_have_equal_names) {
     model_config_close(moe);
 }
 
+static void check_choice(const model_config *c, uint32_t ranks, uint32_t of_host, uint32_t group, uint32_t e,
+                         uint32_t w) {
+    uint32_t expert_degree = 0, width_degree = 0;
+    layout_choose_experts(c, ranks, of_host, group, &expert_degree, &width_degree);
+    CHECK_THAT(expert_degree == e && width_degree == w, "%u ranks, %u a host, group %u: %ux%u, not %ux%u",
+               ranks, of_host, group, expert_degree, width_degree, e, w);
+}
+
+TEST(experts_are_split_for_the_shortest_step) {
+    model_config *c = made(16, 8, 262144, 2112, 128, 704), *dense = made(8, 4, 320, 96, 0, 0);
+    c->experts_active = 8;
+    check_choice(c, 1, 1, 32, 1, 1);
+    check_choice(c, 2, 2, 32, 1, 2); /* 8 halves of experts against 5.1 whole ones */
+    check_choice(c, 2, 1, 32, 2, 1); /* two hosts: whole experts */
+    check_choice(c, 4, 2, 32, 2, 2);
+    check_choice(c, 16, 16, 32, 2, 8);
+    check_choice(c, 3, 3, 32, 1, 3); /* 128 experts do not divide by 3, and need not */
+    check_choice(dense, 4, 4, 32, 4, 1);
+    model_config_close(c);
+    model_config_close(dense);
+}
+
 int main(void) {
+    RUN(experts_are_split_for_the_shortest_step);
     RUN(shares_cover_everything_once);
     RUN(each_token_has_one_owner);
     RUN(every_rank_holds_the_kv_heads_its_queries_read);
