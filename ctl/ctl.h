@@ -24,7 +24,8 @@ typedef struct command {
     status (*run)(ctl *c, const void *values, const arg_words *words);
 } command;
 
-extern const command command_ask, command_generate, command_tokenize, command_detokenize, command_status, command_models, command_bench, command_eval;
+extern const command command_ask, command_generate, command_tokenize, command_detokenize, command_status, command_models,
+    command_bench, command_eval;
 
 /* As fail(ST_INVALID, …); the process then ends 2. */
 STATUS_CHECKED status ctl_usage(ctl *c, const char *format, ...) __attribute__((format(printf, 2, 3)));

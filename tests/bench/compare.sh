@@ -110,6 +110,7 @@ else:
     text = lambda x, unit="": f"{x:.2f}{unit}" if x is not None else "-"
     print(f"{'tokens/s':<24}{'ours':>10}{'other':>10}{'ratio':>9}{'to decode':>11}")
     for name, r in result.items():
-        print(f"{name:<24}{text(r['tokens_per_s']):>10}{text(r['other_tokens_per_s']):>10}{text(r['ratio'], 'x'):>9}{text(r['to_decode'], 'x'):>11}")
+        print(f"{name:<24}{text(r['tokens_per_s']):>10}{text(r['other_tokens_per_s']):>10}"
+              f"{text(r['ratio'], 'x'):>9}{text(r['to_decode'], 'x'):>11}")
     print(f"decode reads weights at {100 * share:.0f} % of {median('ours.*', 'read_bandwidth_gb_per_s'):.1f} GB/s")
 EOF
