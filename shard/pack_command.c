@@ -1,5 +1,6 @@
 #include "shard/pack_command.h"
 
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <sched.h>
@@ -11,6 +12,7 @@
 
 #include "base/clock.h"
 #include "base/file.h"
+#include "base/gguf.h"
 #include "base/log.h"
 #include "base/memory.h"
 #include "base/options.h"
@@ -30,7 +32,7 @@ typedef struct pack_options {
 static const option rows[] = {
     {"model", OPTION_TEXT, 0, AT(model), "PATH", NULL, NULL, 0, 0, NULL, NULL, "the checkpoint to pack"},
     {"out", OPTION_TEXT, 0, AT(out), "DIR", NULL, NULL, 0, 0, NULL, NULL,
-     "where to; made if need be, and must not hold a packed model"},
+     "where to: a new or empty directory"},
     {"ranks", OPTION_U32, 0, AT(ranks), "N", NULL, "1", 1, LIMIT_RANKS, NULL, NULL,
      "ranks of the engine that serves it"},
     {"weights", OPTION_WORD, 0, AT(weights), "TYPE", NULL, "auto", 0, 0, "auto f32 bf16 q8 q4", NULL,
@@ -79,11 +81,67 @@ static status copy_file(const char *from, const char *to, const char *name) {
     return st;
 }
 
+static status write_piece(int fd, const char *path, const gguf *g, uint64_t offset, uint64_t bytes) {
+    return pwrite(fd, g->bytes + offset, bytes, (off_t)offset) == (ssize_t)bytes
+               ? ST_OK
+               : fail_errno(ST_IO, "%s", path);
+}
+
+/* The GGUF file without the data of its tensors, which is a hole, but for the one that tells the rotation: config and tokenizer
+ * are read from it as from the whole file, and its header and size give the same hash. */
+static status copy_metadata(const char *from, const char *to) {
+    gguf *g = NULL;
+    TRY(gguf_open(&g, from));
+    char *path = file_join(to, GGUF_METADATA_NAME);
+    const gguf_tensor *rotation = gguf_find_tensor(g, "rope_freqs.weight");
+    int fd = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
+    status st = fd < 0 ? fail_errno(ST_IO, "%s", path) : write_piece(fd, path, g, 0, g->header_bytes);
+    if (st == ST_OK && rotation) st = write_piece(fd, path, g, rotation->offset, rotation->bytes);
+    if (st == ST_OK && (ftruncate(fd, (off_t)g->file_bytes) != 0 || fsync(fd) != 0))
+        st = fail_errno(ST_IO, "%s", path);
+    if (fd >= 0) close(fd);
+    free(path);
+    gguf_close(g);
+    return st;
+}
+
+static status copy_texts(const char *from, const char *to) {
+    if (gguf_is_path(from)) return copy_metadata(from, to);
+    for (size_t i = 0; i < sizeof copied / sizeof *copied; i++) TRY(copy_file(from, to, copied[i]));
+    return ST_OK;
+}
+
+static bool ends_with(const char *text, const char *end) {
+    size_t n = strlen(text), m = strlen(end);
+    return n >= m && !strcmp(text + n - m, end);
+}
+
+/* Leftovers of an interrupted pack go; what else is there may be somebody's. */
+static status clear_entry(const char *directory, const char *name) {
+    if (!strcmp(name, ".") || !strcmp(name, "..")) return ST_OK;
+    for (size_t i = 0; i < sizeof copied / sizeof *copied; i++)
+        if (!strcmp(name, copied[i])) return ST_OK; /* written over */
+    bool leftover = ends_with(name, ".pack") || ends_with(name, ".pack.new") ||
+                    !strcmp(name, GGUF_METADATA_NAME) || !strcmp(name, PACK_MANIFEST_NAME ".new");
+    if (!leftover)
+        return fail(ST_EXISTS, "%s holds %s: give --out a new or empty directory", directory, name);
+    char *path = file_join(directory, name);
+    status st = unlink(path) == 0 ? ST_OK : fail_errno(ST_IO, "%s", path);
+    free(path);
+    return st;
+}
+
 static status make_directory(const char *path) {
-    if (mkdir(path, 0755) != 0 && errno != EEXIST) return fail_errno(ST_IO, "%s", path);
+    if (mkdir(path, 0755) == 0) return ST_OK;
+    if (errno != EEXIST) return fail_errno(ST_IO, "%s", path);
     if (pack_manifest_exists(path))
         return fail(ST_EXISTS, "%s holds a packed model: remove it or give --out another directory", path);
-    return ST_OK;
+    DIR *d = opendir(path);
+    if (!d) return fail_errno(ST_IO, "%s", path);
+    status st = ST_OK;
+    for (struct dirent *e; st == ST_OK && (e = readdir(d));) st = clear_entry(path, e->d_name);
+    closedir(d);
+    return st;
 }
 
 /* The tables go with rank 0's weights, which have them as every other's do. */
@@ -174,7 +232,7 @@ static status pack_all(packing *p) {
     layout_close(l);
     TRY(make_directory(o->out));
     for (uint32_t r = 0; r < o->ranks; r++) TRY(pack_rank(p, r));
-    for (size_t i = 0; i < sizeof copied / sizeof *copied; i++) TRY(copy_file(o->model, o->out, copied[i]));
+    TRY(copy_texts(o->model, o->out));
     return pack_manifest_write(p->manifest, o->out);
 }
 
