@@ -8,6 +8,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "base/file.h"
 #include "base/memory.h"
 #include "base/sha256.h"
 
@@ -308,6 +309,13 @@ status gguf_parse(gguf **out, const uint8_t *bytes, uint64_t n, const char *name
 bool gguf_is_path(const char *path) {
     struct stat info;
     return stat(path, &info) == 0 && S_ISREG(info.st_mode);
+}
+
+char *gguf_metadata_path(const char *directory) {
+    char *path = file_join(directory, GGUF_METADATA_NAME);
+    if (gguf_is_path(path)) return path;
+    free(path);
+    return NULL;
 }
 
 status gguf_open(gguf **out, const char *path) {

@@ -72,8 +72,13 @@ typedef struct gguf {
     bool mapped;
 } gguf;
 
+/* In a packed directory: the GGUF file that it was made of, with a hole where most tensors had their data. */
+#define GGUF_METADATA_NAME "metadata.gguf"
+
 /* Whether a model's path leads to a file, which can only be a GGUF file, and not to a directory. */
 bool gguf_is_path(const char *path);
+/* directory/metadata.gguf where there is one, the caller's to free(); else NULL. */
+char *gguf_metadata_path(const char *directory);
 STATUS_CHECKED status gguf_open(gguf **out, const char *path);
 /* From the bytes of a whole file: what the fuzz target calls. name is for messages. */
 STATUS_CHECKED status gguf_parse(gguf **out, const uint8_t *bytes, uint64_t n, const char *name);

@@ -18,7 +18,7 @@ static const command *const commands[] = {
 enum { COMMANDS = sizeof commands / sizeof *commands };
 
 /* Named in the contract and not built yet. */
-static const char *const planned[] = {"chat", "batch", "top", "pack", "key", "slurm", "drain"};
+static const char *const planned[] = {"chat", "batch", "top", "key", "slurm", "drain"};
 
 static const arg_option common_option[] = {
     {"server", ARG_TEXT, "ADDR", offsetof(ctl, server), 0, 0,
@@ -44,6 +44,8 @@ static void print_help(const command *about) {
             printf("  %-28s %s\n", left, commands[i]->summary);
         }
         printf("  %-28s %s\n", "doctor", "measure this machine, and say what speed to expect of a model");
+        printf("  %-28s %s\n", "pack",
+               "write a model's weights so that a start maps them in place of reading them");
         printf("\n`gemmactl COMMAND --help` lists a command's options. Options of every command:\n");
     }
     args_print_help(stdout, common_option, COMMON_OPTIONS);

@@ -10,6 +10,7 @@
 #include "build_id.h"
 #include "shard/bench/bench_command.h"
 #include "shard/bench/doctor.h"
+#include "shard/pack_command.h"
 #include "shard/plan_command.h"
 #ifdef GEMMAD_WITH_LINK
 #include "shard/link/link.h"
@@ -27,8 +28,9 @@ static const char usage[] =
     "  doctor  measure this machine, and say what speed to expect; doctor --help has its options\n"
     "  plan    print the layout and memory of an engine as JSON; reads config.json, or a GGUF file's header, "
     "only\n"
+    "  pack    write a model's weights so that a start maps them; pack --help has its options\n"
     "\n"
-    "  --model PATH          directory with config.json and *.safetensors, or a GGUF file\n"
+    "  --model PATH          directory with config.json and *.safetensors, a packed one, or a GGUF file\n"
     "  --ranks N             ranks of the engine; default 1 (serve --comm mpi: as launched)\n"
     "  --comm self|fork|mpi  how ranks exchange (serve); default self\n"
     "  --link ADDRESS        where gemmad listens: unix:/path or host:port (serve)\n"
@@ -299,6 +301,7 @@ int main(int argc, char **argv) {
     }
     if (!strcmp(argv[1], "doctor")) return doctor_command(argc - 1, argv + 1);
     if (!strcmp(argv[1], "bench")) return bench_command(argc - 1, argv + 1, run_launched);
+    if (!strcmp(argv[1], "pack")) return pack_command(argc - 1, argv + 1);
     a.command = argv[1];
     int code = read_arguments(&a, argc - 1, argv + 1);
     if (code) return code;
@@ -315,6 +318,6 @@ int main(int argc, char **argv) {
         return EXIT_USAGE;
     }
 #endif
-    fprintf(stderr, "gemmad-shard: unknown command '%s'; serve, plan, bench or doctor\n", a.command);
+    fprintf(stderr, "gemmad-shard: unknown command '%s'; serve, plan, pack, bench or doctor\n", a.command);
     return EXIT_USAGE;
 }

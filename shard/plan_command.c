@@ -6,29 +6,64 @@
 
 #include "base/gguf.h"
 
+/* What of the options and the model's files the budgets follow from. */
+typedef struct planned {
+    model_config *config;
+    model_pack *pack;  /* NULL: a checkpoint */
+    checkpoint *files; /* of a GGUF file; NULL: config.json says the type, the files need not be there */
+    weights_choice choice;
+    weight_type stored;
+    kv_type kv;
+    layout_options split; /* without the rank */
+} planned;
+
+static status prepare(const plan_command_options *o, planned *p) {
+    TRY(model_config_open(&p->config, o->model_path, NULL));
+    TRY(model_pack_open(&p->pack, o->model_path, p->config));
+    if (p->pack) {
+        TRY(model_pack_fit(p->pack, o->model_path, p->config, o->ranks, o->expert_degree, o->width_degree,
+                           o->weights, &p->split));
+        p->choice = p->pack->choice;
+        p->stored = p->pack->stored;
+    } else {
+        p->choice = o->weights;
+        if (gguf_is_path(o->model_path)) TRY(checkpoint_open(&p->files, o->model_path));
+        p->stored = p->files                 ? weights_stored_type(p->files)
+                    : p->config->stored_bf16 ? WEIGHT_BF16
+                                             : WEIGHT_F32;
+        p->split = (layout_options){.ranks = o->ranks,
+                                    .group = weights_group(p->choice, p->stored),
+                                    .expert_degree = o->expert_degree,
+                                    .width_degree = o->width_degree};
+        if (o->expert_degree == 0)
+            layout_choose_experts(p->config, o->ranks, o->ranks, p->split.group, &p->split.expert_degree,
+                                  &p->split.width_degree);
+    }
+    p->kv = o->kv_given ? o->kv : p->choice == WEIGHTS_F32 ? KV_F32 : KV_BF16;
+    if (p->choice == WEIGHTS_BF16 && p->stored != WEIGHT_BF16)
+        return fail(ST_UNSUPPORTED, "--weights bf16: the checkpoint's matrices are not stored as bf16");
+    return ST_OK;
+}
+
 /* Budgets of every rank, each cut to what the poorest can hold, as the ranks themselves would agree. */
-static status rank_budgets(const plan_command_options *o, const model_config *c, const checkpoint *files,
-                           weight_type stored, kv_type kv, budget *all, layout **first) {
+static status rank_budgets(const plan_command_options *o, const planned *p, budget *all, layout **first) {
     uint32_t context = 0, slabs = 0;
-    uint32_t experts = o->expert_degree, width = o->width_degree;
-    if (experts == 0)
-        layout_choose_experts(c, o->ranks, o->ranks, weights_group(o->weights, stored), &experts, &width);
+    const model_config *c = p->config;
+    layout_options split = p->split;
     for (uint32_t r = 0; r < o->ranks; r++) {
         layout *l = NULL;
-        TRY(layout_open(&l, c,
-                        &(layout_options){.ranks = o->ranks,
-                                          .rank = r,
-                                          .group = weights_group(o->weights, stored),
-                                          .expert_degree = experts,
-                                          .width_degree = width}));
-        status st = budget_make(&all[r], c, l,
-                                &(budget_options){.choice = o->weights,
-                                                  .files = files,
-                                                  .stored = stored,
-                                                  .kv = kv,
-                                                  .context = o->context,
-                                                  .memory_bytes = o->memory_bytes,
-                                                  .free_bytes = budget_free_memory() / o->ranks});
+        split.rank = r;
+        TRY(layout_open(&l, c, &split));
+        status st =
+            budget_make(&all[r], c, l,
+                        &(budget_options){.choice = p->choice,
+                                          .files = p->files,
+                                          .stored = p->stored,
+                                          .weight_bytes = p->pack ? p->pack->manifest.rank[r].bytes : 0,
+                                          .kv = p->kv,
+                                          .context = o->context,
+                                          .memory_bytes = o->memory_bytes,
+                                          .free_bytes = budget_free_memory() / o->ranks});
         if (r == 0) *first = l;
         else layout_close(l);
         TRY(st);
@@ -85,32 +120,22 @@ static json_t *describe(const plan_command_options *o, const model_config *c, co
 }
 
 status plan_command(const plan_command_options *o) {
-    model_config *c = NULL;
+    planned p = {0};
     layout *l = NULL;
     budget *all = calloc(o->ranks, sizeof *all);
     status st = all ? ST_OK : fail(ST_NO_MEMORY, "budgets of %u ranks", o->ranks);
-    if (st == ST_OK) st = model_config_open(&c, o->model_path, NULL);
-    /* config.json says the type for a directory, whose files need not be there; a GGUF file's header is there. */
-    checkpoint *files = NULL;
-    if (st == ST_OK && gguf_is_path(o->model_path)) st = checkpoint_open(&files, o->model_path);
-    weight_type stored = files ? weights_stored_type(files) : c && !c->stored_bf16 ? WEIGHT_F32 : WEIGHT_BF16;
-    if (st == ST_OK && o->weights == WEIGHTS_BF16 && stored != WEIGHT_BF16)
-        st = fail(ST_UNSUPPORTED, "--weights bf16: the checkpoint's matrices are not stored as bf16");
-    if (st == ST_OK)
-        st = rank_budgets(o, c, files, stored,
-                          o->kv_given                 ? o->kv
-                          : o->weights == WEIGHTS_F32 ? KV_F32
-                                                      : KV_BF16,
-                          all, &l);
+    if (st == ST_OK) st = prepare(o, &p);
+    if (st == ST_OK) st = rank_budgets(o, &p, all, &l);
     if (st == ST_OK) {
-        json_t *root = describe(o, c, all, l);
+        json_t *root = describe(o, p.config, all, l);
         if (json_dumpf(root, stdout, JSON_INDENT(2)) != 0 || putchar('\n') == EOF || fflush(stdout) != 0)
             st = fail(ST_IO, "cannot write the plan to standard output");
         json_decref(root);
     }
     layout_close(l);
-    checkpoint_close(files);
-    model_config_close(c);
+    checkpoint_close(p.files);
+    model_pack_close(p.pack);
+    model_config_close(p.config);
     free(all);
     return st;
 }

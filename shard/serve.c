@@ -10,6 +10,7 @@
 #include "base/file.h"
 #include "base/log.h"
 #include "base/memory.h"
+#include "base/progress.h"
 #include "build_id.h"
 #include "shard/link/link.h"
 #include "shard/link/watchdog.h"
@@ -37,14 +38,15 @@ static status gather_infos(comm *ranks, const instance *in, const instance_optio
 static void log_plan(const comm *ranks, const instance *in) {
     const budget *b = &in->plan;
     log_info("%s, rank %u of %u on %s with %u threads: weights %.1f MiB (read %.1f MiB, beside them %.1f "
-             "MiB, in %.2f s), "
+             "MiB, in %.2f s, %.2f GB/s), "
              "activations %.1f MiB, KV %.1f MiB in %u slabs; context %u, one request of it %.1f MiB full + "
              "%.1f MiB sliding, "
              "%u requests at once",
              in->layout_text, comm_rank(ranks), comm_size(ranks), in->device->name, in->device->threads,
              (double)in->weights->bytes / 0x1p20, (double)in->weights->bytes_read / 0x1p20,
              (double)in->weights->bytes_skipped / 0x1p20, (double)in->load_ns / 1e9,
-             (double)b->activation_bytes / 0x1p20, (double)b->kv_bytes / 0x1p20, b->slabs, b->context,
+             progress_rate(in->weights->bytes_read, in->load_ns), (double)b->activation_bytes / 0x1p20,
+             (double)b->kv_bytes / 0x1p20, b->slabs, b->context,
              (double)b->kv_request_bytes[KV_FULL] / 0x1p20, (double)b->kv_request_bytes[KV_SLIDING] / 0x1p20,
              b->slots);
 }

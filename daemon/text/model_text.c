@@ -45,13 +45,15 @@ status model_text_open(model_text *out, const char *path) {
     model_text m = {0};
     gguf *g = NULL;
     status st;
-    if (gguf_is_path(path)) {
-        st = gguf_open(&g, path);
+    char *metadata = gguf_metadata_path(path);
+    if (metadata || gguf_is_path(path)) {
+        st = gguf_open(&g, metadata ? metadata : path);
         if (st == ST_OK) st = read_gguf(&m, g);
         gguf_close(g);
     } else {
         st = open_directory(&m, path);
     }
+    free(metadata);
     if (st == ST_OK) *out = m;
     else model_text_close(&m);
     return st;

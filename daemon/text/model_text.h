@@ -1,5 +1,5 @@
 /* What a model's path holds about text: the tokenizer and the chat template, of a directory (tokenizer.json,
- * chat_template.jinja) or of a GGUF file (its metadata).
+ * chat_template.jinja) or of a GGUF file (its metadata, as a directory's metadata.gguf as well).
  *
  * Memory:  model_text_open allocates; model_text_close releases; a zeroed one is empty.
  * Errors:  as tokenizer.h and gguf.h, and ST_FORMAT for a template over CHAT_TEMPLATE_BYTES_MAX. A directory without

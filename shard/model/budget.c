@@ -49,7 +49,9 @@ status budget_make(budget *out, const model_config *config, const layout *split,
     if (o->context > config->context)
         return fail(ST_LAYOUT, "--context %u is over the model's own limit of %u", o->context,
                     config->context);
-    b.weight_bytes = model_weights_plan_bytes(config, split, o->files, o->stored, o->choice);
+    b.weight_bytes = o->weight_bytes
+                         ? o->weight_bytes
+                         : model_weights_plan_bytes(config, split, o->files, o->stored, o->choice);
     b.activation_bytes = runner_activation_bytes(config, split, b.rows_max);
     runner_kv_geometry(config, split, o->kv, &b.geometry);
     uint64_t fixed = b.weight_bytes + b.activation_bytes, limit = o->memory_bytes;

@@ -12,6 +12,7 @@ typedef struct budget_options {
     weights_choice choice;    /* --weights */
     const checkpoint *files;  /* NULL: not at hand, and all matrices are stored as … */
     weight_type stored;
+    uint64_t weight_bytes;    /* of this rank, where they are known (a pack's file); 0: by arithmetic */
     kv_type kv;
     uint32_t context;         /* --context; 0: the model's own limit, cut to what fits */
     uint64_t memory_bytes;    /* --memory per rank; 0: chosen */

@@ -263,6 +263,12 @@ status model_config_open(model_config **out, const char *path, const char *confi
     if (gguf_is_path(path)) return config_open_gguf(out, path);
     TRY(check_directory(path));
     status st = ST_OK;
+    char *metadata = gguf_metadata_path(path);
+    if (metadata) {
+        st = config_open_gguf(out, metadata);
+        free(metadata);
+        return st;
+    }
     char *config_path = file_join(path, config_name ? config_name : "config.json");
     char *generation_path = file_join(path, "generation_config.json");
     char *bytes = NULL, *generation = NULL;

@@ -16,7 +16,7 @@
 
 /* What ranks must agree on, and what each brings to the common plan. */
 typedef struct rank_card {
-    char host[64], build[20], config[65], checkpoint[65];
+    char host[64], build[20], config[65], checkpoint[65], pack[65];
     uint32_t context, slabs, pages_per_slab[KV_KINDS];
     uint32_t failed; /* a status, with its sentence */
     char sentence[STATUS_TEXT_MAX];
@@ -42,6 +42,7 @@ static status agree(comm *ranks, rank_card *mine, status so_far, instance *i) {
         st = compare(all, r, "build", all[0].build, all[r].build);
         if (st == ST_OK) st = compare(all, r, "config.json", all[0].config, all[r].config);
         if (st == ST_OK) st = compare(all, r, "checkpoint", all[0].checkpoint, all[r].checkpoint);
+        if (st == ST_OK) st = compare(all, r, "packed directory", all[0].pack, all[r].pack);
     }
     if (st == ST_OK) {
         uint32_t context = all[0].context, slabs = all[0].slabs;
@@ -81,55 +82,89 @@ static status common_ranks_of_host(comm *ranks, uint32_t *out) {
     return st;
 }
 
-static status prepare(instance *i, const instance_options *o, kv_type kv, uint32_t ranks_of_host,
-                      rank_card *card) {
+static status open_model(instance *i, const instance_options *o, rank_card *card) {
     uint8_t digest[32];
-    comm_node node = comm_where(o->ranks);
-    if (o->random_config)
+    if (o->random_config) {
         TRY(model_config_parse(&i->config, o->random_config, strlen(o->random_config), NULL, 0));
-    else TRY(model_config_open(&i->config, o->model_path, o->config_name));
-    if (is_random(o)) TRY(weights_random_checkpoint(&i->files, i->config));
-    else TRY(checkpoint_open(&i->files, o->model_path));
-    layout_options split = {.ranks = comm_size(o->ranks),
-                            .rank = comm_rank(o->ranks),
-                            .group = weights_group(o->weights, weights_stored_type(i->files)),
-                            .expert_degree = o->expert_degree,
-                            .width_degree = o->width_degree};
-    if (split.expert_degree == 0)
-        layout_choose_experts(i->config, split.ranks, ranks_of_host, split.group, &split.expert_degree,
-                              &split.width_degree);
-    TRY(layout_open(&i->split, i->config, &split));
+    } else {
+        TRY(model_config_open(&i->config, o->model_path, o->config_name));
+        TRY(model_pack_open(&i->pack, o->model_path, i->config));
+    }
+    if (!i->pack && is_random(o)) TRY(weights_random_checkpoint(&i->files, i->config));
+    else if (!i->pack) TRY(checkpoint_open(&i->files, o->model_path));
+    sha256_hex(i->config->hash, card->config);
+    snprintf(card->pack, sizeof card->pack, "none");
+    if (i->pack) {
+        memcpy(digest, i->pack->manifest.checkpoint_hash, sizeof digest);
+        sha256_hex(i->pack->manifest.hash, card->pack);
+    } else {
+        checkpoint_hash(i->files, digest);
+    }
+    sha256_hex(digest, i->checkpoint_hash);
+    memcpy(card->checkpoint, i->checkpoint_hash, sizeof card->checkpoint);
+    return ST_OK;
+}
+
+/* By the pack's own choices, or by what is asked of the checkpoint. */
+static status split_model(instance *i, const instance_options *o, uint32_t ranks_of_host) {
+    uint32_t ranks = comm_size(o->ranks);
+    layout_options l = {.ranks = ranks, .expert_degree = o->expert_degree, .width_degree = o->width_degree};
+    if (i->pack) {
+        TRY(model_pack_fit(i->pack, o->model_path, i->config, ranks, o->expert_degree, o->width_degree,
+                           o->weights, &l));
+        i->choice = i->pack->choice;
+        i->stored = i->pack->stored;
+    } else {
+        i->choice = o->weights;
+        i->stored = weights_stored_type(i->files);
+        l.group = weights_group(i->choice, i->stored);
+        if (l.expert_degree == 0)
+            layout_choose_experts(i->config, ranks, ranks_of_host, l.group, &l.expert_degree,
+                                  &l.width_degree);
+    }
+    l.rank = comm_rank(o->ranks);
+    i->kv = o->kv_given ? o->kv : i->choice == WEIGHTS_F32 ? KV_F32 : KV_BF16;
+    TRY(layout_open(&i->split, i->config, &l));
     layout_describe(i->config, i->split, i->layout_text, sizeof i->layout_text);
-    if (o->weights == WEIGHTS_BF16 && weights_stored_type(i->files) != WEIGHT_BF16)
+    if (i->choice == WEIGHTS_BF16 && i->stored != WEIGHT_BF16)
         return fail(ST_UNSUPPORTED, "--weights bf16: the checkpoint's matrices are not stored as bf16");
+    return ST_OK;
+}
+
+static status prepare(instance *i, const instance_options *o, uint32_t ranks_of_host, rank_card *card) {
+    comm_node node = comm_where(o->ranks);
+    TRY(open_model(i, o, card));
+    TRY(split_model(i, o, ranks_of_host));
     TRY(budget_make(
         &i->plan, i->config, i->split,
-        &(budget_options){.choice = o->weights,
+        &(budget_options){.choice = i->choice,
                           .files = i->files,
-                          .stored = weights_stored_type(i->files),
-                          .kv = kv,
+                          .stored = i->stored,
+                          .weight_bytes = i->pack ? i->pack->manifest.rank[i->split->rank].bytes : 0,
+                          .kv = i->kv,
                           .context = o->context,
                           .memory_bytes = o->memory_bytes,
                           .free_bytes = budget_free_memory() / (node.local_ranks ? node.local_ranks : 1),
                           .slots = o->slots,
                           .rows_max = o->rows_max,
                           .chunk_max = o->chunk_max}));
-    sha256_hex(i->config->hash, card->config);
-    checkpoint_hash(i->files, digest);
-    sha256_hex(digest, i->checkpoint_hash);
-    memcpy(card->checkpoint, i->checkpoint_hash, sizeof card->checkpoint);
     card->context = i->plan.context;
     card->slabs = i->plan.slabs;
     memcpy(card->pages_per_slab, i->plan.geometry.pages_per_slab, sizeof card->pages_per_slab);
     return ST_OK;
 }
 
-static status load(instance *i, const instance_options *o, kv_type kv) {
+static status load_weights(instance *i, const instance_options *o) {
+    if (i->pack)
+        return model_pack_weights(i->pack, o->model_path, i->config, i->split, o->threads, &i->weights);
+    const model_weights_options w = {.choice = i->choice, .random = is_random(o), .threads = o->threads};
+    return model_weights_open(&i->weights, i->files, i->config, i->split, &w);
+}
+
+static status load(instance *i, const instance_options *o) {
     const model_config *c = i->config;
     uint64_t begin = clock_now_ns();
-    TRY(model_weights_open(
-        &i->weights, i->files, c, i->split,
-        &(model_weights_options){.choice = o->weights, .random = is_random(o), .threads = o->threads}));
+    TRY(load_weights(i, o));
     i->load_ns = clock_now_ns() - begin;
     cpu_backend_options cpu = {.threads = o->threads,
                                .spin_us = o->spin_us,
@@ -151,7 +186,7 @@ static status load(instance *i, const instance_options *o, kv_type kv) {
                         .weights = i->weights,
                         .ranks = o->ranks,
                         .device = i->device,
-                        .kv = kv,
+                        .kv = i->kv,
                         .slots = i->plan.slots,
                         .rows_max = i->plan.rows_max,
                         .context = i->plan.context,
@@ -166,21 +201,20 @@ static status load(instance *i, const instance_options *o, kv_type kv) {
 status instance_open(instance *out, const instance_options *o) {
     instance i = {0};
     rank_card card = {0};
-    kv_type kv = o->kv_given ? o->kv : o->weights == WEIGHTS_F32 ? KV_F32 : KV_BF16;
     gethostname(card.host, sizeof card.host - 1);
     snprintf(card.build, sizeof card.build, "%s", GEMMAD_BUILD_ID);
     const char *pretended = getenv("GEMMAD_TEST_BUILD_ID"); /* lets a test make two builds of one */
     if (pretended) snprintf(card.build, sizeof card.build, "%s", pretended);
+    uint32_t ranks_of_host;
+    TRY(common_ranks_of_host(o->ranks, &ranks_of_host));
     comm_node node = comm_where(o->ranks);
     if (o->pin && placement_bind(&i.place, node.local_rank, node.local_ranks, o->threads) != ST_OK)
         log_warn("%s; going on where the system puts us", status_text());
-    uint32_t ranks_of_host;
-    TRY(common_ranks_of_host(o->ranks, &ranks_of_host));
-    status st = agree(o->ranks, &card, prepare(&i, o, kv, ranks_of_host, &card), &i);
+    status st = agree(o->ranks, &card, prepare(&i, o, ranks_of_host, &card), &i);
     if (st != ST_OK) goto fail;
     /* A second round: a rank whose weights do not load must not leave the others waiting in the first step.
      */
-    status loaded = load(&i, o, kv);
+    status loaded = load(&i, o);
     st = agree(o->ranks, &card, loaded, &i);
     if (st != ST_OK) goto fail;
     *out = i;
@@ -195,6 +229,7 @@ void instance_close(instance *i) {
     if (i->device) i->device->ops->close(i->device);
     model_weights_close(i->weights);
     checkpoint_close(i->files);
+    model_pack_close(i->pack);
     layout_close(i->split);
     model_config_close(i->config);
     *i = (instance){0};

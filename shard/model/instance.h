@@ -9,14 +9,15 @@
 
 #include "shard/kernels/cpu/placement.h"
 #include "shard/model/budget.h"
+#include "shard/model/model_pack.h"
 
 typedef struct instance_options {
-    const char *model_path;
+    const char *model_path;       /* a checkpoint, or a packed directory */
     const char *config_name;      /* NULL: config.json */
     const char *random_config;    /* the text of a config.json, whose weights are filled in: model_path is not read */
     bool timed;                   /* device counts time and bytes of operators (kernels/timed.h) */
     comm *ranks;
-    weights_choice weights;       /* BF16 is refused when the checkpoint stores something else */
+    weights_choice weights;       /* BF16 is refused when the checkpoint stores something else; AUTO: a pack's own */
     bool kv_given;                /* else f32 with WEIGHTS_F32, bf16 otherwise */
     kv_type kv;
     uint32_t threads, spin_us;
@@ -32,7 +33,11 @@ typedef struct instance_options {
 typedef struct instance {
     model_config *config;
     layout *split;
-    checkpoint *files;
+    checkpoint *files;            /* NULL: the model is packed, … */
+    model_pack *pack;             /* … else this is */
+    weights_choice choice;
+    weight_type stored;
+    kv_type kv;
     model_weights *weights;
     backend *device;
     runner *run;

@@ -8,6 +8,7 @@
 
 #include "base/invariant.h"
 #include "base/memory.h"
+#include "base/progress.h"
 #include "shard/kernels/quant_layout.h"
 #include "shard/model/weights_parts.h"
 
@@ -67,6 +68,7 @@ typedef struct work {
     checkpoint *checkpoint;
     job *jobs;
     uint32_t count;
+    progress said;
     atomic_uint next;
     atomic_bool stop;
     pthread_mutex_t lock;
@@ -157,6 +159,8 @@ static void *run_jobs(void *context) {
         uint32_t i = atomic_fetch_add(&all->next, 1);
         if (i >= all->count || atomic_load(&all->stop)) return NULL;
         status st = run_job(all->checkpoint, &all->jobs[i]);
+        progress_add(&all->said,
+                     part_bytes(all->jobs[i].part, all->jobs[i].row_end - all->jobs[i].row_begin));
         if (st == ST_OK) continue;
         /* The sentence belongs to this thread: a copy crosses to the one that answers. */
         pthread_mutex_lock(&all->lock);
@@ -172,6 +176,8 @@ static void *run_jobs(void *context) {
 static status read_parts(const weight_plan *plan, checkpoint *c, uint32_t threads) {
     work all = {.checkpoint = c, .lock = PTHREAD_MUTEX_INITIALIZER};
     make_jobs(plan, &all);
+    /* One rank's word is enough; counted in memory, which is what a quantising load takes its time for. */
+    progress_begin(&all.said, plan->layout->rank == 0 ? "loading weights" : NULL, plan->weights->bytes);
     pthread_t ids[THREADS_MAX];
     uint32_t started = 0;
     if (threads > THREADS_MAX) threads = THREADS_MAX;
@@ -203,7 +209,8 @@ static status map_ple_table(weight_plan *plan, checkpoint *c) {
     return ST_OK;
 }
 
-static void take_layers(model_weights *w, const model_config *config, const layout *l) {
+model_weights *weights_take(const model_config *config, const layout *l) {
+    model_weights *w = memory_alloc(sizeof *w);
     w->layers = config->layers;
     w->layer = memory_alloc_array(config->layers, sizeof *w->layer);
     for (uint32_t i = 0; i < config->layers; i++) {
@@ -211,14 +218,14 @@ static void take_layers(model_weights *w, const model_config *config, const layo
         if (range_count(l->experts) > 0)
             w->layer[i].expert = memory_alloc_array(range_count(l->experts), sizeof *w->layer[i].expert);
     }
+    return w;
 }
 
 status model_weights_open(model_weights **out, checkpoint *c, const model_config *config, const layout *l,
                           const model_weights_options *options) {
     *out = NULL;
     status st = ST_OK;
-    model_weights *w = memory_alloc(sizeof *w);
-    take_layers(w, config, l);
+    model_weights *w = weights_take(config, l);
     weight_plan plan = {
         .checkpoint = c, .config = config, .layout = l, .choice = options->choice, .weights = w};
     TRY_OR_FAIL(weight_plan_make(&plan));
@@ -258,6 +265,7 @@ uint32_t model_weights_columns(const model_weights *w) {
 void model_weights_close(model_weights *w) {
     if (!w) return;
     memory_unmap(w->mapping, w->bytes);
+    memory_unmap(w->ple_mapping, w->ple_bytes);
     for (uint32_t i = 0; i < w->layers; i++) free(w->layer[i].expert);
     free(w->layer);
     free(w);

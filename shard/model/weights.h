@@ -3,7 +3,7 @@
  * the wrong shape or dtype.
  *
  * Memory:  one mapping that model_weights_open takes and model_weights_close releases; the checkpoint must stay open as
- *          long (ple_table points into it).
+ *          long (ple_table points into it). Weights of a packed file (weights_pack.h) are its mapping, read-only.
  * Threads: reading is spread over `threads` threads inside open; read-only afterwards. */
 #ifndef SHARD_MODEL_WEIGHTS_H
 #define SHARD_MODEL_WEIGHTS_H
@@ -53,7 +53,9 @@ typedef struct model_weights {
     uint64_t bytes;          /* of memory taken */
     uint64_t bytes_read, bytes_skipped; /* as checkpoint.h counts them, while open ran */
     uint32_t layers;
-    void *mapping;           /* [bytes], everything above but ple_table */
+    void *mapping;           /* [bytes], everything above but ple_table: memory, or a packed file */
+    void *ple_mapping;       /* [ple_bytes], the packed file of ple_table; NULL: it is the checkpoint's */
+    uint64_t ple_bytes;
     uint64_t bytes_expected; /* what this rank's share comes to by the layout: equal to bytes_read */
 } model_weights;
 
@@ -80,6 +82,8 @@ weight_type weights_type_in_memory(weights_choice choice, tensor_type stored, ui
 weight_type weights_stored_type(const checkpoint *c);
 /* The type in memory of a matrix that the checkpoint stores as `stored`. */
 weight_type weights_choose(weights_choice choice, weight_type stored);
+/* "auto", "f32", "bf16", "q8", "q4". */
+const char *weights_choice_name(weights_choice choice);
 /* What a layout cuts shares to (layout_options.group): whole groups once anything is quantised. */
 uint32_t weights_group(weights_choice choice, weight_type stored);
 

@@ -99,23 +99,10 @@ static void add_matrix(weight_plan *p, const tensor *t, weights_choice choice, u
     part->matrix = matrix;
 }
 
-static range times(range r, uint32_t n) { return (range){r.begin * n, r.end * n}; }
-
 static void add_split_matrix(weight_plan *p, const weight_entry *e, const tensor *t, weights_choice choice,
                              uint32_t layer, weight *matrix) {
-    const layout *l = p->layout;
-    range rows = {0, (uint32_t)t->shape[0]}, cols = {0, (uint32_t)t->shape[1]};
-    switch (e->split) {
-    case SPLIT_HEAD_ROWS: rows = times(l->heads, p->config->layer[layer].head_dim); break;
-    case SPLIT_HEAD_COLS: cols = times(l->heads, p->config->layer[layer].head_dim); break;
-    case SPLIT_KV_ROWS: rows = times(l->layer[layer].kv_heads, p->config->layer[layer].head_dim); break;
-    case SPLIT_MLP_ROWS: rows = l->layer[layer].mlp; break;
-    case SPLIT_MLP_COLS: cols = l->layer[layer].mlp; break;
-    case SPLIT_VOCAB_ROWS: rows = l->vocab; break;
-    case SPLIT_NONE:
-    case SPLIT_EXPERT_GATE_UP:
-    case SPLIT_EXPERT_DOWN: break;
-    }
+    range rows, cols;
+    weight_entry_share(e, p->config, p->layout, layer, &rows, &cols);
     add_matrix(p, t, choice, 0, rows, cols, matrix);
 }
 

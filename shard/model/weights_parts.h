@@ -1,5 +1,5 @@
-/* Between weights_find.c, which finds, checks and slices every tensor, and weights.c, which takes the memory
- * and reads. Nothing else includes this.
+/* Between weights_find.c, which finds, checks and slices every tensor, weights.c, which takes the memory and
+ * reads, and what fills weights in another way (weights_random.c, weights_pack.c). Nothing else includes this.
  *
  * Memory:  the plan owns parts; they point into the checkpoint and into the model_weights being made.
  * Errors:  as weights.h. */
@@ -37,6 +37,9 @@ typedef struct weight_plan {
  * Reads no data. model_weights has its layers allocated. */
 STATUS_CHECKED status weight_plan_make(weight_plan *plan);
 void weight_plan_release(weight_plan *plan);
+
+/* Without any tensor yet; model_weights_close releases. */
+model_weights *weights_take(const model_config *config, const layout *l);
 
 /* In place of reading, once every part has its memory (weights_random.h). */
 void weights_random_fill(const weight_plan *plan, uint32_t threads);

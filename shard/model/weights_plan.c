@@ -34,17 +34,9 @@ static uint64_t share_of(const weight_entry *e, const model_config *c, const lay
 
 /* The columns of a matrix that this rank holds, of all its rows or of some. */
 static range columns_of(const weight_entry *e, const model_config *c, const layout *l, uint32_t layer) {
-    uint64_t shape[3];
-    uint32_t dims = weight_entry_shape(e, c, layer, shape);
-    switch (e->split) {
-    case SPLIT_HEAD_COLS: {
-        uint32_t head_dim = c->layer[layer].head_dim;
-        return (range){l->heads.begin * head_dim, l->heads.end * head_dim};
-    }
-    case SPLIT_MLP_COLS: return l->layer[layer].mlp;
-    case SPLIT_EXPERT_DOWN: return l->expert_width;
-    default: return (range){0, (uint32_t)shape[dims - 1]};
-    }
+    range rows, cols;
+    weight_entry_share(e, c, l, layer, &rows, &cols);
+    return cols;
 }
 
 static uint64_t expected_of(const weight_entry *e, const model_config *c, const layout *l, uint32_t layer,
@@ -95,6 +87,12 @@ weight_type weights_type_in_memory(weights_choice choice, tensor_type stored, ui
     default: type = WEIGHT_Q8; break;
     }
     return weights_choose(choice, type);
+}
+
+const char *weights_choice_name(weights_choice choice) {
+    static const char *const names[WEIGHTS_CHOICES] = {"auto", "f32", "bf16", "q8", "q4"};
+    INVARIANT(choice < WEIGHTS_CHOICES);
+    return names[choice];
 }
 
 uint32_t weights_group(weights_choice choice, weight_type stored) {

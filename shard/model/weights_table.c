@@ -131,3 +131,25 @@ uint32_t weight_entry_shape(const weight_entry *e, const model_config *config, u
     }
     return dims;
 }
+
+static range times(range r, uint32_t n) { return (range){r.begin * n, r.end * n}; }
+
+void weight_entry_share(const weight_entry *e, const model_config *config, const layout *l, uint32_t layer,
+                        range *rows, range *cols) {
+    uint64_t shape[3];
+    uint32_t dims = weight_entry_shape(e, config, layer, shape);
+    const layer_config *at = &config->layer[layer];
+    *rows = (range){0, dims == 1 ? 1 : (uint32_t)shape[dims - 2]};
+    *cols = (range){0, (uint32_t)shape[dims - 1]};
+    switch (e->split) {
+    case SPLIT_NONE: break;
+    case SPLIT_HEAD_ROWS: *rows = times(l->heads, at->head_dim); break;
+    case SPLIT_HEAD_COLS: *cols = times(l->heads, at->head_dim); break;
+    case SPLIT_KV_ROWS: *rows = times(l->layer[layer].kv_heads, at->head_dim); break;
+    case SPLIT_MLP_ROWS: *rows = l->layer[layer].mlp; break;
+    case SPLIT_MLP_COLS: *cols = l->layer[layer].mlp; break;
+    case SPLIT_VOCAB_ROWS: *rows = l->vocab; break;
+    case SPLIT_EXPERT_GATE_UP: *rows = l->expert_width; break;
+    case SPLIT_EXPERT_DOWN: *cols = l->expert_width; break;
+    }
+}

@@ -84,6 +84,9 @@ weight_need weight_entry_need(const weight_entry *e, const model_config *config,
 /* Returns the number of dimensions. */
 uint32_t weight_entry_shape(const weight_entry *e, const model_config *config, uint32_t layer,
                             uint64_t shape[3]);
+/* Rows and columns of the tensor that this rank holds; a vector is one row; of experts: of one expert's gate, or down. */
+void weight_entry_share(const weight_entry *e, const model_config *config, const layout *l, uint32_t layer,
+                        range *rows, range *cols);
 
 /* What this rank reads of the checkpoint, from shapes, dtypes and the layout's shares alone: by arithmetic,
  * not by the slices that loading makes, so that one checks the other. Blocks of which a rank needs a part count

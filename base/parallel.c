@@ -1,0 +1,51 @@
+#include "base/parallel.h"
+
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdio.h>
+
+typedef struct work {
+    status (*body)(void *context, uint32_t item);
+    void *context;
+    uint32_t count;
+    atomic_uint next;
+    atomic_bool stop;
+    pthread_mutex_t lock;
+    status st;                      /* of the first failure; guarded by lock */
+    char sentence[STATUS_TEXT_MAX]; /* guarded by lock */
+} work;
+
+static void *run_items(void *context) {
+    work *w = context;
+    for (;;) {
+        uint32_t i = atomic_fetch_add(&w->next, 1);
+        if (i >= w->count || atomic_load(&w->stop)) return NULL;
+        status st = w->body(w->context, i);
+        if (st == ST_OK) continue;
+        /* The sentence belongs to this thread: a copy crosses to the one that answers. */
+        pthread_mutex_lock(&w->lock);
+        if (w->st == ST_OK) {
+            w->st = st;
+            snprintf(w->sentence, sizeof w->sentence, "%s", status_text());
+        }
+        pthread_mutex_unlock(&w->lock);
+        atomic_store(&w->stop, true);
+    }
+}
+
+status parallel_run(uint32_t threads, uint32_t count, status (*body)(void *context, uint32_t item),
+                    void *context) {
+    work w = {.body = body, .context = context, .count = count, .lock = PTHREAD_MUTEX_INITIALIZER};
+    pthread_t ids[PARALLEL_THREADS_MAX];
+    uint32_t started = 0;
+    if (threads > PARALLEL_THREADS_MAX) threads = PARALLEL_THREADS_MAX;
+    while (started + 1 < threads && started + 1 < count) {
+        if (pthread_create(&ids[started], NULL, run_items, &w) != 0) break;
+        started++;
+    }
+    run_items(&w);
+    for (uint32_t i = 0; i < started; i++) pthread_join(ids[i], NULL);
+    pthread_mutex_destroy(&w.lock);
+    return w.st == ST_OK ? ST_OK : fail(w.st, "%s", w.sentence);
+}

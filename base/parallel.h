@@ -1,0 +1,16 @@
+/* The same work on many items, shared out over threads one item at a time.
+ *
+ * Threads: the caller works too; when the system refuses threads, fewer do the same work.
+ * Errors:  the first failure ends the work early, and its sentence is the caller's to read, whichever thread it happened on. */
+#ifndef BASE_PARALLEL_H
+#define BASE_PARALLEL_H
+
+#include "base/status.h"
+#include <stdint.h>
+
+enum { PARALLEL_THREADS_MAX = 64 };
+
+STATUS_CHECKED status parallel_run(uint32_t threads, uint32_t count, status (*body)(void *context, uint32_t item),
+                                   void *context);
+
+#endif
