@@ -26,20 +26,28 @@ LANES_INLINE void store_some(float *p, lanes x, uint32_t n) {
     else lanes_store(p, x);
 }
 
+/* n ≤ 16 pairs from element i on, of all rows; a constant 16 but for the last. */
+LANES_INLINE void rotate_pairs(float *x, size_t x_stride, uint32_t apart, lanes norm_a, lanes norm_b,
+                               const float *cosine, const float *sine, uint32_t pairs, uint32_t rows,
+                               uint32_t n) {
+    for (uint32_t r = 0; r < rows; r++, x += x_stride, cosine += pairs, sine += pairs) {
+        lanes a = lanes_mul(load_some(x, n), norm_a), b = lanes_mul(load_some(x + apart, n), norm_b);
+        lanes c = load_some(cosine, n), s = load_some(sine, n);
+        store_some(x, lanes_sub(lanes_mul(a, c), lanes_mul(b, s)), n);
+        store_some(x + apart, lanes_add(lanes_mul(b, c), lanes_mul(a, s)), n);
+    }
+}
+
 static void vec_rotate_keys(float *x, size_t x_stride, uint32_t apart, const float *norm, uint32_t half,
                             const float *cosine, const float *sine, uint32_t pairs, uint32_t rows) {
-    for (uint32_t i = 0; i < pairs; i += 16) {
-        uint32_t n = pairs - i < 16 ? pairs - i : 16;
-        lanes norm_a = load_some(norm + i, n), norm_b = load_some(norm + half + i, n);
-        for (uint32_t r = 0; r < rows; r++) {
-            float *row = x + r * x_stride + i;
-            lanes a = lanes_mul(load_some(row, n), norm_a), b = lanes_mul(load_some(row + apart, n), norm_b);
-            lanes c = load_some(cosine + (size_t)r * pairs + i, n),
-                  s = load_some(sine + (size_t)r * pairs + i, n);
-            store_some(row, lanes_sub(lanes_mul(a, c), lanes_mul(b, s)), n);
-            store_some(row + apart, lanes_add(lanes_mul(b, c), lanes_mul(a, s)), n);
-        }
-    }
+    uint32_t i = 0;
+    for (; pairs - i >= 16; i += 16)
+        rotate_pairs(x + i, x_stride, apart, lanes_load(norm + i), lanes_load(norm + half + i), cosine + i,
+                     sine + i, pairs, rows, 16);
+    uint32_t n = pairs - i;
+    if (n)
+        rotate_pairs(x + i, x_stride, apart, lanes_load_part(norm + i, n),
+                     lanes_load_part(norm + half + i, n), cosine + i, sine + i, pairs, rows, n);
 }
 
 #endif

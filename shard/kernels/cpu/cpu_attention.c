@@ -116,76 +116,54 @@ static void widen(const tile *t, const cpu_kernels *k, kv_type type, const void 
                        (const uint16_t *)page + (size_t)first * t->dim, t->dim, t->dim, last - first);
 }
 
-typedef struct page_runs {
-    kv_run key[4], value;
-    uint32_t count;
-} page_runs;
-
 static kv_run run_of(kv_type type, const void *page, size_t at, size_t stride, uint32_t count) {
     return (kv_run){(const char *)page + at * kv_element_bytes(type), stride, count, type == KV_BF16, NULL};
 }
 
-/* Key dimensions of a half-size page that rotate, and their neighbours up to a whole pair block: widened and turned by
- * each key's offset in the page. The others are read from the page itself. */
-static void runs_of_half(const attention_work *w, tile *t, const void *page, uint32_t first, uint32_t last,
-                         page_runs *r) {
+/* Scores of a half-size page as it is stored. The dimensions that rotate, and their neighbours up to a whole pair block,
+ * are widened and turned by each key's offset in the page, a few keys at a time so that they stay in the first cache;
+ * the others are read from the page itself. */
+static void scores_of_half(const attention_work *w, tile *t, const char *page, uint32_t first,
+                           uint32_t last) {
     const attention_layer *l = w->l;
     const cpu_kernels *k = w->c->k;
     const rope *a = l->angles;
     kv_type type = l->kv.type;
     uint32_t dim = t->dim, half = dim / 2,
              part = (a->pairs + KV_PAIR_BLOCK - 1) / KV_PAIR_BLOCK * KV_PAIR_BLOCK;
-    size_t stride = 2 * (size_t)part;
-    for (uint32_t i = first, n; i < last;
-         i += n) { /* few rows at a time: widened and turned in the first cache */
-        n = last - i < 8 ? last - i : 8;
-        float *turned = t->keys + i * stride;
+    size_t stride = 2 * (size_t)part, row_bytes = (size_t)dim * kv_element_bytes(type);
+    for (uint32_t i = first / KV_ROWS_READ * KV_ROWS_READ; i < last; i += KV_ROWS_READ) {
+        const char *rows = page + i * row_bytes;
+        kv_run runs[4];
+        uint32_t count = 0, begin = first > i ? first - i : 0,
+                 end = last - i < KV_ROWS_READ ? last - i : KV_ROWS_READ;
         for (uint32_t side = 0; side < 2; side++) {
-            size_t from = (size_t)i * dim + side * half;
-            if (type == KV_BF16)
-                k->expand_rows(turned + side * part, stride, (const uint16_t *)page + from, dim, part, n);
+            float *turned = t->keys + side * part;
+            const char *from = rows + (size_t)side * half * kv_element_bytes(type);
+            if (type == KV_BF16) k->expand_rows(turned, stride, (const void *)from, dim, part, end);
             else
-                for (uint32_t j = 0; j < n; j++)
-                    memcpy(turned + j * stride + side * part, (const float *)page + from + (size_t)j * dim,
-                           part * sizeof(float));
+                for (uint32_t j = 0; j < end; j++)
+                    memcpy(turned + j * stride, from + j * row_bytes, part * sizeof *turned);
+            runs[count++] = run_of(KV_F32, turned, 0, stride, part);
+            if (part < half) runs[count++] = run_of(type, rows, side * half + part, dim, half - part);
         }
-        k->rotate_keys(turned, stride, part, l->k_norm, half, a->offset_cosine + (size_t)i * a->pairs,
-                       a->offset_sine + (size_t)i * a->pairs, a->pairs, n);
-    }
-    for (uint32_t side = 0; side < 2; side++) {
-        r->key[r->count++] = run_of(KV_F32, t->keys, side * part, stride, part);
-        if (part < half) r->key[r->count++] = run_of(type, page, side * half + part, dim, half - part);
+        k->rotate_keys(t->keys, stride, part, l->k_norm, half, a->offset_cosine + (size_t)i * a->pairs,
+                       a->offset_sine + (size_t)i * a->pairs, a->pairs, end);
+        k->scores_page(t->scores + i, t->q, t->padded, t->queries, runs, count, begin, end);
     }
 }
 
-/* Keys first … last-1 of a page, `next` the page that comes after it or NULL. Few queries read it as it is stored; many, and widths that do not fill blocks, a copy. */
-static void find_runs(const attention_work *w, tile *t, const void *page, const void *next, uint32_t first,
-                      uint32_t last, page_runs *r) {
+/* Keys and values as floats, a copy of them. */
+static void widen_page(const attention_work *w, tile *t, const void *page, const void *value, uint32_t first,
+                       uint32_t last) {
     const attention_layer *l = w->l;
     const rope *a = l->angles;
-    const char *value =
-        l->kv.half_size ? page
-                        : (const char *)page + (size_t)KV_PAGE_TOKENS * t->dim * kv_element_bytes(l->kv.type);
-    r->count = 0;
-    if (t->queries < WIDEN_QUERIES && t->dim % (2 * KV_PAIR_BLOCK) == 0) {
-        r->value = run_of(l->kv.type, value, 0, t->dim, t->dim);
-        r->value.ahead = next;
-        if (l->kv.half_size) {
-            runs_of_half(w, t, page, first, last, r);
-        } else {
-            r->key[r->count++] = run_of(l->kv.type, page, 0, t->dim, t->dim);
-            r->key[0].ahead = value;
-        }
-        return;
-    }
     widen(t, w->c->k, l->kv.type, page, t->keys, first, last);
     if (l->kv.half_size)
         w->c->k->rotate_keys(t->keys + first * t->row_stride, t->row_stride, t->dim / 2, l->k_norm,
                              t->dim / 2, a->offset_cosine + (size_t)first * a->pairs,
                              a->offset_sine + (size_t)first * a->pairs, a->pairs, last - first);
     widen(t, w->c->k, l->kv.type, value, t->values, first, last);
-    r->key[r->count++] = run_of(KV_F32, t->keys, 0, t->row_stride, t->padded);
-    r->value = run_of(KV_F32, t->values, 0, t->row_stride, t->padded);
 }
 
 /* Queries turned back by the page's start: the angle position - start = 64·a + b. */
@@ -234,20 +212,32 @@ static void softmax_queries(const attention_work *w, tile *t, uint32_t start) {
     }
 }
 
-static void tile_page(const attention_work *w, tile *t, uint32_t page, bool is_last) {
+/* Few queries read a page as it is stored; many, and widths that do not fill blocks, a copy in floats. */
+static void tile_page(const attention_work *w, tile *t, uint32_t index, bool is_last) {
     const attention_layer *l = w->l;
     const cpu_kernels *k = w->c->k;
-    uint32_t start = page * KV_PAGE_TOKENS, begin = t->u.span->position + t->u.first, first, last, unused;
+    const uint32_t *pages = t->u.span->pages;
+    uint32_t start = index * KV_PAGE_TOKENS, begin = t->u.span->position + t->u.first, first, last, unused;
     keys_seen(w, begin, start, &first, &unused);
     keys_seen(w, begin + t->u.rows - 1, start, &unused, &last);
-    page_runs r;
-    const uint32_t *pages = t->u.span->pages;
-    const void *next = is_last ? NULL : kv_head_page(&l->kv, pages[page + 1], t->u.kv_head);
-    find_runs(w, t, kv_head_page(&l->kv, pages[page], t->u.kv_head), next, first, last, &r);
-    if (l->kv.half_size) rotate_queries(w, t, page);
-    k->scores_page(t->scores, t->q, t->padded, t->queries, r.key, r.count, first, last);
+    const char *page = kv_head_page(&l->kv, pages[index], t->u.kv_head), *value = page;
+    if (!l->kv.half_size) value += (size_t)KV_PAGE_TOKENS * t->dim * kv_element_bytes(l->kv.type);
+    else rotate_queries(w, t, index);
+    kv_run values = run_of(KV_F32, t->values, 0, t->row_stride, t->padded);
+    if (t->queries >= WIDEN_QUERIES || t->dim % (2 * KV_PAIR_BLOCK) != 0) {
+        widen_page(w, t, page, value, first, last);
+        kv_run keys = run_of(KV_F32, t->keys, 0, t->row_stride, t->padded);
+        k->scores_page(t->scores, t->q, t->padded, t->queries, &keys, 1, first, last);
+    } else {
+        values = run_of(l->kv.type, value, 0, t->dim, t->dim);
+        values.ahead = is_last ? NULL : kv_head_page(&l->kv, pages[index + 1], t->u.kv_head);
+        kv_run keys = run_of(l->kv.type, page, 0, t->dim, t->dim);
+        keys.ahead = value;
+        if (l->kv.half_size) scores_of_half(w, t, page, first, last);
+        else k->scores_page(t->scores, t->q, t->padded, t->queries, &keys, 1, first, last);
+    }
     softmax_queries(w, t, start);
-    k->values_page(t->o, t->padded, t->rescale, t->scores, t->queries, &r.value, first, last);
+    k->values_page(t->o, t->padded, t->rescale, t->scores, t->queries, &values, first, last);
 }
 
 /* ---- segments of a unit ---- */

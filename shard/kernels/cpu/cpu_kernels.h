@@ -53,11 +53,11 @@ typedef struct cpu_kernels {
 
     /* One query head against one KV page, online softmax. scores[64] holds q·k for keys first ≤ i < last (first < last)
      * and anything elsewhere. Let m' = max(*m, max of those); rescale = e(*m - m') (0 when *m is -inf);
-     * p_i = e(scores[i] - m') inside, +0 outside; e is exp, and +0 below SOFTMAX_LOWEST; *l = *l · rescale + 16-lane sum of all 64 p; *m = m'. scores becomes
-     * p. Returns rescale. */
+     * p_i = e(scores[i] - m') inside, +0 outside; e is exp, and +0 below SOFTMAX_LOWEST;
+     * *l = *l · rescale + 16-lane sum of all 64 p; *m = m'. scores becomes p. Returns rescale. */
     float (*softmax_page)(float *scores, uint32_t first, uint32_t last, float *m, float *l);
-    /* scores[t · 64 + i] = q_t · key i for first ≤ i < last, one 16-lane sum over the runs one after another. Scores of
-     * other keys of the page may be written as well, with anything: all 64 rows must be readable. */
+    /* scores[t · 64 + i] = q_t · key i for first ≤ i < last, one 16-lane sum over the runs one after another. Keys from
+     * the KV_ROWS_READ that first lies in to those of last - 1 are read, and their scores may be written with anything. */
     void (*scores_page)(float *scores, const float *q, size_t q_stride, uint32_t queries, const kv_run *runs,
                         uint32_t n_runs, uint32_t first, uint32_t last);
     /* o_t[d] = o_t[d] · rescale[t], then for i = first … last-1 in order o_t[d] = fmaf(p[t · 64 + i], v_i[d], o_t[d]). */

@@ -13,7 +13,10 @@ enum { KV_PAGE_TOKENS = 64 };
 enum { KV_PAIR_BLOCK = 32 };
 static inline uint32_t kv_pair_at(uint32_t d) { return d / 32 * 32 + d % 16 * 2 + d % 32 / 16; }
 
-/* A run of elements of a page's 64 rows; row i's begin at data + i · stride. paired: bf16 as above, stride and count
+/* A kernel that reads some rows of a page may read all up to a multiple of so many. */
+enum { KV_ROWS_READ = 16 };
+
+/* A run of elements of a page's rows; row i's begin at data + i · stride. paired: bf16 as above, stride and count
  * multiples of 32; otherwise float and multiples of 16. */
 typedef struct kv_run {
     const void *data;
