@@ -1,6 +1,5 @@
 #include "shard/bench/bench.h"
 
-#include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -207,29 +206,6 @@ static void name_matrices(session *s) {
     timed_name(b, &w->embed, "head");
 }
 
-/* Rank r of a host takes the r-th part of its CPUs, when they are enough for all: where a launcher did not say, ranks must
- * not move onto each other's. */
-static void take_cpus(comm *ranks, uint32_t threads) {
-    cpu_set_t have, mine;
-    comm_node node = comm_where(ranks);
-    if (node.local_ranks < 2 || sched_getaffinity(0, sizeof have, &have) != 0) return;
-    if ((uint64_t)CPU_COUNT(&have) < (uint64_t)threads * node.local_ranks) return;
-    uint32_t nth = 0;
-    CPU_ZERO(&mine);
-    for (int cpu = 0; cpu < CPU_SETSIZE; cpu++) {
-        if (!CPU_ISSET(cpu, &have)) continue;
-        if (nth / threads == node.local_rank) CPU_SET(cpu, &mine);
-        nth++;
-    }
-    (void)sched_setaffinity(0, sizeof mine, &mine);
-}
-
-static uint32_t cpus_here(void) {
-    cpu_set_t set;
-    if (sched_getaffinity(0, sizeof set, &set) != 0) return 1;
-    return (uint32_t)CPU_COUNT(&set);
-}
-
 static weights_choice bench_weights(const char *word) {
     static const char *const words[WEIGHTS_CHOICES] = {"auto", "f32", "bf16", "q8", "q4"};
     for (int i = 0; i < WEIGHTS_CHOICES; i++)
@@ -310,7 +286,7 @@ status bench_rank(comm *ranks, void *context) {
     const bench_options *o = context;
     session s = {.o = o, .ranks = ranks, .channel = {.ranks = ranks}, .random = 1};
     comm_node node = comm_where(ranks);
-    uint32_t cpus = cpus_here(), threads = o->threads ? o->threads : cpus / node.local_ranks;
+    uint32_t cpus = placement_cpus(), threads = o->threads ? o->threads : cpus / node.local_ranks;
     bench_figures *all = memory_alloc_array(comm_size(ranks), sizeof *all);
     pool *readers = NULL;
     bandwidth before, read;
@@ -318,7 +294,6 @@ status bench_rank(comm *ranks, void *context) {
     if (threads == 0) threads = 1;
     uint32_t spin_us = (uint64_t)threads * node.local_ranks <= cpus ? 50 : 0;
     s.run_s = memory_alloc_array(o->repeat, sizeof *s.run_s);
-    take_cpus(ranks, threads);
     TRY_OR_FAIL(open_instance(&s, threads, spin_us));
     TRY_OR_FAIL(pool_open(&readers, &(pool_options){.threads = threads, .spin_us = spin_us}));
     /* Before and after, since a neighbour on the machine comes and goes: the better one counts. */

@@ -1,7 +1,6 @@
 #include "shard/bench/doctor.h"
 
 #include <jansson.h>
-#include <sched.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -15,6 +14,7 @@
 #include "base/statistics.h"
 #include "shard/bench/bandwidth.h"
 #include "shard/bench/bench_command.h"
+#include "shard/kernels/placement.h"
 
 enum { EXIT_USAGE = 2, ROUNDS = 7, ROWS = 1024, COLS = 2816, TOKENS = 256, HAND_OUTS = 2000, SUMS = 500 };
 
@@ -295,17 +295,15 @@ static status print_json(const doctor_options *o, const doctor_findings *f) {
 
 /* ---- the command ---- */
 
-static uint32_t cpus_here(void) {
-    cpu_set_t set;
-    return sched_getaffinity(0, sizeof set, &set) == 0 ? (uint32_t)CPU_COUNT(&set) : 1;
-}
-
 static status examine(comm *ranks, void *context) {
     const doctor_options *o = context;
-    doctor_findings f = {.cpus = cpus_here(),
+    doctor_findings f = {.cpus = placement_cpus(),
                          .ranks = o->ranks,
                          .threads = o->threads,
                          .memory_free_bytes = budget_free_memory()};
+    placement place;
+    comm_node node = comm_where(ranks);
+    TRY(placement_bind(&place, node.local_rank, node.local_ranks, o->threads));
     name_processor(&f);
     status st = measure(&f, ranks);
     if (st != ST_OK || comm_rank(ranks) != 0) return st;
@@ -324,7 +322,7 @@ static status read_options(doctor_options *o, int argc, char **argv) {
     options_open(&reader, rows, OPTION_ROWS, "GEMMAD", o);
     status st = options_read_arguments(&reader, argc, argv);
     options_close(&reader);
-    uint32_t cpus = cpus_here();
+    uint32_t cpus = placement_cpus();
     if (!o->ranks) o->ranks = cpus > 1 ? 2 : 1;
     if (!o->threads) o->threads = cpus / o->ranks ? cpus / o->ranks : 1;
     return st;
@@ -343,7 +341,7 @@ int doctor_command(int argc, char **argv) {
         return 0;
     }
     uint64_t wanted = (uint64_t)o.ranks * o.threads;
-    st = comm_fork_run(&(comm_fork_options){.ranks = o.ranks, .spin_us = wanted <= cpus_here() ? 50 : 0},
+    st = comm_fork_run(&(comm_fork_options){.ranks = o.ranks, .spin_us = wanted <= placement_cpus() ? 50 : 0},
                        examine, &o);
     if (st != ST_OK) fprintf(stderr, "doctor: %s\n", status_text());
     return bench_exit_code(st);

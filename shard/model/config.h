@@ -47,7 +47,8 @@ typedef struct model_config {
     uint8_t hash[32];      /* SHA-256 of config.json's bytes; of a GGUF file, gguf_hash */
 } model_config;
 
-/* path is a directory with config.json (and generation_config.json, optional), or with metadata.gguf (gguf.h), or a GGUF file. config_name NULL: "config.json". */
+/* path is a directory with config.json (and generation_config.json, optional), or with metadata.gguf (gguf.h), or a GGUF
+ * file. config_name NULL: "config.json". */
 STATUS_CHECKED status model_config_open(model_config **out, const char *path, const char *config_name);
 /* The same from bytes, without any file: what the fuzz target calls. generation may be NULL. */
 STATUS_CHECKED status model_config_parse(model_config **out, const char *bytes, uint64_t n, const char *generation,

@@ -7,7 +7,7 @@
 #ifndef SHARD_MODEL_INSTANCE_H
 #define SHARD_MODEL_INSTANCE_H
 
-#include "shard/kernels/cpu/placement.h"
+#include "shard/kernels/placement.h"
 #include "shard/model/budget.h"
 #include "shard/model/model_pack.h"
 

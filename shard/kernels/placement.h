@@ -4,8 +4,8 @@
  *
  * Threads: call before any other thread is started: they inherit it.
  * Errors:  ST_IO when the system refuses. */
-#ifndef SHARD_KERNELS_CPU_PLACEMENT_H
-#define SHARD_KERNELS_CPU_PLACEMENT_H
+#ifndef SHARD_KERNELS_PLACEMENT_H
+#define SHARD_KERNELS_PLACEMENT_H
 
 #include "base/status.h"
 #include <stdbool.h>

@@ -1,4 +1,4 @@
-#include "shard/kernels/cpu/placement.h"
+#include "shard/kernels/placement.h"
 
 #include <sched.h>
 #include <stdlib.h>
