@@ -1,6 +1,7 @@
 #include "shard/bench/doctor.h"
 
 #include <jansson.h>
+#include <sched.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
