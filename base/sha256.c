@@ -1,8 +1,13 @@
 #include "base/sha256.h"
 
 #include <string.h>
+#ifdef __x86_64__
+#include <cpuid.h>
+#endif
 
-static const uint32_t round_constants[64] = {
+#include "base/sha256_blocks.h"
+
+const uint32_t sha256_constants[64] = {
     0x428a2f98, 0x71374491, 0xb5c0fbcf, 0xe9b5dba5, 0x3956c25b, 0x59f111f1, 0x923f82a4, 0xab1c5ed5,
     0xd807aa98, 0x12835b01, 0x243185be, 0x550c7dc3, 0x72be5d74, 0x80deb1fe, 0x9bdc06a7, 0xc19bf174,
     0xe49b69c1, 0xefbe4786, 0x0fc19dc6, 0x240ca1cc, 0x2de92c6f, 0x4a7484aa, 0x5cb0a9dc, 0x76f988da,
@@ -21,12 +26,12 @@ static uint32_t rotate_right(uint32_t x, int n) { return x >> n | x << (32 - n);
     do {                                                                                                     \
         uint32_t big_e = rotate_right(e, 6) ^ rotate_right(e, 11) ^ rotate_right(e, 25);                     \
         uint32_t big_a = rotate_right(a, 2) ^ rotate_right(a, 13) ^ rotate_right(a, 22);                     \
-        uint32_t t1 = h + big_e + ((e & f) ^ (~e & g)) + round_constants[i] + w[i];                          \
+        uint32_t t1 = h + big_e + ((e & f) ^ (~e & g)) + sha256_constants[i] + w[i];                         \
         d += t1;                                                                                             \
         h = t1 + big_a + ((a & b) ^ (a & c) ^ (b & c));                                                      \
     } while (0)
 
-static void add_block(sha256 *s, const uint8_t *block) {
+static void add_block(uint32_t state[8], const uint8_t *block) {
     uint32_t w[64];
     for (int i = 0; i < 16; i++)
         w[i] = (uint32_t)block[4 * i] << 24 | (uint32_t)block[4 * i + 1] << 16 |
@@ -36,8 +41,8 @@ static void add_block(sha256 *s, const uint8_t *block) {
         uint32_t y = rotate_right(w[i - 2], 17) ^ rotate_right(w[i - 2], 19) ^ w[i - 2] >> 10;
         w[i] = w[i - 16] + x + w[i - 7] + y;
     }
-    uint32_t a = s->state[0], b = s->state[1], c = s->state[2], d = s->state[3];
-    uint32_t e = s->state[4], f = s->state[5], g = s->state[6], h = s->state[7];
+    uint32_t a = state[0], b = state[1], c = state[2], d = state[3];
+    uint32_t e = state[4], f = state[5], g = state[6], h = state[7];
     for (int i = 0; i < 64; i += 8) {
         ROUND(a, b, c, d, e, f, g, h, i);
         ROUND(h, a, b, c, d, e, f, g, i + 1);
@@ -49,8 +54,31 @@ static void add_block(sha256 *s, const uint8_t *block) {
         ROUND(b, c, d, e, f, g, h, a, i + 7);
     }
     const uint32_t v[8] = {a, b, c, d, e, f, g, h};
-    for (int i = 0; i < 8; i++) s->state[i] += v[i];
+    for (int i = 0; i < 8; i++) state[i] += v[i];
 }
+
+void sha256_blocks_ref(uint32_t state[8], const uint8_t *blocks, size_t n) {
+    for (; n > 0; n--, blocks += 64) add_block(state, blocks);
+}
+
+#ifdef __x86_64__
+bool sha256_has_shani(void) {
+    unsigned a, b, c, d, b7;
+    if (!__get_cpuid(1, &a, &b, &c, &d) || !(c & bit_SSE4_1) || !(c & bit_SSSE3)) return false;
+    return __get_cpuid_count(7, 0, &a, &b7, &c, &d) && (b7 & bit_SHA);
+}
+
+static void add_blocks(uint32_t state[8], const uint8_t *blocks, size_t n) {
+    static _Atomic int has; /* 0: not asked yet, 1: no, 2: yes */
+    if (has == 0) has = sha256_has_shani() ? 2 : 1;
+    if (has == 2) sha256_blocks_shani(state, blocks, n);
+    else sha256_blocks_ref(state, blocks, n);
+}
+#else
+static void add_blocks(uint32_t state[8], const uint8_t *blocks, size_t n) {
+    sha256_blocks_ref(state, blocks, n);
+}
+#endif
 
 void sha256_begin(sha256 *s) {
     static const uint32_t first[8] = {0x6a09e667, 0xbb67ae85, 0x3c6ef372, 0xa54ff53a,
@@ -65,9 +93,9 @@ void sha256_add(sha256 *s, const void *data, size_t n) {
     s->bytes += n;
     while (n > 0) {
         if (have == 0 && n >= 64) {
-            add_block(s, p);
-            p += 64;
-            n -= 64;
+            add_blocks(s->state, p, n / 64);
+            p += n / 64 * 64;
+            n %= 64;
             continue;
         }
         size_t take = 64 - have < n ? 64 - have : n;
@@ -76,7 +104,7 @@ void sha256_add(sha256 *s, const void *data, size_t n) {
         n -= take;
         have += take;
         if (have == 64) {
-            add_block(s, s->block);
+            add_blocks(s->state, s->block, 1);
             have = 0;
         }
     }

@@ -6,8 +6,8 @@
 
 const option gemmad_option_table[] = {
     {"model", OPTION_TEXTS, OPTION_OF_SECTION, FIELD(model), .value = "[NAME=]PATH",
-     .help = "a directory with config.json and *.safetensors, or a GGUF file; may repeat, the first is the "
-             "default; NAME is what clients call it, default the last part of PATH, without .gguf"},
+     .help = "a directory with config.json and *.safetensors, a packed directory or a GGUF file; may repeat, the "
+             "first is the default; NAME is what clients call it, default the last part of PATH, without .gguf"},
     {"ranks", OPTION_U32, OPTION_OF_SECTION, FIELD(ranks), .value = "N", .preset = "1", .least = 1,
      .most = LIMIT_RANKS, .help = "processes that hold the model together; N must divide its query heads"},
     {"replicas", OPTION_U32, OPTION_OF_SECTION, FIELD(replicas), .value = "N", .preset = "1", .least = 1,

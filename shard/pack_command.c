@@ -19,6 +19,7 @@
 #include "base/utf8.h"
 #include "shard/model/model_pack.h"
 #include "shard/model/weights_pack.h"
+#include "shard/model/weights_random.h"
 
 enum { EXIT_USAGE = 2, EXIT_REFUSED = 3, COPIED_BYTES_MAX = 256 << 20 };
 
@@ -59,6 +60,7 @@ typedef struct packing {
     uint32_t expert_degree, width_degree;
     model_config *config;
     checkpoint *files;
+    bool random;
     pack_manifest *manifest;
     pack_info info;
 } packing;
@@ -173,8 +175,8 @@ static status pack_rank(packing *p, uint32_t rank) {
                             .expert_degree = p->expert_degree,
                             .width_degree = p->width_degree};
     TRY(layout_open(&l, p->config, &split));
-    status st = model_weights_open(&w, p->files, p->config, l,
-                                   &(model_weights_options){.choice = p->choice, .threads = p->o->threads});
+    const model_weights_options load = {.choice = p->choice, .random = p->random, .threads = p->o->threads};
+    status st = model_weights_open(&w, p->files, p->config, l, &load);
     if (st != ST_OK) goto fail;
     loaded = clock_now_ns();
     m->expert_degree = l->expert_degree;
@@ -221,7 +223,9 @@ static status pack_all(packing *p) {
         return fail(ST_UNSUPPORTED,
                     "%s is packed already: pack again from the checkpoint that it was made of", o->model);
     TRY(model_config_open(&p->config, o->model, NULL));
-    TRY(checkpoint_open(&p->files, o->model));
+    p->random = weights_random_marked(o->model);
+    if (p->random) TRY(weights_random_checkpoint(&p->files, p->config));
+    else TRY(checkpoint_open(&p->files, o->model));
     TRY(describe_source(p));
     if (p->expert_degree == 0) /* as an engine on one host would choose */
         layout_choose_experts(p->config, o->ranks, o->ranks, p->manifest->group, &p->expert_degree,

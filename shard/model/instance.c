@@ -6,7 +6,6 @@
 #include <unistd.h>
 
 #include "base/clock.h"
-#include "base/file.h"
 #include "base/log.h"
 #include "base/memory.h"
 #include "base/sha256.h"
@@ -56,14 +55,8 @@ static status agree(comm *ranks, rank_card *mine, status so_far, instance *i) {
     return st;
 }
 
-/* A directory whose weights nobody stored says so by a file of this name beside config.json: what `gemmactl bench serve
- * --shape` makes. */
 static bool is_random(const instance_options *o) {
-    if (o->random_config) return true;
-    char *mark = file_join(o->model_path, "random-weights");
-    bool there = access(mark, F_OK) == 0;
-    free(mark);
-    return there;
+    return o->random_config || weights_random_marked(o->model_path);
 }
 
 /* What every host has a multiple of: ranks that may share an expert's width without leaving their host. */

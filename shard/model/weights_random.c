@@ -5,12 +5,21 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
+#include "base/file.h"
 #include "base/invariant.h"
 #include "base/memory.h"
 #include "shard/model/weights_parts.h"
 
 enum { NAME_MAX_BYTES = 128, THREADS_MAX = 64, JOB_BYTES = 16 << 20 };
+
+bool weights_random_marked(const char *directory) {
+    char *mark = file_join(directory, "random-weights");
+    bool there = access(mark, F_OK) == 0;
+    free(mark);
+    return there;
+}
 
 /* ---- the table of tensors ---- */
 

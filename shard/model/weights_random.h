@@ -11,6 +11,9 @@
 
 #include "shard/model/weights.h"
 
+/* Whether a directory says, by a file named random-weights beside config.json, that nobody stored its weights: what
+ * `gemmactl bench serve --shape` makes. */
+bool weights_random_marked(const char *directory);
 /* Every tensor the config asks for, in bf16, as published. */
 STATUS_CHECKED status weights_random_checkpoint(checkpoint **out, const model_config *config);
 

@@ -1,4 +1,4 @@
-/* Between pack_file.c, which reads headers and tables, and pack_write.c, which writes them. Nothing else includes this.
+/* Between pack_file.c, which reads headers and tables, and pack_write.c, which writes them. Nothing else but tests includes this.
  *
  * Memory:  callers'. */
 #ifndef SHARD_PACK_PACK_PARTS_H
