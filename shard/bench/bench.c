@@ -16,6 +16,7 @@
 enum { FOLLOWER_WAIT_MS = 600000, WARM_UP_TOKENS = 64, WARM_UP_STEPS = 3, FIRST_ORDINARY_TOKEN = 600 };
 
 typedef struct session {
+    placement place;
     const bench_options *o;
     comm *ranks;
     instance in;
@@ -225,7 +226,7 @@ static status open_instance(session *s, uint32_t threads, uint32_t spin_us) {
                           .kv = !strcmp(o->kv, "f32") ? KV_F32 : KV_BF16,
                           .threads = threads,
                           .spin_us = spin_us,
-                          .pin = true,
+                          .placed = &s->place,
                           .context = tokens_of_sequence(o),
                           .slots = o->batch,
                           .chunk_max = o->chunk,
@@ -294,8 +295,10 @@ status bench_rank(comm *ranks, void *context) {
     if (threads == 0) threads = 1;
     uint32_t spin_us = (uint64_t)threads * node.local_ranks <= cpus ? 50 : 0;
     s.run_s = memory_alloc_array(o->repeat, sizeof *s.run_s);
-    TRY_OR_FAIL(open_instance(&s, threads, spin_us));
+    /* The readers' threads come first: the engine binds this thread to one CPU, and threads inherit that. */
+    TRY_OR_FAIL(placement_bind(&s.place, node.local_rank, node.local_ranks, threads));
     TRY_OR_FAIL(pool_open(&readers, &(pool_options){.threads = threads, .spin_us = spin_us}));
+    TRY_OR_FAIL(open_instance(&s, threads, spin_us));
     /* Before and after, since a neighbour on the machine comes and goes: the better one counts. */
     TRY_OR_FAIL(bandwidth_measure(&before, ranks, readers, s.in.weights->mapping, s.in.weights->bytes, NULL));
     TRY_OR_FAIL(measure(&s));

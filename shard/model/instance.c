@@ -201,7 +201,8 @@ status instance_open(instance *out, const instance_options *o) {
     uint32_t ranks_of_host;
     TRY(common_ranks_of_host(o->ranks, &ranks_of_host));
     comm_node node = comm_where(o->ranks);
-    if (o->pin && placement_bind(&i.place, node.local_rank, node.local_ranks, o->threads) != ST_OK)
+    if (o->placed) i.place = *o->placed;
+    else if (o->pin && placement_bind(&i.place, node.local_rank, node.local_ranks, o->threads) != ST_OK)
         log_warn("%s; going on where the system puts us", status_text());
     status st = agree(o->ranks, &card, prepare(&i, o, ranks_of_host, &card), &i);
     if (st != ST_OK) goto fail;
