@@ -39,7 +39,7 @@ static const option rows[] = {
     {"weights", OPTION_WORD, 0, AT(weights), "TYPE", NULL, "auto", 0, 0, "auto f32 bf16 q8 q4", NULL,
      "type of the matrices; auto: as stored"},
     {"expert-layout", OPTION_TEXT, 0, AT(expert_layout), "ExW", NULL, NULL, 0, 0, NULL, NULL,
-     "EP degree and width degree, such as 2x1; default ranks x 1"},
+     "EP degree and width degree, such as 2x1; default: the fastest with all ranks on one host"},
     {"threads", OPTION_U32, 0, AT(threads), "N", NULL, NULL, 1, 512, NULL, NULL,
      "default: the CPUs this process may use"},
     {"verify", OPTION_TEXT, OPTION_ARGUMENT_ONLY, AT(verify), "DIR", NULL, NULL, 0, 0, NULL, NULL,
@@ -228,6 +228,9 @@ static status pack_all(packing *p) {
     else TRY(checkpoint_open(&p->files, o->model));
     TRY(describe_source(p));
     if (p->expert_degree == 0) /* as an engine on one host would choose */
+        layout_choose_experts(p->config, o->ranks, o->ranks, p->manifest->group, &p->expert_degree,
+                              &p->width_degree);
+    if (p->expert_degree == 0)
         layout_choose_experts(p->config, o->ranks, o->ranks, p->manifest->group, &p->expert_degree,
                               &p->width_degree);
     layout *l = NULL; /* what cannot be split is refused before anything is made */
