@@ -124,30 +124,46 @@ static void cpu_add_norm(backend *b, float *h, const float *x, const float *weig
     run_rows(cpu_of(b), &w, n, add_norm_row);
 }
 
-static void gelu_row(void *context, uint32_t i, uint32_t thread) {
+enum { PIECE_FLOATS = 2048 };
+
+static uint32_t pieces_of(uint32_t dim) { return (dim + PIECE_FLOATS - 1) / PIECE_FLOATS; }
+
+static uint32_t piece_length(uint32_t dim, uint32_t at) {
+    return dim - at < PIECE_FLOATS ? dim - at : PIECE_FLOATS;
+}
+
+/* One row is long enough to share: decode has no other. */
+static void gelu_piece(void *context, uint32_t i, uint32_t thread) {
     (void)thread;
     row_work *w = context;
-    float *gate = w->y + i * w->y_stride;
-    w->c->k->gelu_multiply(gate, gate, w->x + i * w->x_stride, w->dim);
+    uint32_t row = i / w->width, at = i % w->width * PIECE_FLOATS;
+    float *gate = w->y + row * w->y_stride + at;
+    w->c->k->gelu_multiply(gate, gate, w->x + row * w->x_stride + at, piece_length(w->dim, at));
 }
 
 static void cpu_gelu_multiply(backend *b, float *gate, size_t gate_stride, const float *up, size_t up_stride,
                               uint32_t n, uint32_t dim) {
     if (dim == 0) return;
-    row_work w = {.y = gate, .y_stride = gate_stride, .x = up, .x_stride = up_stride, .dim = dim};
-    run_rows(cpu_of(b), &w, n, gelu_row);
+    row_work w = {.y = gate,
+                  .y_stride = gate_stride,
+                  .x = up,
+                  .x_stride = up_stride,
+                  .dim = dim,
+                  .width = pieces_of(dim)};
+    run_rows(cpu_of(b), &w, n * w.width, gelu_piece);
 }
 
-static void softcap_row(void *context, uint32_t i, uint32_t thread) {
+static void softcap_piece(void *context, uint32_t i, uint32_t thread) {
     (void)thread;
     row_work *w = context;
-    w->c->k->softcap(w->y + (size_t)i * w->dim, w->scale, w->dim);
+    uint32_t at = i % w->width * PIECE_FLOATS;
+    w->c->k->softcap(w->y + (size_t)(i / w->width) * w->dim + at, w->scale, piece_length(w->dim, at));
 }
 
 static void cpu_softcap(backend *b, float *x, float cap, uint32_t n, uint32_t dim) {
     if (dim == 0) return;
-    row_work w = {.y = x, .scale = cap, .dim = dim};
-    run_rows(cpu_of(b), &w, n, softcap_row);
+    row_work w = {.y = x, .scale = cap, .dim = dim, .width = pieces_of(dim)};
+    run_rows(cpu_of(b), &w, n * w.width, softcap_piece);
 }
 
 static void ple_row(void *context, uint32_t i, uint32_t thread) {

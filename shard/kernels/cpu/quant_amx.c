@@ -24,15 +24,12 @@ typedef struct tile_config {
     uint8_t rows[16];
 } tile_config;
 
-/* Tiles 0 … 3: dots; 4, 5: activations; 6, 7: weights. */
-INLINE void configure(void) {
-    tile_config c = {.palette = 1};
-    for (int i = 0; i < 8; i++) {
-        c.rows[i] = i < 6 ? QUANT_BLOCK : QUANT_GROUP / 4;
-        c.bytes_a_row[i] = i == 4 || i == 5 ? QUANT_GROUP : 64;
-    }
-    _tile_loadconfig(&c);
-}
+/* Tiles 0 … 3: dots; 4, 5: activations; 6, 7: weights. Constant, because gcc 12 believes that loading a
+ * configuration reads 8 of its bytes, and drops stores to the rest of a local one. */
+static const tile_config tiles = {.palette = 1,
+                                  .bytes_a_row = {64, 64, 64, 64, QUANT_GROUP, QUANT_GROUP, 64, 64},
+                                  .rows = {QUANT_BLOCK, QUANT_BLOCK, QUANT_BLOCK, QUANT_BLOCK, QUANT_BLOCK,
+                                           QUANT_BLOCK, QUANT_GROUP / 4, QUANT_GROUP / 4}};
 
 INLINE void unpack(int8_t *panel, const uint8_t *strip, uint32_t groups, weight_type type) {
     const __m512i low = _mm512_set1_epi8(15), eight = _mm512_set1_epi8(8), flip = _mm512_set1_epi8(-128);
@@ -127,7 +124,7 @@ INLINE void strip_blocks(float *y, size_t y_stride, const quant_input *x, uint32
 INLINE void product(float *y, size_t y_stride, const quant_input *x, uint32_t first, uint32_t tokens,
                     const void *weights, uint32_t rows, uint32_t cols, weight_type type) {
     size_t strip_bytes = quant_strip_bytes(type, cols);
-    configure();
+    _tile_loadconfig(&tiles);
     for (uint32_t t = first; t < first + tokens; t += BLOCKS * QUANT_BLOCK) {
         uint32_t n = first + tokens - t < BLOCKS * QUANT_BLOCK ? first + tokens - t : BLOCKS * QUANT_BLOCK;
         for (uint32_t r = 0; r < rows; r += QUANT_ROWS)
