@@ -175,14 +175,13 @@ static void rows_product(const expert_work *w, const weight *matrix, uint32_t h,
     }
 }
 
-static void gate_up_block(expert_work *w, uint32_t item) {
-    cpu_backend *c = w->c;
-    uint32_t h = item / w->blocks, first = item % w->blocks * WIDTH_BLOCK, width = w->m->width;
-    uint32_t rows = width - first < WIDTH_BLOCK ? width - first : WIDTH_BLOCK;
-    const expert_weights *e = &w->m->expert[c->hit[h]];
-    rows_product(w, &e->gate, h, first, rows, c->expert_act, c->expert_x, &c->expert_in);
-    rows_product(w, &e->up, h, first, rows, c->expert_up, c->expert_x, &c->expert_in);
-    uint32_t begin = c->expert_begin[c->hit[h]], n = c->expert_begin[c->hit[h] + 1] - begin;
+/* Rows first … first + rows - 1 of one expert's gate and up, and of what comes of them. */
+static void gate_up_rows(const expert_work *w, uint32_t h, uint32_t first, uint32_t rows) {
+    const cpu_backend *c = w->c;
+    uint32_t e = c->hit[h], begin = c->expert_begin[e], n = c->expert_begin[e + 1] - begin,
+             width = w->m->width;
+    rows_product(w, &w->m->expert[e].gate, h, first, rows, c->expert_act, c->expert_x, &c->expert_in);
+    rows_product(w, &w->m->expert[e].up, h, first, rows, c->expert_up, c->expert_x, &c->expert_in);
     quant_input to = part_of(c, &c->expert_mid, h, quant_groups(width));
     for (uint32_t i = 0; i < n; i++) {
         size_t at = (size_t)(begin + i) * width;
@@ -194,23 +193,32 @@ static void gate_up_block(expert_work *w, uint32_t item) {
     }
 }
 
-static void gate_up_blocks(void *context, uint32_t begin, uint32_t end, uint32_t thread) {
-    (void)thread;
-    for (uint32_t i = begin; i < end; i++) gate_up_block(context, i);
+static void down_rows(const expert_work *w, uint32_t h, uint32_t first, uint32_t rows) {
+    rows_product(w, &w->m->expert[w->c->hit[h]].down, h, first, rows, w->c->expert_y, w->c->expert_act,
+                 &w->c->expert_mid);
 }
 
-/* A range of blocks, expert by expert. */
-static void down_blocks(void *context, uint32_t begin, uint32_t end, uint32_t thread) {
-    (void)thread;
-    expert_work *w = context;
+/* A range of blocks, expert by expert: what lies together is read in one go. */
+static void run_blocks(const expert_work *w, uint32_t begin, uint32_t end, uint32_t block, uint32_t height,
+                       void (*rows_of)(const expert_work *w, uint32_t h, uint32_t first, uint32_t rows)) {
     while (begin < end) {
         uint32_t h = begin / w->blocks, stop = (h + 1) * w->blocks < end ? (h + 1) * w->blocks : end;
-        uint32_t first = begin % w->blocks * HIDDEN_BLOCK, rows = (stop - begin) * HIDDEN_BLOCK;
-        if (w->m->hidden - first < rows) rows = w->m->hidden - first;
-        rows_product(w, &w->m->expert[w->c->hit[h]].down, h, first, rows, w->c->expert_y, w->c->expert_act,
-                     &w->c->expert_mid);
+        uint32_t first = begin % w->blocks * block, rows = (stop - begin) * block;
+        rows_of(w, h, first, height - first < rows ? height - first : rows);
         begin = stop;
     }
+}
+
+static void gate_up_blocks(void *context, uint32_t begin, uint32_t end, uint32_t thread) {
+    (void)thread;
+    const expert_work *w = context;
+    run_blocks(w, begin, end, WIDTH_BLOCK, w->m->width, gate_up_rows);
+}
+
+static void down_blocks(void *context, uint32_t begin, uint32_t end, uint32_t thread) {
+    (void)thread;
+    const expert_work *w = context;
+    run_blocks(w, begin, end, HIDDEN_BLOCK, w->m->hidden, down_rows);
 }
 
 static void combine_row(void *context, uint32_t i, uint32_t thread) {
