@@ -149,7 +149,7 @@ LANES_INLINE void values_tile(float *o, size_t o_stride, const float *rescale, c
         for (int i = 0; i < nq; i++) factor[i] = _mm256_broadcast_ss(p + i * KV_PAGE_TOKENS + key);
         if (paired) {
             const uint16_t *row = (const uint16_t *)v->data + key * v->stride + d;
-            if (v->ahead)
+            if (v->ahead && key >= v->ahead_from)
                 for (int j = 0; j < nv; j += 4)
                     fetch((const uint16_t *)v->ahead + key * v->stride + d + 8 * j);
 #pragma GCC unroll 16
@@ -165,7 +165,7 @@ LANES_INLINE void values_tile(float *o, size_t o_stride, const float *rescale, c
             }
         } else {
             const float *row = (const float *)v->data + key * v->stride + d;
-            if (v->ahead)
+            if (v->ahead && key >= v->ahead_from)
                 for (int j = 0; j < nv; j += 2) fetch((const float *)v->ahead + key * v->stride + d + 8 * j);
 #pragma GCC unroll 16
             for (int j = 0; j < nv; j++) {

@@ -151,13 +151,13 @@ LANES_INLINE void values_tile(float *o, size_t o_stride, const float *rescale, c
         lanes x[16];
         if (paired) {
             const uint16_t *row = (const uint16_t *)v->data + key * v->stride + d;
-            if (ahead)
+            if (ahead && key >= v->ahead_from)
                 for (int j = 0; j < nv; j += 2) fetch((const uint16_t *)ahead + key * v->stride + d + 16 * j);
 #pragma GCC unroll 16
             for (int j = 0; j < nv; j += 2) pair_load(row + 16 * j, &x[j], &x[j + 1]);
         } else {
             const float *row = (const float *)v->data + key * v->stride + d;
-            if (ahead)
+            if (ahead && key >= v->ahead_from)
                 for (int j = 0; j < nv; j++) fetch((const float *)ahead + key * v->stride + d + 16 * j);
 #pragma GCC unroll 16
             for (int j = 0; j < nv; j++) x[j] = lanes_load(row + 16 * j);

@@ -117,14 +117,20 @@ static void widen(const tile *t, const cpu_kernels *k, kv_type type, const void 
 }
 
 static kv_run run_of(kv_type type, const void *page, size_t at, size_t stride, uint32_t count) {
-    return (kv_run){(const char *)page + at * kv_element_bytes(type), stride, count, type == KV_BF16, NULL};
+    return (kv_run){.data = (const char *)page + at * kv_element_bytes(type),
+                    .stride = stride,
+                    .count = count,
+                    .paired = type == KV_BF16};
 }
 
 /* Scores of a half-size page as it is stored. The dimensions that rotate, and their neighbours up to a whole pair block,
  * are widened and turned by each key's offset in the page, a few keys at a time so that they stay in the first cache;
- * the others are read from the page itself. */
-static void scores_of_half(const attention_work *w, tile *t, const char *page, uint32_t first,
-                           uint32_t last) {
+ * the others are read from the page itself. Meanwhile the first HALF_AHEAD rows of the next page are fetched (next, or
+ * NULL), and the others while the values are added: a core has only so many lines on their way. */
+enum { HALF_AHEAD = 32 };
+
+static void scores_of_half(const attention_work *w, tile *t, const char *page, const char *next,
+                           uint32_t first, uint32_t last) {
     const attention_layer *l = w->l;
     const cpu_kernels *k = w->c->k;
     const rope *a = l->angles;
@@ -145,7 +151,11 @@ static void scores_of_half(const attention_work *w, tile *t, const char *page, u
                 for (uint32_t j = 0; j < end; j++)
                     memcpy(turned + j * stride, from + j * row_bytes, part * sizeof *turned);
             runs[count++] = run_of(KV_F32, turned, 0, stride, part);
-            if (part < half) runs[count++] = run_of(type, rows, side * half + part, dim, half - part);
+            if (part >= half) continue;
+            runs[count] = run_of(type, rows, side * half + part, dim, half - part);
+            if (next && i < HALF_AHEAD)
+                runs[count].ahead = next + i * row_bytes + (side * half + part) * kv_element_bytes(type);
+            count++;
         }
         k->rotate_keys(t->keys, stride, part, l->k_norm, half, a->offset_cosine + (size_t)i * a->pairs,
                        a->offset_sine + (size_t)i * a->pairs, a->pairs, end);
@@ -233,8 +243,10 @@ static void tile_page(const attention_work *w, tile *t, uint32_t index, bool is_
         values.ahead = is_last ? NULL : kv_head_page(&l->kv, pages[index + 1], t->u.kv_head);
         kv_run keys = run_of(l->kv.type, page, 0, t->dim, t->dim);
         keys.ahead = value;
-        if (l->kv.half_size) scores_of_half(w, t, page, first, last);
-        else k->scores_page(t->scores, t->q, t->padded, t->queries, &keys, 1, first, last);
+        if (l->kv.half_size) {
+            values.ahead_from = HALF_AHEAD;
+            scores_of_half(w, t, page, values.ahead, first, last);
+        } else k->scores_page(t->scores, t->q, t->padded, t->queries, &keys, 1, first, last);
     }
     softmax_queries(w, t, start);
     k->values_page(t->o, t->padded, t->rescale, t->scores, t->queries, &values, first, last);

@@ -23,7 +23,8 @@ typedef struct kv_run {
     size_t stride;
     uint32_t count;
     bool paired;
-    const void *ahead; /* NULL or rows of the same stride, type and number that are read next: fetched meanwhile */
+    const void *ahead; /* NULL or rows of the same stride, type and number that are read next: fetched meanwhile, … */
+    uint32_t ahead_from; /* … the rows from this one on */
 } kv_run;
 
 #endif

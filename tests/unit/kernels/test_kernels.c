@@ -121,7 +121,8 @@ TEST(matmul_small) {
         for (int t = 0; t < SIZES; t++)
             for (int c = 0; c < SIZES; c++)
                 if ((uint64_t)sizes[r] * sizes[t] * sizes[c] <= 40000)
-                    check_matmul((weight_type)((r + t + c) % WEIGHT_FLOAT_TYPES), sizes[r], sizes[t], sizes[c]);
+                    check_matmul((weight_type)((r + t + c) % WEIGHT_FLOAT_TYPES), sizes[r], sizes[t],
+                                 sizes[c]);
 }
 
 TEST(matmul_across_panels) {
@@ -288,7 +289,10 @@ TEST(scores_page) {
             bool paired = random_u32() % 2;
             uint32_t whole = paired ? 32 : 16, count = whole * (1 + random_u32() % 5),
                      stride = count + whole * (random_u32() % 3);
-            runs[r] = (kv_run){random_page(stride * 64, paired, mode), stride, count, paired, NULL};
+            runs[r] = (kv_run){.data = random_page(stride * 64, paired, mode),
+                               .stride = stride,
+                               .count = count,
+                               .paired = paired};
             dim += count;
         }
         size_t q_stride = dim + random_u32() % 5, nq = extent(queries, q_stride, dim);
@@ -312,7 +316,8 @@ TEST(values_page) {
         uint32_t queries = query_counts[round % QUERY_COUNTS], whole = paired ? 32 : 16;
         uint32_t dim = whole * (1 + random_u32() % 20), stride = dim + whole * (random_u32() % 3);
         uint32_t first = random_u32() % 64, last = first + random_u32() % (65 - first);
-        kv_run v = {random_page(stride * 64, paired, mode), stride, dim, paired, NULL};
+        kv_run v = {
+            .data = random_page(stride * 64, paired, mode), .stride = stride, .count = dim, .paired = paired};
         size_t o_stride = dim + random_u32() % 5, no = extent(queries, o_stride, dim);
         float *p = edge_floats(queries * 64, ORDINARY), *rescale = edge_floats(queries, ORDINARY);
         CHECK_IN_PLACE("values_page", no, mode,

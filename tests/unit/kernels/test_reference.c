@@ -107,7 +107,7 @@ TEST(softmax_over_pages_matches_double) {
         float rescale = k->softmax_page(page, first, last, &m, &l);
         CHECK(first == 0 || (page[first - 1] == 0 && !signbit(page[first - 1])));
         CHECK(last == 64 || page[last] == 0);
-        kv_run v = {values + at * DIM, DIM, DIM, false, NULL};
+        kv_run v = {.data = values + at * DIM, .stride = DIM, .count = DIM, .paired = false};
         k->values_page(o, DIM, &rescale, page, 1, &v, first, last);
     }
     int bad = 0;
@@ -142,7 +142,8 @@ TEST(scores_are_the_sum_that_is_told) {
     k->bf16_from_f32(narrow, wide, ROWS * DIM);
     k->f32_from_bf16(wide, narrow, ROWS * DIM);
     for (uint32_t i = 0; i < ROWS * DIM; i++) stored[kv_pair_at(i)] = narrow[i];
-    const kv_run runs[] = {{wide, DIM, 32, false, NULL}, {stored + 32, DIM, 64, true, NULL}};
+    const kv_run runs[] = {{.data = wide, .stride = DIM, .count = 32},
+                           {.data = stored + 32, .stride = DIM, .count = 64, .paired = true}};
     k->scores_page(scores, q, DIM, 1, runs, 2, 0, ROWS);
     int bad = 0;
     for (int i = 0; i < ROWS; i++) {
