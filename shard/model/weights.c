@@ -1,13 +1,11 @@
 #include "shard/model/weights.h"
 
-#include <pthread.h>
-#include <stdatomic.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "base/invariant.h"
 #include "base/memory.h"
+#include "base/parallel.h"
 #include "base/progress.h"
 #include "shard/kernels/quant_layout.h"
 #include "shard/model/weights_parts.h"
@@ -16,7 +14,6 @@ enum {
     ALIGN = 64,
     JOB_BYTES =
         32 << 20, /* the embedding alone is gigabytes: it is read in pieces, so that threads share it */
-    THREADS_MAX = 64,
     STAGE_BYTES = 1 << 20,
 };
 
@@ -69,11 +66,6 @@ typedef struct work {
     job *jobs;
     uint32_t count;
     progress said;
-    atomic_uint next;
-    atomic_bool stop;
-    pthread_mutex_t lock;
-    status st;                      /* of the first failure; guarded by lock */
-    char sentence[STATUS_TEXT_MAX]; /* guarded by lock */
 } work;
 
 static int by_place(const void *a, const void *b) {
@@ -153,44 +145,22 @@ static status run_job(checkpoint *c, const job *j) {
                                  p->memory + part_bytes(p, j->row_begin));
 }
 
-static void *run_jobs(void *context) {
+static status run_item(void *context, uint32_t item) {
     work *all = context;
-    for (;;) {
-        uint32_t i = atomic_fetch_add(&all->next, 1);
-        if (i >= all->count || atomic_load(&all->stop)) return NULL;
-        status st = run_job(all->checkpoint, &all->jobs[i]);
-        progress_add(&all->said,
-                     part_bytes(all->jobs[i].part, all->jobs[i].row_end - all->jobs[i].row_begin));
-        if (st == ST_OK) continue;
-        /* The sentence belongs to this thread: a copy crosses to the one that answers. */
-        pthread_mutex_lock(&all->lock);
-        if (all->st == ST_OK) {
-            all->st = st;
-            snprintf(all->sentence, sizeof all->sentence, "%s", status_text());
-        }
-        pthread_mutex_unlock(&all->lock);
-        atomic_store(&all->stop, true);
-    }
+    const job *j = &all->jobs[item];
+    status st = run_job(all->checkpoint, j);
+    progress_add(&all->said, part_bytes(j->part, j->row_end - j->row_begin));
+    return st;
 }
 
 static status read_parts(const weight_plan *plan, checkpoint *c, uint32_t threads) {
-    work all = {.checkpoint = c, .lock = PTHREAD_MUTEX_INITIALIZER};
+    work all = {.checkpoint = c};
     make_jobs(plan, &all);
     /* One rank's word is enough; counted in memory, which is what a quantising load takes its time for. */
     progress_begin(&all.said, plan->layout->rank == 0 ? "loading weights" : NULL, plan->weights->bytes);
-    pthread_t ids[THREADS_MAX];
-    uint32_t started = 0;
-    if (threads > THREADS_MAX) threads = THREADS_MAX;
-    /* This thread reads too; if the system refuses more of them, fewer do the same work. */
-    while (started + 1 < threads && started + 1 < all.count) {
-        if (pthread_create(&ids[started], NULL, run_jobs, &all) != 0) break;
-        started++;
-    }
-    run_jobs(&all);
-    for (uint32_t i = 0; i < started; i++) pthread_join(ids[i], NULL);
+    status st = parallel_run(threads, all.count, run_item, &all);
     free(all.jobs);
-    pthread_mutex_destroy(&all.lock);
-    return all.st == ST_OK ? ST_OK : fail(all.st, "%s", all.sentence);
+    return st;
 }
 
 static tensor_type stored_tensor_type(void *context, const weight_entry *e, uint32_t layer) {
@@ -231,7 +201,7 @@ status model_weights_open(model_weights **out, checkpoint *c, const model_config
     TRY_OR_FAIL(weight_plan_make(&plan));
     TRY_OR_FAIL(place_parts(&plan, w));
     uint64_t read_before = checkpoint_bytes_read(c), skipped_before = checkpoint_bytes_skipped(c);
-    if (options->random) weights_random_fill(&plan, options->threads);
+    if (options->random) TRY_OR_FAIL(weights_random_fill(&plan, options->threads));
     else TRY_OR_FAIL(read_parts(&plan, c, options->threads));
     TRY_OR_FAIL(map_ple_table(&plan, c));
     w->bytes_read = checkpoint_bytes_read(c) - read_before;

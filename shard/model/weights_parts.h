@@ -42,7 +42,7 @@ void weight_plan_release(weight_plan *plan);
 model_weights *weights_take(const model_config *config, const layout *l);
 
 /* In place of reading, once every part has its memory (weights_random.h). */
-void weights_random_fill(const weight_plan *plan, uint32_t threads);
+STATUS_CHECKED status weights_random_fill(const weight_plan *plan, uint32_t threads);
 
 /* Sets the prefix of the checkpoint's names. */
 void weight_plan_find_prefix(weight_plan *plan);

@@ -1,7 +1,5 @@
 #include "shard/model/weights_random.h"
 
-#include <pthread.h>
-#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -10,9 +8,10 @@
 #include "base/file.h"
 #include "base/invariant.h"
 #include "base/memory.h"
+#include "base/parallel.h"
 #include "shard/model/weights_parts.h"
 
-enum { NAME_MAX_BYTES = 128, THREADS_MAX = 64, JOB_BYTES = 16 << 20 };
+enum { NAME_MAX_BYTES = 128, JOB_BYTES = 16 << 20 };
 
 bool weights_random_marked(const char *directory) {
     char *mark = file_join(directory, "random-weights");
@@ -137,17 +136,13 @@ static void fill_strips(const job *j) {
 typedef struct work {
     job *jobs;
     uint32_t count, capacity;
-    atomic_uint next;
 } work;
 
-static void *run_jobs(void *context) {
-    work *all = context;
-    for (;;) {
-        uint32_t i = atomic_fetch_add(&all->next, 1);
-        if (i >= all->count) return NULL;
-        if (weight_is_quantised(all->jobs[i].type)) fill_strips(&all->jobs[i]);
-        else fill_floats(&all->jobs[i]);
-    }
+static status run_item(void *context, uint32_t item) {
+    const job *j = &((const work *)context)->jobs[item];
+    if (weight_is_quantised(j->type)) fill_strips(j);
+    else fill_floats(j);
+    return ST_OK;
 }
 
 static void add_jobs(work *all, const weight_part *p, uint64_t seed) {
@@ -183,17 +178,10 @@ static uint64_t seed_of(const weight_part *p) {
     return mix(mix(seed + p->slice.row_begin) + p->slice.col_begin);
 }
 
-void weights_random_fill(const weight_plan *plan, uint32_t threads) {
+status weights_random_fill(const weight_plan *plan, uint32_t threads) {
     work all = {0};
-    pthread_t ids[THREADS_MAX];
-    uint32_t started = 0;
     for (uint32_t i = 0; i < plan->count; i++) add_part(&all, &plan->parts[i], seed_of(&plan->parts[i]));
-    if (threads > THREADS_MAX) threads = THREADS_MAX;
-    while (started + 1 < threads) {
-        if (pthread_create(&ids[started], NULL, run_jobs, &all) != 0) break;
-        started++;
-    }
-    run_jobs(&all);
-    for (uint32_t i = 0; i < started; i++) pthread_join(ids[i], NULL);
+    status st = parallel_run(threads, all.count, run_item, &all);
     free(all.jobs);
+    return st;
 }

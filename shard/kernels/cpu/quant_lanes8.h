@@ -1,21 +1,14 @@
 /* quant_ref.c with 256-bit registers, for quant_avx2.c and quant_avxvnni.c, which define how eight rows' dots
  * of one group are made:
  *
- *     typedef group_weights      a group's weights of eight rows in registers
- *     load_group                 reads them
+ *     load_group                 a group's weights of eight rows (quant_group8.h)
  *     group_dot                  their dots with one token: eight int32
  *
- * A strip's upper and lower eight rows are passed one after the other; the second pass finds it in the cache. */
+ * A strip's upper eight rows are read beside its lower ones with few tokens, and after them, from the cache, with many. */
 #ifndef SHARD_KERNELS_CPU_QUANT_LANES8_H
 #define SHARD_KERNELS_CPU_QUANT_LANES8_H
 
 enum { TILE_TOKENS = 4, SUMS = 8 };
-
-INLINE __m256i four_columns(const int8_t *values, int chunk) {
-    int32_t four;
-    memcpy(&four, values + 4 * chunk, sizeof four);
-    return _mm256_set1_epi32(four);
-}
 
 static void lanes8_quantise(const float *x, uint32_t groups, int8_t *values, float *scale, int32_t *bias,
                             size_t stride) {
