@@ -96,7 +96,7 @@ static void measure(bench *t, uint32_t depth, uint32_t rows, double seconds[2]) 
     const backend_ops *ops = t->b->ops;
     uint32_t table[PAGES], used = (depth + rows + 63) / 64;
     row_span span = {.row = 0, .count = rows, .position = depth, .pages = table};
-    uint32_t positions[CHUNK];
+    uint32_t positions[CHUNK] = {0};
     for (uint32_t i = 0; i < rows; i++) positions[i] = depth + i;
     ops->rope_begin(t->b, t->angles, positions, rows);
     uint32_t dim = t->s->head_dim, n = rows > 1 ? 4 : 40;
