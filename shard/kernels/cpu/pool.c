@@ -218,8 +218,8 @@ void pool_run(pool *p, uint32_t items, pool_work *work, void *context) {
     }
 }
 
-/* Many threads leave more ranges than this, and the last takes what is left: at most a few hundredths. */
-enum { RANGES_MAX = 256 };
+/* Where even that many do not suffice, the last ones are equal. */
+enum { RANGES_MAX = 1024 };
 
 typedef struct ranges {
     pool_range_work *work;
@@ -238,11 +238,14 @@ void pool_run_ranges(pool *p, uint32_t units, pool_range_work *work, void *conte
         work(context, 0, units, 0);
         return;
     }
-    ranges r = {.work = work, .context = context};
+    ranges r; /* not zeroed: it is long, and a step has hundreds */
+    r.work = work;
+    r.context = context;
     uint32_t count = 0, at = 0;
     while (at < units) {
         uint32_t left = units - at, take = (left + 2 * p->threads - 1) / (2 * p->threads);
-        if (count + 1 == RANGES_MAX) take = left;
+        uint32_t even = (left + RANGES_MAX - count - 1) / (RANGES_MAX - count);
+        if (take < even) take = even;
         r.begin[count++] = at;
         at += take;
     }

@@ -64,6 +64,40 @@ TEST(every_item_runs_once) {
     }
 }
 
+enum { UNITS_MAX = 9000 };
+
+typedef struct cover {
+    uint32_t seen[UNITS_MAX]; /* plain: units of two ranges at once would be a race */
+    _Atomic uint32_t ranges, longest;
+} cover;
+
+static void cover_range(void *context, uint32_t begin, uint32_t end, uint32_t thread) {
+    (void)thread;
+    cover *c = context;
+    for (uint32_t i = begin; i < end; i++) c->seen[i]++;
+    atomic_fetch_add(&c->ranges, 1);
+    uint32_t longest = atomic_load(&c->longest);
+    while (end - begin > longest && !atomic_compare_exchange_weak(&c->longest, &longest, end - begin)) {
+    }
+}
+
+TEST(ranges_cover_every_unit_once) {
+    static const uint32_t threads[] = {1, 2, 3, 70}, units[] = {0, 1, 2, 3, 97, 2048, UNITS_MAX};
+    static cover c;
+    for (size_t t = 0; t < sizeof threads / sizeof *threads; t++) {
+        pool *p;
+        CHECK_STATUS(pool_open(&p, &(pool_options){.threads = threads[t], .spin_us = 0}), ST_OK);
+        for (size_t u = 0; u < sizeof units / sizeof *units; u++) {
+            memset(&c, 0, sizeof c);
+            pool_run_ranges(p, units[u], cover_range, &c);
+            for (uint32_t i = 0; i < UNITS_MAX; i++) CHECK(c.seen[i] == (i < units[u]));
+            /* Nobody gets more than its share at once, and no range is so many that handing out costs. */
+            CHECK(c.longest <= (units[u] + threads[t] - 1) / threads[t] && c.ranges <= 1024);
+        }
+        pool_close(p);
+    }
+}
+
 TEST(opens_and_closes_at_once) {
     for (int i = 0; i < 200; i++) {
         pool *p;
@@ -134,6 +168,7 @@ TEST(an_idle_pool_sleeps) {
 
 int main(void) {
     RUN(every_item_runs_once);
+    RUN(ranges_cover_every_unit_once);
     RUN(opens_and_closes_at_once);
     RUN(pins_and_gives_the_cpus_back);
     RUN(refuses_absurd_thread_counts);
