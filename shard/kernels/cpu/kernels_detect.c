@@ -6,7 +6,7 @@
 #include "shard/kernels/cpu/cpu_kernels.h"
 #include "shard/kernels/cpu/tables.h"
 
-#if defined(__x86_64__)
+#if defined(__x86_64__) && !defined(GEMMAD_SCALAR_ONLY)
 
 #include <cpuid.h>
 

@@ -32,7 +32,7 @@ void quant_clear_rest(const quant_input *x) {
     }
 }
 
-#if defined(__x86_64__)
+#if defined(__x86_64__) && !defined(GEMMAD_SCALAR_ONLY)
 
 #include <cpuid.h>
 #include <sys/syscall.h>

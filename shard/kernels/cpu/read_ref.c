@@ -13,7 +13,7 @@ static void add(read_kernel *out, uint32_t *n, const read_kernel *three) {
 uint32_t read_kernels(read_kernel out[READ_KERNELS_MAX]) {
     uint32_t n = 0;
     add(out, &n, read_kernels_ref);
-#if defined(__x86_64__)
+#if defined(__x86_64__) && !defined(GEMMAD_SCALAR_ONLY)
     if (cpu_kernels_avx2()) add(out, &n, read_kernels_avx2);
     if (cpu_kernels_avx512()) add(out, &n, read_kernels_avx512);
 #endif
