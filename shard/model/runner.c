@@ -78,6 +78,21 @@ static uint32_t buffers(const model_config *c, const layout *l, uint32_t rows, r
     return i;
 }
 
+/* The CPU back end's int8 copies of activations: a byte an element and two numbers a group, every hit expert's
+ * filled up to blocks of tokens. */
+static uint64_t quantised_bytes(const model_config *c, const layout *l, uint32_t rows) {
+    enum { BLOCK_TOKENS = 16 };
+    sizes s = largest(c, l);
+    uint64_t longest = c->hidden > s.q ? c->hidden : s.q, slots = (uint64_t)rows * c->experts_active;
+    if (l->group != QUANT_GROUP) return 0;
+    if (s.mlp > longest) longest = s.mlp;
+    uint64_t elements = (rows + BLOCK_TOKENS) * longest;
+    if (c->experts)
+        elements +=
+            (slots + (uint64_t)(BLOCK_TOKENS - 1) * c->experts) * (c->hidden + range_count(l->expert_width));
+    return elements + elements / QUANT_GROUP * 2 * sizeof(float);
+}
+
 uint64_t runner_activation_bytes(const model_config *config, const layout *split, uint32_t rows_max) {
     runner none;
     buffer list[24];
@@ -87,7 +102,7 @@ uint64_t runner_activation_bytes(const model_config *config, const layout *split
     if (config->experts) /* the CPU back end's grouped inputs and outputs */
         bytes += (uint64_t)rows_max * config->experts_active * sizeof(float) *
                  (2 * (uint64_t)config->hidden + 2 * range_count(split->expert_width));
-    return bytes;
+    return bytes + quantised_bytes(config, split, rows_max);
 }
 
 /* ---- open ---- */
