@@ -51,6 +51,8 @@ status bench_rank(comm *ranks, void *context);
 
 /* Prints figures to standard output, then says which of them cannot be. */
 STATUS_CHECKED status bench_report(const bench_result *r);
+/* Whether weights came faster than the bandwidth that was measured. */
+bool bench_outran(const bench_result *r);
 /* 128·(1 − (120/128)^streams) for 8 of 128: distinct experts that evenly spread choices of so many rows come to. */
 double bench_experts_expected(uint32_t experts, uint32_t active, double rows);
 

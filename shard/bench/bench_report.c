@@ -213,11 +213,18 @@ static status print_text(const bench_result *r, const summary *s) {
     return fflush(stdout) == 0 ? ST_OK : fail(ST_IO, "cannot write to standard output");
 }
 
+/* Less may stay in the caches of a large processor, and is then no matter of memory at all. */
+static bool outran(const summary *s) { return s->share > 1 && s->weight_bytes >= CACHED_BYTES_MAX; }
+
+bool bench_outran(const bench_result *r) {
+    summary s = summarise(r);
+    return outran(&s);
+}
+
 status bench_report(const bench_result *r) {
     summary s = summarise(r);
     TRY(r->options->json ? print_json(r, &s) : print_text(r, &s));
-    /* Less may stay in the caches of a large processor, and is then no matter of memory at all. */
-    if (s.share > 1 && s.weight_bytes >= CACHED_BYTES_MAX)
+    if (outran(&s))
         return fail(ST_INTERNAL,
                     "weights were read at %.2f GB/s, more than the %.2f GB/s that memory gives: a count is "
                     "wrong, or the machine was busy while its bandwidth was measured",
