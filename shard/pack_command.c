@@ -3,7 +3,6 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
-#include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -17,6 +16,7 @@
 #include "base/memory.h"
 #include "base/options.h"
 #include "base/utf8.h"
+#include "shard/kernels/placement.h"
 #include "shard/model/model_pack.h"
 #include "shard/model/weights_pack.h"
 #include "shard/model/weights_random.h"
@@ -230,9 +230,6 @@ static status pack_all(packing *p) {
     if (p->expert_degree == 0) /* as an engine on one host would choose */
         layout_choose_experts(p->config, o->ranks, o->ranks, p->manifest->group, &p->expert_degree,
                               &p->width_degree);
-    if (p->expert_degree == 0)
-        layout_choose_experts(p->config, o->ranks, o->ranks, p->manifest->group, &p->expert_degree,
-                              &p->width_degree);
     layout *l = NULL; /* what cannot be split is refused before anything is made */
     TRY(layout_open(&l, p->config,
                     &(layout_options){.ranks = o->ranks,
@@ -246,14 +243,8 @@ static status pack_all(packing *p) {
     return pack_manifest_write(p->manifest, o->out);
 }
 
-static weights_choice choice_of(const char *word) {
-    int c = 0;
-    while (strcmp(word, weights_choice_name((weights_choice)c)) != 0) c++; /* the option's words are these */
-    return (weights_choice)c;
-}
-
 static status run_pack(const pack_options *o) {
-    packing p = {.o = o, .choice = choice_of(o->weights)};
+    packing p = {.o = o, .choice = weights_choice_of(o->weights)};
     char rest;
     if (o->expert_layout &&
         (sscanf(o->expert_layout, "%ux%u%c", &p.expert_degree, &p.width_degree, &rest) != 2 ||
@@ -336,8 +327,7 @@ static int exit_code(status st) {
 }
 
 static status check(pack_options *o) {
-    cpu_set_t set;
-    if (!o->threads) o->threads = sched_getaffinity(0, sizeof set, &set) == 0 ? (uint32_t)CPU_COUNT(&set) : 1;
+    if (!o->threads) o->threads = placement_cpus();
     if (o->verify && (o->model || o->out)) return fail(ST_INVALID, "--verify goes without --model and --out");
     if (!o->verify && (!o->model || !o->out))
         return fail(ST_INVALID, "give --model PATH and --out DIR, or --verify DIR");

@@ -207,21 +207,13 @@ static void name_matrices(session *s) {
     timed_name(b, &w->embed, "head");
 }
 
-static weights_choice bench_weights(const char *word) {
-    static const char *const words[WEIGHTS_CHOICES] = {"auto", "f32", "bf16", "q8", "q4"};
-    for (int i = 0; i < WEIGHTS_CHOICES; i++)
-        if (!strcmp(words[i], word)) return (weights_choice)i;
-    INVARIANT(!"a word of the option's table");
-    return WEIGHTS_AUTO;
-}
-
 static status open_instance(session *s, uint32_t threads, uint32_t spin_us) {
     const bench_options *o = s->o;
     strbuf config = {0};
     instance_options i = {.model_path = o->model,
                           .ranks = s->ranks,
                           .timed = true,
-                          .weights = bench_weights(o->weights),
+                          .weights = weights_choice_of(o->weights),
                           .kv_given = strcmp(o->kv, "auto") != 0,
                           .kv = !strcmp(o->kv, "f32") ? KV_F32 : KV_BF16,
                           .threads = threads,

@@ -1,6 +1,5 @@
 #include "shard/bench/bench_command.h"
 
-#include <sched.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -84,8 +83,7 @@ static status check(const bench_options *o) {
 }
 
 static status run(bench_options *o, int argc, char **argv, bench_launched *launched) {
-    cpu_set_t set;
-    uint64_t cpus = sched_getaffinity(0, sizeof set, &set) == 0 ? (uint64_t)CPU_COUNT(&set) : 1;
+    uint64_t cpus = placement_cpus();
     if (!strcmp(o->comm, "mpi")) {
         if (!launched) return fail(ST_UNSUPPORTED, "this gemmad-shard was built without MPI");
         return launched(bench_rank, o, &argc, &argv);

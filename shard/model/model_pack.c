@@ -21,15 +21,14 @@ const char *model_pack_type_name(weight_type type) {
 
 static status read_words(model_pack *p, const char *path) {
     const pack_manifest *m = &p->manifest;
-    int choice = 0, type = 0;
-    while (choice < WEIGHTS_CHOICES && strcmp(m->weights, weights_choice_name((weights_choice)choice)) != 0)
-        choice++;
+    weights_choice choice = weights_choice_of(m->weights);
+    int type = 0;
     while (type < WEIGHT_TYPES && (!type_names[type] || strcmp(m->stored, type_names[type]) != 0)) type++;
     if (choice == WEIGHTS_CHOICES || type == WEIGHT_TYPES)
         return fail(ST_FORMAT,
                     "%s/%s: weights is %s and stored %s, which are no choice and type of this build", path,
                     PACK_MANIFEST_NAME, m->weights, m->stored);
-    p->choice = (weights_choice)choice;
+    p->choice = choice;
     p->stored = (weight_type)type;
     return ST_OK;
 }

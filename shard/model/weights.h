@@ -84,6 +84,8 @@ weight_type weights_stored_type(const checkpoint *c);
 weight_type weights_choose(weights_choice choice, weight_type stored);
 /* "auto", "f32", "bf16", "q8", "q4". */
 const char *weights_choice_name(weights_choice choice);
+/* The choice of that name; WEIGHTS_CHOICES: there is none. */
+weights_choice weights_choice_of(const char *word);
 /* What a layout cuts shares to (layout_options.group): whole groups once anything is quantised. */
 uint32_t weights_group(weights_choice choice, weight_type stored);
 

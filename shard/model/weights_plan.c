@@ -1,4 +1,6 @@
 /* How many bytes a rank's share comes to, by arithmetic on the layout alone. */
+#include <string.h>
+
 #include "base/invariant.h"
 #include "shard/model/weights_parts.h"
 
@@ -93,6 +95,13 @@ const char *weights_choice_name(weights_choice choice) {
     static const char *const names[WEIGHTS_CHOICES] = {"auto", "f32", "bf16", "q8", "q4"};
     INVARIANT(choice < WEIGHTS_CHOICES);
     return names[choice];
+}
+
+weights_choice weights_choice_of(const char *word) {
+    int choice = 0;
+    while (choice < WEIGHTS_CHOICES && strcmp(word, weights_choice_name((weights_choice)choice)) != 0)
+        choice++;
+    return (weights_choice)choice;
 }
 
 uint32_t weights_group(weights_choice choice, weight_type stored) {

@@ -96,8 +96,8 @@ typedef struct expert_work {
     const uint32_t *ids;
     const float *weights;
     float *y;
-    uint32_t blocks;         /* a matrix's row blocks */
-    bool float_in, quant_in; /* what gates and ups need */
+    uint32_t blocks; /* a matrix's row blocks */
+    bool quant_in;   /* gates and ups take int8; else floats */
     bool quant_down;
 } expert_work;
 
@@ -153,7 +153,7 @@ static void gather_input(void *context, uint32_t item, uint32_t thread) {
         for (uint32_t i = t; i < end; i++) {
             const float *x = w->x + (size_t)c->assigned_row[begin + i] * hidden;
             if (w->quant_in) quant_token(c->q, &to, i, x, hidden, 0, to.groups);
-            if (w->float_in) memcpy(c->expert_x + (size_t)(begin + i) * hidden, x, hidden * sizeof *x);
+            else memcpy(c->expert_x + (size_t)(begin + i) * hidden, x, hidden * sizeof *x);
         }
         if (w->quant_in && end == tokens) quant_clear_rest(&to);
     }
@@ -264,7 +264,6 @@ void cpu_experts(backend *b, const moe_layer *m, const float *x, uint32_t n, con
                      .weights = weights,
                      .y = y,
                      .blocks = (n + QUANT_BLOCK - 1) / QUANT_BLOCK,
-                     .float_in = !quant_in,
                      .quant_in = quant_in,
                      .quant_down = quant_down};
     pool_run(c->threads, c->hit_count * w.blocks, gather_input, &w);

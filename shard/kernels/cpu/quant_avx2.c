@@ -36,6 +36,6 @@ INLINE __m256i group_dot(const group_weights *g, const int8_t *values, int32_t b
 #include "shard/kernels/cpu/quant_lanes8.h"
 
 const quant_kernels quant_kernels_table_avx2 = {
-    .name = "avx2", .quantise = lanes8_quantise, .q8 = lanes8_q8, .q4 = lanes8_q4};
+    .name = "avx2", .quantise = lanes8_quantise, .q8 = product_q8, .q4 = product_q4};
 
 #endif

@@ -11,6 +11,7 @@
 
 enum {
     TILE_TOKENS = 8,
+    MANY_ROWS = 2 * QUANT_ROWS,
     SUMS = 16,        /* strips · tokens */
     AHEAD = 2048,     /* bytes of a strip asked for in advance … */
     AHEAD_TOKENS = 4, /* … with so few tokens that memory is what is waited for */
@@ -122,31 +123,9 @@ INLINE void tile_tokens(float *to, size_t y_stride, const quant_input *x, uint32
     }
 }
 
-/* Few tokens: every strip is read once. Many: strips that stay in the cache pass all tokens. */
-INLINE void product(float *y, size_t y_stride, const quant_input *x, uint32_t first, uint32_t tokens,
-                    const void *weights, uint32_t rows, uint32_t cols, weight_type type) {
-    const uint32_t block = 2 * QUANT_ROWS, step = tokens <= TILE_TOKENS ? rows : block;
-    for (uint32_t r = 0; r < rows; r += step) {
-        const uint8_t *strip = (const uint8_t *)weights + r / QUANT_ROWS * quant_strip_bytes(type, cols);
-        uint32_t n_rows = rows - r < step ? rows - r : step;
-        for (uint32_t t = first; t < first + tokens; t += TILE_TOKENS) {
-            uint32_t n = first + tokens - t < TILE_TOKENS ? first + tokens - t : TILE_TOKENS;
-            tile_tokens(y + t * y_stride + r, y_stride, x, t, n, strip, n_rows, cols, type);
-        }
-    }
-}
-
-static void avx512_q8(float *y, size_t y_stride, const quant_input *x, uint32_t first, uint32_t tokens,
-                      const void *weights, uint32_t rows, uint32_t cols) {
-    product(y, y_stride, x, first, tokens, weights, rows, cols, WEIGHT_Q8);
-}
-
-static void avx512_q4(float *y, size_t y_stride, const quant_input *x, uint32_t first, uint32_t tokens,
-                      const void *weights, uint32_t rows, uint32_t cols) {
-    product(y, y_stride, x, first, tokens, weights, rows, cols, WEIGHT_Q4);
-}
+#include "shard/kernels/cpu/quant_product.h"
 
 const quant_kernels quant_kernels_table_avx512 = {
-    .name = "avx512", .quantise = avx512_quantise, .q8 = avx512_q8, .q4 = avx512_q4};
+    .name = "avx512", .quantise = avx512_quantise, .q8 = product_q8, .q4 = product_q4};
 
 #endif

@@ -8,7 +8,7 @@
 #ifndef SHARD_KERNELS_CPU_QUANT_LANES8_H
 #define SHARD_KERNELS_CPU_QUANT_LANES8_H
 
-enum { TILE_TOKENS = 4, SUMS = 8 };
+enum { TILE_TOKENS = 4, MANY_ROWS = QUANT_ROWS, SUMS = 8 };
 
 static void lanes8_quantise(const float *x, uint32_t groups, int8_t *values, float *scale, int32_t *bias,
                             size_t stride) {
@@ -111,28 +111,6 @@ INLINE void tile_tokens(float *to, size_t y_stride, const quant_input *x, uint32
     }
 }
 
-/* Few tokens: every strip is read once. Many: a strip that stays in the cache passes all tokens. */
-INLINE void product(float *y, size_t y_stride, const quant_input *x, uint32_t first, uint32_t tokens,
-                    const void *weights, uint32_t rows, uint32_t cols, weight_type type) {
-    const uint32_t step = tokens <= TILE_TOKENS ? rows : QUANT_ROWS;
-    for (uint32_t r = 0; r < rows; r += step) {
-        const uint8_t *strip = (const uint8_t *)weights + r / QUANT_ROWS * quant_strip_bytes(type, cols);
-        uint32_t n_rows = rows - r < step ? rows - r : step;
-        for (uint32_t t = first; t < first + tokens; t += TILE_TOKENS) {
-            uint32_t n = first + tokens - t < TILE_TOKENS ? first + tokens - t : TILE_TOKENS;
-            tile_tokens(y + t * y_stride + r, y_stride, x, t, n, strip, n_rows, cols, type);
-        }
-    }
-}
-
-static void lanes8_q8(float *y, size_t y_stride, const quant_input *x, uint32_t first, uint32_t tokens,
-                      const void *weights, uint32_t rows, uint32_t cols) {
-    product(y, y_stride, x, first, tokens, weights, rows, cols, WEIGHT_Q8);
-}
-
-static void lanes8_q4(float *y, size_t y_stride, const quant_input *x, uint32_t first, uint32_t tokens,
-                      const void *weights, uint32_t rows, uint32_t cols) {
-    product(y, y_stride, x, first, tokens, weights, rows, cols, WEIGHT_Q4);
-}
+#include "shard/kernels/cpu/quant_product.h"
 
 #endif

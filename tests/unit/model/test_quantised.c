@@ -86,11 +86,13 @@ static status body(comm *ranks, void *context) {
         TRY(driver_run(&in, ranks, &r, 1));
         if (comm_rank(ranks) == 0) driver_free(&r, 1);
     }
-    a->layers = in.config->layers;
     double mine[2] = {s.error, s.spread}, all[8][2], sum[2] = {0, 0};
     TRY(comm_all_gather(ranks, mine, sizeof mine, all));
     for (uint32_t i = 0; i < comm_size(ranks); i++) sum[0] += all[i][0], sum[1] += all[i][1];
-    a->relative = sqrt(sum[0] / sum[1]);
+    if (comm_rank(ranks) == 0) { /* ranks may be threads that share what they are given */
+        a->layers = in.config->layers;
+        a->relative = sqrt(sum[0] / sum[1]);
+    }
     instance_close(&in);
     golden_close(s.g);
     return ST_OK;
