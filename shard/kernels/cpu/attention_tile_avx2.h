@@ -18,8 +18,7 @@ LANES_INLINE void pair_load(const uint16_t *p, lanes *low, lanes *high) {
     pair_load8(p + 16, &low->hi, &high->hi);
 }
 
-/* Into the second cache, where the first has no room for a page. */
-LANES_INLINE void fetch(const void *p) { _mm_prefetch((const char *)p, _MM_HINT_T1); }
+#include "shard/kernels/cpu/attention_fetch.h"
 
 /* As tile_load of matmul_tile_avx2.h: a load that gcc does not repeat in each multiply-add that uses it. */
 LANES_INLINE __m256 once_load8(const float *p) {
@@ -37,9 +36,7 @@ LANES_INLINE void scores_half(__m256 *acc, const float *q, size_t q_stride, cons
         if (runs[r].paired) {
             const uint16_t *x = (const uint16_t *)runs[r].data + key * stride + 16 * half;
             for (uint32_t c = 0; c < runs[r].count; c += 32) {
-                if (runs[r].ahead && half)
-                    for (int j = 0; j < nk; j++)
-                        fetch((const uint16_t *)runs[r].ahead + (key + (uint32_t)j) * stride + c);
+                if (half) fetch_next(runs[r].ahead, (uint32_t)nk);
                 __m256 a[3], b[3];
 #pragma GCC unroll 16
                 for (int i = 0; i < nq; i++) a[i] = once_load8(q + i * q_stride + c);
@@ -66,9 +63,7 @@ LANES_INLINE void scores_half(__m256 *acc, const float *q, size_t q_stride, cons
         } else {
             const float *x = (const float *)runs[r].data + key * stride + 8 * half;
             for (uint32_t c = 0; c < runs[r].count; c += 16) {
-                if (runs[r].ahead && half)
-                    for (int j = 0; j < nk; j++)
-                        fetch((const float *)runs[r].ahead + (key + (uint32_t)j) * stride + c);
+                if (half) fetch_next(runs[r].ahead, (uint32_t)nk);
                 __m256 a[3];
 #pragma GCC unroll 16
                 for (int i = 0; i < nq; i++) a[i] = once_load8(q + i * q_stride + c);
@@ -144,14 +139,13 @@ LANES_INLINE void values_tile(float *o, size_t o_stride, const float *rescale, c
                 _mm256_mul_ps(_mm256_loadu_ps(o + i * o_stride + d + strip_at(j, paired)), factor);
     }
     for (uint32_t key = first; key < last; key++) {
+        if (v->ahead && key % v->ahead->every == 0)
+            fetch_next(v->ahead, (uint32_t)nv * (paired ? 4 : 8) * 4 / KV_LINE);
         __m256 factor[3];
 #pragma GCC unroll 16
         for (int i = 0; i < nq; i++) factor[i] = _mm256_broadcast_ss(p + i * KV_PAGE_TOKENS + key);
         if (paired) {
             const uint16_t *row = (const uint16_t *)v->data + key * v->stride + d;
-            if (v->ahead && key >= v->ahead_from)
-                for (int j = 0; j < nv; j += 4)
-                    fetch((const uint16_t *)v->ahead + key * v->stride + d + 8 * j);
 #pragma GCC unroll 16
             for (int j = 0; j < nv; j += 2) {
                 __m256i both = _mm256_loadu_si256((const __m256i *)(const void *)(row + 8 * j));
@@ -165,8 +159,6 @@ LANES_INLINE void values_tile(float *o, size_t o_stride, const float *rescale, c
             }
         } else {
             const float *row = (const float *)v->data + key * v->stride + d;
-            if (v->ahead && key >= v->ahead_from)
-                for (int j = 0; j < nv; j += 2) fetch((const float *)v->ahead + key * v->stride + d + 8 * j);
 #pragma GCC unroll 16
             for (int j = 0; j < nv; j++) {
                 __m256 x = once_load8(row + 8 * j);

@@ -19,8 +19,7 @@ LANES_INLINE lanes once_load(const float *p) {
     return x;
 }
 
-/* Into the second cache, where the first has no room for a page. */
-LANES_INLINE void fetch(const void *p) { _mm_prefetch((const char *)p, _MM_HINT_T1); }
+#include "shard/kernels/cpu/attention_fetch.h"
 
 /* Sixteen trees at once; y[4·i + j] is the sum of a[i + 4·j]. */
 LANES_INLINE lanes lanes_sum_of_sixteen(const lanes a[16]) {
@@ -51,10 +50,8 @@ LANES_INLINE void scores_tile(float *scores, const float *q, size_t q_stride, co
         size_t stride = runs[r].stride;
         if (runs[r].paired) {
             const uint16_t *x = (const uint16_t *)runs[r].data + key * stride;
-            const uint16_t *ahead = runs[r].ahead ? (const uint16_t *)runs[r].ahead + key * stride : NULL;
             for (uint32_t c = 0; c < runs[r].count; c += 32) {
-                if (ahead)
-                    for (int j = 0; j < nk; j++) fetch(ahead + j * stride + c);
+                fetch_next(runs[r].ahead, (uint32_t)nk);
                 lanes low[16], high[16];
                 if (nk <= nq) {
 #pragma GCC unroll 16
@@ -87,10 +84,8 @@ LANES_INLINE void scores_tile(float *scores, const float *q, size_t q_stride, co
             q += runs[r].count;
         } else {
             const float *x = (const float *)runs[r].data + key * stride;
-            const float *ahead = runs[r].ahead ? (const float *)runs[r].ahead + key * stride : NULL;
             for (uint32_t c = 0; c < runs[r].count; c += 16) {
-                if (ahead)
-                    for (int j = 0; j < nk; j++) fetch(ahead + j * stride + c);
+                fetch_next(runs[r].ahead, (uint32_t)nk);
                 lanes a[8];
 #pragma GCC unroll 16
                 for (int i = 0; i < nq; i++) a[i] = once_load(q + i * q_stride + c);
@@ -134,11 +129,30 @@ static void vec_scores_page(float *scores, const float *q, size_t q_stride, uint
     }
 }
 
+/* One key's values, weighted for nq queries; w is the first one's weight. */
+LANES_INLINE void values_key(lanes *acc, const void *row, const float *w, const int nq, const int nv,
+                             const bool paired) {
+    lanes x[16];
+    if (paired) {
+#pragma GCC unroll 16
+        for (int j = 0; j < nv; j += 2) pair_load((const uint16_t *)row + 16 * j, &x[j], &x[j + 1]);
+    } else {
+#pragma GCC unroll 16
+        for (int j = 0; j < nv; j++) x[j] = lanes_load((const float *)row + 16 * j);
+    }
+#pragma GCC unroll 16
+    for (int i = 0; i < nq; i++) {
+        lanes factor = lanes_set(w[i * KV_PAGE_TOKENS]);
+#pragma GCC unroll 16
+        for (int j = 0; j < nv; j++) acc[i * nv + j] = lanes_fma(factor, x[j], acc[i * nv + j]);
+    }
+}
+
 /* nq queries, 16 · nv elements of o from element d of the row on. */
 LANES_INLINE void values_tile(float *o, size_t o_stride, const float *rescale, const float *p,
                               const kv_run *v, uint32_t d, uint32_t first, uint32_t last, const int nq,
                               const int nv, const bool paired) {
-    const void *ahead = v->ahead;
+    const size_t element = paired ? sizeof(uint16_t) : sizeof(float), stride = v->stride * element;
     lanes acc[16];
 #pragma GCC unroll 16
     for (int i = 0; i < nq; i++) {
@@ -147,27 +161,11 @@ LANES_INLINE void values_tile(float *o, size_t o_stride, const float *rescale, c
         for (int j = 0; j < nv; j++)
             acc[i * nv + j] = lanes_mul(lanes_load(o + i * o_stride + d + 16 * j), factor);
     }
-    for (uint32_t key = first; key < last; key++) {
-        lanes x[16];
-        if (paired) {
-            const uint16_t *row = (const uint16_t *)v->data + key * v->stride + d;
-            if (ahead && key >= v->ahead_from)
-                for (int j = 0; j < nv; j += 2) fetch((const uint16_t *)ahead + key * v->stride + d + 16 * j);
-#pragma GCC unroll 16
-            for (int j = 0; j < nv; j += 2) pair_load(row + 16 * j, &x[j], &x[j + 1]);
-        } else {
-            const float *row = (const float *)v->data + key * v->stride + d;
-            if (ahead && key >= v->ahead_from)
-                for (int j = 0; j < nv; j++) fetch((const float *)ahead + key * v->stride + d + 16 * j);
-#pragma GCC unroll 16
-            for (int j = 0; j < nv; j++) x[j] = lanes_load(row + 16 * j);
-        }
-#pragma GCC unroll 16
-        for (int i = 0; i < nq; i++) {
-            lanes factor = lanes_set(p[i * KV_PAGE_TOKENS + key]);
-#pragma GCC unroll 16
-            for (int j = 0; j < nv; j++) acc[i * nv + j] = lanes_fma(factor, x[j], acc[i * nv + j]);
-        }
+    const char *row = (const char *)v->data + first * stride + d * element;
+    const uint32_t lines = (uint32_t)((16 * (size_t)nv * element + KV_LINE - 1) / KV_LINE);
+    for (uint32_t key = first; key < last; key++, row += stride) {
+        if (v->ahead && key % v->ahead->every == 0) fetch_next(v->ahead, lines);
+        values_key(acc, row, p + key, nq, nv, paired);
     }
 #pragma GCC unroll 16
     for (int i = 0; i < nq; i++) {

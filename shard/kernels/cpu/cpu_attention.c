@@ -125,12 +125,10 @@ static kv_run run_of(kv_type type, const void *page, size_t at, size_t stride, u
 
 /* Scores of a half-size page as it is stored. The dimensions that rotate, and their neighbours up to a whole pair block,
  * are widened and turned by each key's offset in the page, a few keys at a time so that they stay in the first cache;
- * the others are read from the page itself. Meanwhile the first HALF_AHEAD rows of the next page are fetched (next, or
- * NULL), and the others while the values are added: a core has only so many lines on their way. */
-enum { HALF_AHEAD = 32 };
+ * the others are read from the page itself. Meanwhile `next` is fetched, a part with each few keys. */
 
-static void scores_of_half(const attention_work *w, tile *t, const char *page, const char *next,
-                           uint32_t first, uint32_t last) {
+static void scores_of_half(const attention_work *w, tile *t, const char *page, kv_ahead next, uint32_t first,
+                           uint32_t last) {
     const attention_layer *l = w->l;
     const cpu_kernels *k = w->c->k;
     const rope *a = l->angles;
@@ -138,7 +136,10 @@ static void scores_of_half(const attention_work *w, tile *t, const char *page, c
     uint32_t dim = t->dim, half = dim / 2,
              part = (a->pairs + KV_PAIR_BLOCK - 1) / KV_PAIR_BLOCK * KV_PAIR_BLOCK;
     size_t stride = 2 * (size_t)part, row_bytes = (size_t)dim * kv_element_bytes(type);
+    size_t share = (size_t)(next.end - next.at) / (KV_PAGE_TOKENS / KV_ROWS_READ);
+    kv_ahead part_of_next = {next.at, next.at, 1};
     for (uint32_t i = first / KV_ROWS_READ * KV_ROWS_READ; i < last; i += KV_ROWS_READ) {
+        part_of_next.end += share;
         const char *rows = page + i * row_bytes;
         kv_run runs[4];
         uint32_t count = 0, begin = first > i ? first - i : 0,
@@ -153,9 +154,7 @@ static void scores_of_half(const attention_work *w, tile *t, const char *page, c
             runs[count++] = run_of(KV_F32, turned, 0, stride, part);
             if (part >= half) continue;
             runs[count] = run_of(type, rows, side * half + part, dim, half - part);
-            if (next && i < HALF_AHEAD)
-                runs[count].ahead = next + i * row_bytes + (side * half + part) * kv_element_bytes(type);
-            count++;
+            runs[count++].ahead = &part_of_next;
         }
         k->rotate_keys(t->keys, stride, part, l->k_norm, half, a->offset_cosine + (size_t)i * a->pairs,
                        a->offset_sine + (size_t)i * a->pairs, a->pairs, end);
@@ -234,19 +233,29 @@ static void tile_page(const attention_work *w, tile *t, uint32_t index, bool is_
     if (!l->kv.half_size) value += (size_t)KV_PAGE_TOKENS * t->dim * kv_element_bytes(l->kv.type);
     else rotate_queries(w, t, index);
     kv_run values = run_of(KV_F32, t->values, 0, t->row_stride, t->padded);
+    kv_ahead next = {NULL, NULL, 1};
     if (t->queries >= WIDEN_QUERIES || t->dim % (2 * KV_PAIR_BLOCK) != 0) {
         widen_page(w, t, page, value, first, last);
         kv_run keys = run_of(KV_F32, t->keys, 0, t->row_stride, t->padded);
         k->scores_page(t->scores, t->q, t->padded, t->queries, &keys, 1, first, last);
     } else {
         values = run_of(l->kv.type, value, 0, t->dim, t->dim);
-        values.ahead = is_last ? NULL : kv_head_page(&l->kv, pages[index + 1], t->u.kv_head);
         kv_run keys = run_of(l->kv.type, page, 0, t->dim, t->dim);
-        keys.ahead = value;
-        if (l->kv.half_size) {
-            values.ahead_from = HALF_AHEAD;
-            scores_of_half(w, t, page, values.ahead, first, last);
-        } else k->scores_page(t->scores, t->q, t->padded, t->queries, &keys, 1, first, last);
+        size_t bytes = KV_PAGE_TOKENS * t->dim * kv_element_bytes(l->kv.type);
+        if (!is_last)
+            next.at = kv_head_page(&l->kv, pages[index + 1], t->u.kv_head), next.end = next.at + bytes;
+        if (l->kv
+                .half_size) { /* one half while keys are read, the other while they are read again as values */
+            kv_ahead half = {next.at, next.at + (next.end - next.at) / 2, 1};
+            scores_of_half(w, t, page, half, first, last);
+            next.at = half.end;
+            next.every = 2;
+        } else {
+            kv_ahead own = {value, value + bytes, 1};
+            keys.ahead = &own;
+            k->scores_page(t->scores, t->q, t->padded, t->queries, &keys, 1, first, last);
+        }
+        values.ahead = &next;
     }
     softmax_queries(w, t, start);
     k->values_page(t->o, t->padded, t->rescale, t->scores, t->queries, &values, first, last);

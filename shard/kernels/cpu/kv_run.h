@@ -16,6 +16,14 @@ static inline uint32_t kv_pair_at(uint32_t d) { return d / 32 * 32 + d % 16 * 2 
 /* A kernel that reads some rows of a page may read all up to a multiple of so many. */
 enum { KV_ROWS_READ = 16 };
 
+/* Memory that is read next, fetched into the second cache meanwhile: as many lines as are worked on, or one in
+ * `every` such steps, in order, so that the processor's own prefetcher follows them. */
+enum { KV_LINE = 64 };
+typedef struct kv_ahead {
+    const char *at, *end;
+    uint32_t every;
+} kv_ahead;
+
 /* A run of elements of a page's rows; row i's begin at data + i · stride. paired: bf16 as above, stride and count
  * multiples of 32; otherwise float and multiples of 16. */
 typedef struct kv_run {
@@ -23,8 +31,7 @@ typedef struct kv_run {
     size_t stride;
     uint32_t count;
     bool paired;
-    const void *ahead; /* NULL or rows of the same stride, type and number that are read next: fetched meanwhile, … */
-    uint32_t ahead_from; /* … the rows from this one on */
+    kv_ahead *ahead; /* or NULL */
 } kv_run;
 
 #endif

@@ -12,9 +12,7 @@
 enum {
     TILE_TOKENS = 8,
     MANY_ROWS = 2 * QUANT_ROWS,
-    SUMS = 16,        /* strips · tokens */
-    AHEAD = 2048,     /* bytes of a strip asked for in advance … */
-    AHEAD_TOKENS = 4, /* … with so few tokens that memory is what is waited for */
+    SUMS = 16, /* strips · tokens */
 };
 
 #define INLINE static inline __attribute__((always_inline))
@@ -49,10 +47,10 @@ INLINE __m512 scales_of(const uint8_t *scales, uint32_t group) {
 /* `tokens` tokens of one block against `strips` strips at once, both known to the compiler: memory gives more
  * to a few streams than to one. */
 INLINE void strips_tokens(float *y, size_t y_stride, const quant_input *x, uint32_t first, uint32_t tokens,
-                          const uint8_t *weights, uint32_t strips, uint32_t rows, weight_type type,
-                          size_t strip_bytes) {
+                          const uint8_t *weights, uint32_t strips, uint32_t rows, uint32_t after,
+                          weight_type type, size_t strip_bytes) {
     const uint32_t group_bytes = quant_group_bytes(type), groups = x->groups;
-    const size_t ahead = quant_ahead(strips, rows, strip_bytes);
+    const size_t ahead = quant_ahead(strips, rows + after, strip_bytes);
     size_t at = quant_place(x, first, 0);
     __m512 sum[SUMS];
 #pragma GCC unroll 16
@@ -63,9 +61,8 @@ INLINE void strips_tokens(float *y, size_t y_stride, const quant_input *x, uint3
             const uint8_t *strip = weights + s * strip_bytes, *group = strip + (size_t)g * group_bytes;
             __m512i w[8];
             load_group(w, group, type);
-            if (tokens <= AHEAD_TOKENS)
-                for (uint32_t line = 0; line < group_bytes; line += 64)
-                    _mm_prefetch((const char *)group + ahead + line, _MM_HINT_T0);
+            for (uint32_t line = 0; line < group_bytes; line += 64)
+                _mm_prefetch((const char *)group + ahead + line, _MM_HINT_T1);
             __m512 scale = scales_of(strip + (size_t)groups * group_bytes, g);
             const int8_t *values = x->values + at * QUANT_GROUP;
 #pragma GCC unroll 8
@@ -99,16 +96,18 @@ INLINE void strips_tokens(float *y, size_t y_stride, const quant_input *x, uint3
     case n:                                                                                                  \
         for (; left > (together - 1) * QUANT_ROWS;                                                           \
              left -= left < (uint32_t)together * QUANT_ROWS ? left : together * QUANT_ROWS) {                \
-            strips_tokens(to + rows - left, y_stride, x, t, n, strip, together, left, type, strip_bytes);    \
+            strips_tokens(to + rows - left, y_stride, x, t, n, strip, together, left, after, type,           \
+                          strip_bytes);                                                                      \
             strip += together * strip_bytes;                                                                 \
         }                                                                                                    \
         for (; left > 0; left -= left < QUANT_ROWS ? left : QUANT_ROWS, strip += strip_bytes)                \
-            strips_tokens(to + rows - left, y_stride, x, t, n, strip, 1, left, type, strip_bytes);           \
+            strips_tokens(to + rows - left, y_stride, x, t, n, strip, 1, left, after, type, strip_bytes);    \
         break
 
 /* Up to eight tokens against all rows. */
 INLINE void tile_tokens(float *to, size_t y_stride, const quant_input *x, uint32_t t, uint32_t tokens,
-                        const uint8_t *strip, uint32_t rows, uint32_t cols, weight_type type) {
+                        const uint8_t *strip, uint32_t rows, uint32_t after, uint32_t cols,
+                        weight_type type) {
     size_t strip_bytes = quant_strip_bytes(type, cols);
     uint32_t left = rows;
     switch (tokens) {

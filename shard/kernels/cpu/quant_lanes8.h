@@ -42,10 +42,10 @@ static void lanes8_quantise(const float *x, uint32_t groups, int8_t *values, flo
 /* `tokens` tokens of one block against `units` halves of strips, both known to the compiler. Few tokens take
  * eight units: memory gives more to four streams than to one. */
 INLINE void units_tokens(__m256 *sum, const quant_input *x, uint32_t first, uint32_t tokens,
-                         const uint8_t *strip, uint32_t half, uint32_t units, uint32_t rows, weight_type type,
-                         size_t strip_bytes) {
+                         const uint8_t *strip, uint32_t half, uint32_t units, uint32_t rows, uint32_t after,
+                         weight_type type, size_t strip_bytes) {
     const uint32_t group_bytes = quant_group_bytes(type), groups = x->groups;
-    const size_t ahead = quant_ahead((units + 1) / 2, rows, strip_bytes);
+    const size_t ahead = quant_ahead((units + 1) / 2, rows + after, strip_bytes);
     size_t at = quant_place(x, first, 0);
 #pragma GCC unroll 8
     for (uint32_t i = 0; i < units * tokens; i++) sum[i] = _mm256_setzero_ps();
@@ -91,8 +91,8 @@ INLINE void store_eight(float *y, __m256 sum, uint32_t rows) {
             __m256 sum[SUMS];                                                                                \
             taken = left > (together - 1) * 8 ? together : 1;                                                \
             if (taken == together)                                                                           \
-                units_tokens(sum, x, t, n, strip, done % 2, together, left, type, strip_bytes);              \
-            else units_tokens(sum, x, t, n, strip, done % 2, 1, left, type, strip_bytes);                    \
+                units_tokens(sum, x, t, n, strip, done % 2, together, left, after, type, strip_bytes);       \
+            else units_tokens(sum, x, t, n, strip, done % 2, 1, left, after, type, strip_bytes);             \
             for (uint32_t i = 0; i < taken * n; i++)                                                         \
                 store_eight(to + i % n * y_stride + done * 8 + i / n * 8, sum[i], left - i / n * 8);         \
         }                                                                                                    \
@@ -100,7 +100,8 @@ INLINE void store_eight(float *y, __m256 sum, uint32_t rows) {
 
 /* Up to four tokens against all rows. */
 INLINE void tile_tokens(float *to, size_t y_stride, const quant_input *x, uint32_t t, uint32_t tokens,
-                        const uint8_t *weights, uint32_t rows, uint32_t cols, weight_type type) {
+                        const uint8_t *weights, uint32_t rows, uint32_t after, uint32_t cols,
+                        weight_type type) {
     size_t strip_bytes = quant_strip_bytes(type, cols);
     uint32_t left = rows, taken;
     switch (tokens) {

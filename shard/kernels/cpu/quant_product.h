@@ -1,6 +1,7 @@
 /* How strips and tokens meet in quant_avx512.c and quant_lanes8.h, which define before this
  *
- *     TILE_TOKENS, tile_tokens   up to so many tokens against all rows of some strips
+ *     TILE_TOKENS, tile_tokens   up to so many tokens against all rows of some strips, which `after` more rows
+ *                                follow that nobody has asked memory for yet
  *     MANY_ROWS                  rows whose strips stay in the cache while many tokens pass
  *
  * Few tokens: every strip is read once. */
@@ -15,7 +16,8 @@ INLINE void product(float *y, size_t y_stride, const quant_input *x, uint32_t fi
         uint32_t n_rows = rows - r < step ? rows - r : step;
         for (uint32_t t = first; t < first + tokens; t += TILE_TOKENS) {
             uint32_t n = first + tokens - t < TILE_TOKENS ? first + tokens - t : TILE_TOKENS;
-            tile_tokens(y + t * y_stride + r, y_stride, x, t, n, strip, n_rows, cols, type);
+            uint32_t after = t + n == first + tokens ? rows - r - n_rows : 0;
+            tile_tokens(y + t * y_stride + r, y_stride, x, t, n, strip, n_rows, after, cols, type);
         }
     }
 }
