@@ -36,7 +36,7 @@ static inline uint32_t keys_before(uint32_t end, uint32_t at) {
 
 static float vec_softmax_page(float *scores, uint32_t first, uint32_t last, float *m, float *l) {
     float largest = ref_max(vec_max(scores + first, last - first), *m);
-    /* Most pages do not raise the maximum; exp(0) is 1. */
+    /* Most pages do not raise the maximum. */
     float rescale = *m == -INFINITY ? 0.0f : *m == largest ? 1.0f : ref_softmax_exp(*m - largest);
     lanes sum = lanes_set(0), zero = lanes_set(0), shift = lanes_set(largest);
     for (uint32_t at = 0; at < KV_PAGE_TOKENS; at += 16) {

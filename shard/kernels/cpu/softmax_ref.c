@@ -22,7 +22,7 @@ float ref_exp_sum(float *y, const float *x, float shift, float factor, uint32_t 
 
 float ref_softmax_page(float *scores, uint32_t first, uint32_t last, float *m, float *l) {
     float largest = ref_max(ref_max_of(scores + first, last - first), *m);
-    float rescale = *m == -INFINITY ? 0.0f : ref_softmax_exp(*m - largest);
+    float rescale = *m == -INFINITY ? 0.0f : *m == largest ? 1.0f : ref_softmax_exp(*m - largest);
     float lane[LANES] = {0};
     for (uint32_t i = 0; i < KV_PAGE_TOKENS; i++) {
         scores[i] = i >= first && i < last ? ref_softmax_exp(scores[i] - largest) : 0.0f;
