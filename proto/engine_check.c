@@ -105,6 +105,10 @@ static status check_heartbeat(const Gemmad__Engine__Heartbeat *h) {
     NEED(kind, h, prompt_tokens);
     NEED(kind, h, generated_tokens);
     NEED(kind, h, in_step);
+    if (h->has_imbalance) NEED_FLOAT(kind, h, imbalance, 0, LIMIT_RANKS);
+    if (h->paused > LIMIT_QUEUE_PER_MODEL + LIMIT_REQUESTS_PER_ENGINE)
+        return fail(ST_FORMAT, "heartbeat: paused is %u, at most %d requests are taken", h->paused,
+                    LIMIT_QUEUE_PER_MODEL + LIMIT_REQUESTS_PER_ENGINE);
     return check_ranks(kind, h->ranks, h->n_ranks);
 }
 
@@ -230,6 +234,9 @@ status engine_check_submit(const Gemmad__Engine__Submit *s, const engine_bounds 
     NEED(kind, s, sample_index);
     NEED(kind, s, priority);
     NEED(kind, s, deadline_ms);
+    if (s->sample_index >= LIMIT_SAMPLES)
+        return fail(ST_FORMAT, "submit: sample_index is %u, a prompt has at most %d samples", s->sample_index,
+                    LIMIT_SAMPLES);
     TRY(check_sampling(s->sampling, b));
     /* max_tokens counts from the prompt's end: what a replayed request has already emitted is part of it. */
     if (s->n_tokens - s->prompt_count >= s->sampling->max_tokens)
@@ -249,6 +256,10 @@ status engine_check_from_gemmad(const engine_frame *f, const engine_bounds *b) {
         return ST_OK;
     case GEMMAD__ENGINE__FRAME__KIND_SUBMIT: return engine_check_submit(f->submit, b);
     case GEMMAD__ENGINE__FRAME__KIND_CANCEL: return check_id("cancel", f->cancel->has_id, f->cancel->id);
+    case GEMMAD__ENGINE__FRAME__KIND_PAUSE:
+        TRY(check_id("pause", f->pause->has_id, f->pause->id));
+        NEED("pause", f->pause, paused);
+        return ST_OK;
     case GEMMAD__ENGINE__FRAME__KIND_DRAIN:
     case GEMMAD__ENGINE__FRAME__KIND_PING: return ST_OK;
     default: return fail(ST_FORMAT, "gemmad does not send a frame of the kind %s", frame_kind_name(f));

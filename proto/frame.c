@@ -188,6 +188,7 @@ const char *frame_kind_name(const engine_frame *f) {
     case GEMMAD__ENGINE__FRAME__KIND_CANCEL: return "cancel";
     case GEMMAD__ENGINE__FRAME__KIND_DRAIN: return "drain";
     case GEMMAD__ENGINE__FRAME__KIND_PING: return "ping";
+    case GEMMAD__ENGINE__FRAME__KIND_PAUSE: return "pause";
     default: return "unknown";
     }
 }

@@ -16,6 +16,7 @@ enum {
     LIMIT_STOP_BYTES = 256,              /* one stop string */
     LIMIT_STOP_TOKENS = 64,
     LIMIT_LOGIT_BIAS = 1024,
+    LIMIT_SAMPLES = 64,                  /* n of one prompt */
     LIMIT_LOGPROBS = 1024,               /* top n of one token */
     LIMIT_REQUESTS_PER_ENGINE = 256,     /* sequence slots: running at once */
     LIMIT_QUEUE_PER_MODEL = 4096,        /* waiting for a slot */

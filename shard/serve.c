@@ -133,6 +133,7 @@ static status take_event(leader *l, link_event *e) {
     }
     case LINK_CANCEL: return sched_cancel(l->s, e->id);
     case LINK_DRAIN: l->draining = true; return ST_OK;
+    case LINK_PAUSE: return ST_OK; /* goes on: gemmad holds what its reader has not taken */
     }
     return fail(ST_UNSUPPORTED, "engine link: event %d", (int)e->kind);
 }

@@ -66,6 +66,19 @@ static link_rank_info *copy_ranks(link_connection *l, uint32_t *count) {
     return copy;
 }
 
+static void fill_counters(Gemmad__Engine__Heartbeat *m, const link_progress *p) {
+    m->has_prefix_query_tokens = m->has_prefix_hit_tokens = m->has_preemptions = m->has_step_us = true;
+    m->has_cached_pages = m->has_imbalance = m->has_paused = m->has_spilled_bytes = true;
+    m->prefix_query_tokens = atomic_load(&p->prefix_query_tokens);
+    m->prefix_hit_tokens = atomic_load(&p->prefix_hit_tokens);
+    m->preemptions = atomic_load(&p->preemptions);
+    m->step_us = atomic_load(&p->step_us);
+    m->cached_pages = atomic_load(&p->cached_pages);
+    m->imbalance = atomic_load(&p->imbalance);
+    m->paused = atomic_load(&p->paused);
+    m->spilled_bytes = atomic_load(&p->spilled_bytes);
+}
+
 status link_beat(link_connection *l) {
     if (link_backlog_bytes(l) > LINK_FRAME_BYTES) return link_flush(l);
     uint32_t count;
@@ -88,6 +101,7 @@ status link_beat(link_connection *l) {
     m.prompt_tokens = atomic_load(&p->prompt_tokens);
     m.generated_tokens = atomic_load(&p->generated_tokens);
     m.in_step = atomic_load(&p->in_step);
+    fill_counters(&m, p);
     m.n_ranks = count;
     m.ranks = list;
     f.kind_case = GEMMAD__ENGINE__FRAME__KIND_HEARTBEAT;

@@ -82,6 +82,11 @@ static void pong(link_connection *l) {
     (void)st;
 }
 
+static status check_known(const link_connection *l, const char *kind, uint64_t id) {
+    if (id <= l->last_id) return ST_OK;
+    return fail(ST_FORMAT, "%s: id %llu was never submitted", kind, (unsigned long long)id);
+}
+
 static status event_from(link_connection *l, engine_frame *f, link_event *out, bool *is_event) {
     *is_event = true;
     switch (f->kind_case) {
@@ -94,10 +99,11 @@ static status event_from(link_connection *l, engine_frame *f, link_event *out, b
             (link_event){.kind = LINK_SUBMIT, .id = f->submit->id, .request = link_request_unpack(f->submit)};
         return ST_OK;
     case GEMMAD__ENGINE__FRAME__KIND_CANCEL:
-        if (f->cancel->id > l->last_id)
-            return fail(ST_FORMAT, "cancel: id %llu was never submitted", (unsigned long long)f->cancel->id);
         *out = (link_event){.kind = LINK_CANCEL, .id = f->cancel->id};
-        return ST_OK;
+        return check_known(l, "cancel", f->cancel->id);
+    case GEMMAD__ENGINE__FRAME__KIND_PAUSE:
+        *out = (link_event){.kind = LINK_PAUSE, .id = f->pause->id, .paused = f->pause->paused};
+        return check_known(l, "pause", f->pause->id);
     case GEMMAD__ENGINE__FRAME__KIND_DRAIN: *out = (link_event){.kind = LINK_DRAIN}; return ST_OK;
     case GEMMAD__ENGINE__FRAME__KIND_PING:
         pong(l);

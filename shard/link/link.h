@@ -13,13 +13,13 @@
 #ifndef SHARD_LINK_LINK_H
 #define SHARD_LINK_LINK_H
 
+#include "base/status.h"
+#include "proto/limits.h"
+#include "shard/sample/sampling.h"
 #include <stdatomic.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
-#include "base/status.h"
-#include "proto/limits.h"
-#include "shard/sample/sampling.h"
 
 typedef struct link link_connection;
 
@@ -39,7 +39,9 @@ typedef struct link_hello {
 /* Written by the engine thread, read by the heartbeat thread. */
 typedef struct link_progress {
     _Atomic uint64_t steps, prompt_tokens, generated_tokens, kv_pages_used, kv_pages_total;
-    _Atomic uint32_t running, waiting;
+    _Atomic uint64_t prefix_query_tokens, prefix_hit_tokens, preemptions, cached_pages, spilled_bytes;
+    _Atomic uint32_t running, waiting, paused, step_us;
+    _Atomic float imbalance; /* the busiest rank's computing / the mean's; 0: not measured */
     _Atomic bool in_step;
 } link_progress;
 
@@ -48,14 +50,16 @@ typedef struct link_request {
     uint32_t *tokens; /* [token_count] */
     uint32_t token_count, prompt_count;
     int32_t priority;
-    uint64_t deadline_ms; /* left when sent; 0: none */
+    uint64_t deadline_ms;   /* left when sent; 0: none */
+    uint64_t client, group; /* who asks, and whose samples of one prompt belong together; 0: unknown, none */
     sampling sampling;
 } link_request;
 
-typedef enum link_event_kind { LINK_SUBMIT, LINK_CANCEL, LINK_DRAIN } link_event_kind;
+typedef enum link_event_kind { LINK_SUBMIT, LINK_CANCEL, LINK_DRAIN, LINK_PAUSE } link_event_kind;
 typedef struct link_event {
     link_event_kind kind;
-    uint64_t id;           /* cancel */
+    uint64_t id;           /* cancel, pause */
+    bool paused;           /* pause: else the request goes on; the id may have ended meanwhile */
     link_request *request; /* submit */
 } link_event;
 

@@ -33,6 +33,8 @@ link_request *link_request_unpack(const Gemmad__Engine__Submit *s) {
     r->prompt_count = s->prompt_count;
     r->priority = s->priority;
     r->deadline_ms = s->deadline_ms;
+    r->client = s->client;
+    r->group = s->group;
     r->tokens = memory_alloc_array(s->n_tokens, sizeof *r->tokens);
     memcpy(r->tokens, s->tokens, s->n_tokens * sizeof *r->tokens);
     unpack_sampling(s, &r->sampling);

@@ -66,6 +66,7 @@ static status at_leader(const engine_frame *f) {
     link_request *r = link_request_unpack(f->submit);
     INVARIANT(r->token_count >= r->prompt_count && r->prompt_count >= 1 && r->token_count <= 4096);
     for (uint32_t i = 0; i < r->token_count; i++) INVARIANT(r->tokens[i] < 1000);
+    INVARIANT(r->sampling.sample_index < LIMIT_SAMPLES);
     INVARIANT(r->sampling.temperature >= 0 && r->sampling.stop_token_count <= LIMIT_STOP_TOKENS * 2);
     link_request_free(r);
     return ST_OK;

@@ -19,6 +19,7 @@ typedef struct fake_gemmad {
     bool refuse;     /* hangs up on the hello */
     bool sees_ready; /* the ready hello follows at once, and is answered too */
     int heartbeats;
+    Gemmad__Engine__Heartbeat beat; /* the last */
 } fake_gemmad;
 
 static const uint8_t secret[LIMIT_SECRET_BYTES] = "0123456789abcdef0123456789abcde";
@@ -73,6 +74,8 @@ static engine_frame *fake_next(fake_gemmad *g) {
             CHECK_STATUS(engine_check_from_leader(f, &none), ST_OK);
             if (f->kind_case != GEMMAD__ENGINE__FRAME__KIND_HEARTBEAT) return f;
             g->heartbeats++;
+            g->beat = *f->heartbeat; /* numbers only */
+            g->beat.ranks = NULL;
             frame_free(f);
             continue;
         }
@@ -163,6 +166,9 @@ static void fake_submit(fake_gemmad *g, uint64_t id, uint32_t *tokens, size_t n)
     m.sample_index = 3;
     m.priority = -100;
     m.deadline_ms = 9000;
+    m.has_client = m.has_group = true;
+    m.client = UINT64_MAX;
+    m.group = 12;
     m.sampling = &s;
     s.has_max_tokens = s.has_temperature = s.has_top_p = s.has_top_k = s.has_min_p = s.has_seed = true;
     s.has_repetition_penalty = s.has_presence_penalty = s.has_frequency_penalty = true;
@@ -192,6 +198,17 @@ static void fake_cancel(fake_gemmad *g, uint64_t id) {
     fake_send(g, &f);
 }
 
+static void fake_pause(fake_gemmad *g, uint64_t id, bool paused) {
+    Gemmad__Engine__Pause p = GEMMAD__ENGINE__PAUSE__INIT;
+    engine_frame f = GEMMAD__ENGINE__FRAME__INIT;
+    p.has_id = p.has_paused = true;
+    p.id = id;
+    p.paused = paused;
+    f.kind_case = GEMMAD__ENGINE__FRAME__KIND_PAUSE;
+    f.pause = &p;
+    fake_send(g, &f);
+}
+
 TEST(requests_come_in_as_structs) {
     fake_gemmad g;
     fake_open(&g);
@@ -207,6 +224,7 @@ TEST(requests_come_in_as_structs) {
     CHECK(e.kind == LINK_SUBMIT && e.id == 5 && e.request->id == 5);
     const link_request *r = e.request;
     CHECK(r->token_count == 3 && r->tokens[1] == 49 && r->prompt_count == 2 && r->priority == -100);
+    CHECK(r->client == UINT64_MAX && r->group == 12);
     CHECK(r->deadline_ms == 9000 && r->sampling.sample_index == 3 && r->sampling.seed == UINT64_MAX);
     CHECK(r->sampling.max_tokens == 10 && r->sampling.temperature == 0.5F && r->sampling.top_p == 0.25F);
     CHECK(r->sampling.top_k == 64 && r->sampling.logprobs == 2 && r->sampling.prompt_logprobs == -1);
@@ -214,6 +232,11 @@ TEST(requests_come_in_as_structs) {
     link_request_free(e.request);
     CHECK_STATUS(link_poll(l, 1000, &e), ST_OK);
     CHECK(e.kind == LINK_CANCEL && e.id == 4);
+    for (int paused = 1; paused >= 0; paused--) {
+        fake_pause(&g, 5, paused);
+        CHECK_STATUS(link_poll(l, 1000, &e), ST_OK);
+        CHECK(e.kind == LINK_PAUSE && e.id == 5 && e.paused == paused);
+    }
     fake_hang_up(&g);
     CHECK_STATUS(link_poll(l, 1000, &e), ST_UNAVAILABLE);
     CHECK_STATUS(link_send_started(l, 5, 0, 0), ST_UNAVAILABLE);
@@ -230,7 +253,8 @@ TEST(bad_frames_close_the_link) {
     } v[] = {{5, 3, 3, "id 5 comes after 5"},
              {6, 50, 3, "tokens[2] is 50, the vocabulary has 50"},
              {6, 3, 12, "10 tokens were emitted already"},
-             {0, 0, 0, "id 77 was never submitted"}};
+             {0, 0, 0, "cancel: id 77 was never submitted"},
+             {0, 0, 1, "pause: id 77 was never submitted"}};
     for (size_t i = 0; i < sizeof v / sizeof *v; i++) {
         fake_gemmad g;
         fake_open(&g);
@@ -242,7 +266,8 @@ TEST(bad_frames_close_the_link) {
         CHECK_STATUS(link_poll(l, 1000, &e), ST_OK);
         link_request_free(e.request);
         tokens[2] = v[i].token;
-        if (v[i].id == 0) fake_cancel(&g, 77);
+        if (v[i].id == 0 && v[i].n) fake_pause(&g, 77, true);
+        else if (v[i].id == 0) fake_cancel(&g, 77);
         else fake_submit(&g, v[i].id, tokens, v[i].n);
         CHECK_STATUS(link_poll(l, 1000, &e), ST_FORMAT);
         CHECK_SENTENCE(v[i].part);
@@ -357,6 +382,14 @@ TEST(hearts_beat_and_a_lost_gemmad_is_found_again) {
     link_connection *l = connect_to(&g, ST_OK);
     static link_progress progress;
     atomic_store(&progress.steps, 41);
+    atomic_store(&progress.prefix_query_tokens, 100);
+    atomic_store(&progress.prefix_hit_tokens, 64);
+    atomic_store(&progress.preemptions, 3);
+    atomic_store(&progress.step_us, 2500);
+    atomic_store(&progress.cached_pages, 9);
+    atomic_store(&progress.imbalance, 1.25F);
+    atomic_store(&progress.paused, 2);
+    atomic_store(&progress.spilled_bytes, UINT64_C(1) << 40);
     CHECK_STATUS(link_start_heartbeat(l, &progress, NULL, 0), ST_OK);
     say_ready(&g, l);
     link_event e;
@@ -367,6 +400,9 @@ TEST(hearts_beat_and_a_lost_gemmad_is_found_again) {
     CHECK(started && started->kind_case == GEMMAD__ENGINE__FRAME__KIND_STARTED);
     frame_free(started);
     CHECK_THAT(g.heartbeats >= 2 && g.heartbeats <= 3, "%d", g.heartbeats);
+    CHECK(g.beat.prefix_query_tokens == 100 && g.beat.prefix_hit_tokens == 64 && g.beat.preemptions == 3);
+    CHECK(g.beat.step_us == 2500 && g.beat.cached_pages == 9 && g.beat.imbalance == 1.25F);
+    CHECK(g.beat.paused == 2 && g.beat.spilled_bytes == UINT64_C(1) << 40);
     fake_hang_up(&g);
     CHECK_STATUS(link_poll(l, 1000, &e), ST_UNAVAILABLE);
     uint64_t begin = clock_now_ns();

@@ -210,6 +210,7 @@ TEST(every_field_of_a_submit_is_checked) {
     REFUSED(w.m.prompt_count = 0, "prompt_count is 0");
     REFUSED(w.m.prompt_count = 9, "prompt_count is 9, allowed are 1 to 8");
     REFUSED(w.m.has_sample_index = false, "sample_index is missing");
+    REFUSED(w.m.sample_index = LIMIT_SAMPLES, "sample_index is 64, a prompt has at most 64 samples");
     REFUSED(w.m.has_priority = false, "priority is missing");
     REFUSED(w.m.has_deadline_ms = false, "deadline_ms is missing");
     REFUSED(w.m.sampling = NULL, "sampling is missing");
@@ -247,6 +248,45 @@ TEST(frames_of_the_wrong_direction_are_refused) {
     f.kind_case = GEMMAD__ENGINE__FRAME__KIND__NOT_SET;
     CHECK_STATUS(engine_check_from_gemmad(&f, &bounds), ST_FORMAT);
     CHECK_SENTENCE("kind unknown");
+}
+
+TEST(a_pause_says_whether) {
+    Gemmad__Engine__Pause p = GEMMAD__ENGINE__PAUSE__INIT;
+    engine_frame f = GEMMAD__ENGINE__FRAME__INIT;
+    f.kind_case = GEMMAD__ENGINE__FRAME__KIND_PAUSE;
+    f.pause = &p;
+    p.has_paused = true;
+    CHECK_STATUS(engine_check_from_gemmad(&f, &bounds), ST_FORMAT);
+    CHECK_SENTENCE("pause: id is missing");
+    p.has_id = true;
+    p.id = 7;
+    CHECK_STATUS(engine_check_from_gemmad(&f, &bounds), ST_OK);
+    CHECK_STATUS(engine_check_from_leader(&f, &bounds), ST_FORMAT);
+    CHECK_SENTENCE("kind pause");
+    p.has_paused = false;
+    CHECK_STATUS(engine_check_from_gemmad(&f, &bounds), ST_FORMAT);
+    CHECK_SENTENCE("pause: paused is missing");
+}
+
+TEST(a_heartbeat_is_checked) {
+    Gemmad__Engine__Heartbeat h = GEMMAD__ENGINE__HEARTBEAT__INIT;
+    engine_frame f = GEMMAD__ENGINE__FRAME__INIT;
+    f.kind_case = GEMMAD__ENGINE__FRAME__KIND_HEARTBEAT;
+    f.heartbeat = &h;
+    h.has_steps = h.has_running = h.has_waiting = h.has_kv_pages_used = h.has_kv_pages_total = true;
+    h.has_prompt_tokens = h.has_generated_tokens = h.has_in_step = true;
+    CHECK_STATUS(engine_check_from_leader(&f, &bounds), ST_OK); /* counters may be absent */
+    h.has_imbalance = true;
+    h.imbalance = 1.5F;
+    CHECK_STATUS(engine_check_from_leader(&f, &bounds), ST_OK);
+    h.imbalance = NAN;
+    CHECK_STATUS(engine_check_from_leader(&f, &bounds), ST_FORMAT);
+    CHECK_SENTENCE("imbalance is nan");
+    h.imbalance = 1;
+    h.has_paused = true;
+    h.paused = UINT32_MAX;
+    CHECK_STATUS(engine_check_from_leader(&f, &bounds), ST_FORMAT);
+    CHECK_SENTENCE("paused is 4294967295");
 }
 
 TEST(what_a_leader_says_is_checked) {
@@ -310,6 +350,8 @@ int main(void) {
     RUN(an_unfolding_frame_is_refused);
     RUN(every_field_of_a_submit_is_checked);
     RUN(frames_of_the_wrong_direction_are_refused);
+    RUN(a_pause_says_whether);
+    RUN(a_heartbeat_is_checked);
     RUN(what_a_leader_says_is_checked);
     RUN(secrets);
     return test_result();
