@@ -22,14 +22,15 @@ status sum_over_ranks(runner *r, float *x, size_t count, const weight *next) {
     return comm_all_reduce(r->o.ranks, x, count);
 }
 
-/* A token's embedding row is read by the rank whose vocabulary share holds it and reaches the others in one
- * exact exchange: copies, no sums. */
+/* Every rank reads rows of the mapped file. A row that is in memory alone is read by the rank whose vocabulary share
+ * holds it and reaches the others in one exact exchange: copies, no sums. */
 static status embed(runner *r) {
     const model_config *c = r->config;
     const live_rows *l = &r->live;
     uint32_t ranks = r->o.split->ranks, self = r->o.split->rank, mine = 0, packed = 0;
-    if (ranks == 1) {
-        r->ops->embed(r->b, r->h, &r->o.weights->embed, 0, l->token, l->n, c->embed_factor);
+    const weight *share = &r->o.weights->embed, *all = &r->o.weights->embed_rows;
+    if (all->data || ranks == 1) {
+        r->ops->embed(r->b, r->h, all->data ? all : share, 0, l->token, l->n, c->embed_factor);
         return ST_OK;
     }
     memset(r->exchange_bytes, 0, ranks * sizeof *r->exchange_bytes);
@@ -39,7 +40,7 @@ static status embed(runner *r) {
         if (owner == self) own_ids[mine++] = l->token[i];
         r->exchange_bytes[owner] += c->hidden * sizeof(float);
     }
-    r->ops->embed(r->b, r->x, &r->o.weights->embed, r->o.split->vocab.begin, own_ids, mine, c->embed_factor);
+    r->ops->embed(r->b, r->x, share, r->o.split->vocab.begin, own_ids, mine, c->embed_factor);
     r->ops->finish(r->b);
     TRY(comm_all_gather_v(r->o.ranks, r->x, r->exchange_bytes, r->packed));
     /* packed holds rank 0's rows in row order, then rank 1's … */

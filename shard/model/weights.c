@@ -168,13 +168,13 @@ static tensor_type stored_tensor_type(void *context, const weight_entry *e, uint
     return t ? t->type : TENSOR_OTHER;
 }
 
-/* The per-layer embedding is as large as the rest of an E-model, and a token needs one row of it. */
-static status map_ple_table(weight_plan *plan, checkpoint *c) {
-    if (plan->config->ple_width == 0) return ST_OK;
+/* Tables of which a token needs one row: the per-layer embedding is as large as the rest of an E-model. */
+static status map_tables(weight_plan *plan, checkpoint *c) {
     for (uint32_t i = 0; i < weight_model_entry_count; i++) {
         const weight_entry *e = &weight_model_entries[i];
-        if (e->form == FORM_MAPPED)
-            TRY(checkpoint_map(c, weight_plan_find(plan, e, UINT32_MAX), &plan->weights->ple_table.data));
+        weight *table = weight_form_is_mapped(e->form) ? (weight *)((char *)plan->weights + e->place) : NULL;
+        if (table && table->rows > 0)
+            TRY(checkpoint_map(c, weight_plan_find(plan, e, UINT32_MAX), &table->data));
     }
     return ST_OK;
 }
@@ -203,7 +203,7 @@ status model_weights_open(model_weights **out, checkpoint *c, const model_config
     uint64_t read_before = checkpoint_bytes_read(c), skipped_before = checkpoint_bytes_skipped(c);
     if (options->random) TRY_OR_FAIL(weights_random_fill(&plan, options->threads));
     else TRY_OR_FAIL(read_parts(&plan, c, options->threads));
-    TRY_OR_FAIL(map_ple_table(&plan, c));
+    TRY_OR_FAIL(map_tables(&plan, c));
     w->bytes_read = checkpoint_bytes_read(c) - read_before;
     w->bytes_skipped = checkpoint_bytes_skipped(c) - skipped_before;
     w->bytes_expected = weights_expected_bytes(config, l, stored_tensor_type, &plan);
@@ -235,7 +235,7 @@ uint32_t model_weights_columns(const model_weights *w) {
 void model_weights_close(model_weights *w) {
     if (!w) return;
     memory_unmap(w->mapping, w->bytes);
-    memory_unmap(w->ple_mapping, w->ple_bytes);
+    memory_unmap(w->tables_mapping, w->tables_bytes);
     for (uint32_t i = 0; i < w->layers; i++) free(w->layer[i].expert);
     free(w->layer);
     free(w);

@@ -3,7 +3,7 @@
  * the wrong shape or dtype.
  *
  * Memory:  one mapping that model_weights_open takes and model_weights_close releases; the checkpoint must stay open as
- *          long (ple_table points into it). Weights of a packed file (weights_pack.h) are its mapping, read-only.
+ *          long (embed_rows and ple_table point into it). Weights of a packed file (weights_pack.h) are its mapping, read-only.
  * Threads: reading is spread over `threads` threads inside open; read-only afterwards. */
 #ifndef SHARD_MODEL_WEIGHTS_H
 #define SHARD_MODEL_WEIGHTS_H
@@ -44,7 +44,8 @@ typedef struct layer_weights {
 } layer_weights;
 
 typedef struct model_weights {
-    weight embed;            /* [vocab share, hidden]: input rows and output head */
+    weight embed;            /* [vocab share, hidden]: output head and, without embed_rows, input rows */
+    weight embed_rows;       /* [vocab, hidden], in the mapped file: input rows whose values embed has rounded */
     const float *final_norm; /* [hidden] */
     layer_weights *layer;    /* [layers] */
     weight ple_context;      /* [layers · ple_width, hidden] */
@@ -53,9 +54,9 @@ typedef struct model_weights {
     uint64_t bytes;          /* of memory taken */
     uint64_t bytes_read, bytes_skipped; /* as checkpoint.h counts them, while open ran */
     uint32_t layers;
-    void *mapping;           /* [bytes], everything above but ple_table: memory, or a packed file */
-    void *ple_mapping;       /* [ple_bytes], the packed file of ple_table; NULL: it is the checkpoint's */
-    uint64_t ple_bytes;
+    void *mapping;           /* [bytes], everything above but embed_rows and ple_table: memory, or a packed file */
+    void *tables_mapping;    /* [tables_bytes], the packed file of those two; NULL: they are in the checkpoint's */
+    uint64_t tables_bytes;
     uint64_t bytes_expected; /* what this rank's share comes to by the layout: equal to bytes_read */
 } model_weights;
 

@@ -134,7 +134,18 @@ static void log_conversions(const weight_plan *p) {
     for (int type = 0; type < TENSOR_TYPES; type++)
         if (p->converted[type] > 0)
             log_info("%s: %u tensors of type %s are held as q8%s", p->config->directory, p->converted[type],
-                     p->converted_name[type], type == TENSOR_Q5_0 ? ", with the same values" : "");
+                     p->converted_name[type],
+                     weights_keep_values((tensor_type)type) ? ", with the same values" : "");
+}
+
+static weight as_stored(const tensor *t) {
+    weight w = {.rows = (uint32_t)t->shape[0], .cols = (uint32_t)t->shape[1]};
+    w.type = weights_type_in_memory(WEIGHTS_AUTO, t->type, 0);
+    if (tensor_is_blocks(t->type)) {
+        w.type = WEIGHT_BLOCKS;
+        w.blocks = tensor_block_format(t->type);
+    }
+    return w;
 }
 
 /* base is the layer_weights, or the model_weights, that the entry's place counts from. */
@@ -167,14 +178,11 @@ static status add_entry(weight_plan *p, const weight_entry *e, uint32_t layer, c
     case FORM_MATRIX: add_split_matrix(p, e, t, p->choice, in_layer, place); break;
     case FORM_MATRIX_F32: add_split_matrix(p, e, t, WEIGHTS_F32, in_layer, place); break;
     case FORM_EXPERTS: add_experts(p, e, t, p->choice, *(expert_weights **)place); break;
-    case FORM_MAPPED:
-        *(weight *)place =
-            (weight){.rows = (uint32_t)shape[0],
-                     .cols = (uint32_t)shape[1],
-                     .type = tensor_is_blocks(t->type) ? WEIGHT_BLOCKS
-                                                       : weights_type_in_memory(WEIGHTS_AUTO, t->type, 0),
-                     .blocks = tensor_is_blocks(t->type) ? tensor_block_format(t->type) : 0};
+    case FORM_ROWS:
+        if (p->choice != WEIGHTS_AUTO || !tensor_is_blocks(t->type) || weights_keep_values(t->type)) break;
+        *(weight *)place = as_stored(t);
         break;
+    case FORM_MAPPED: *(weight *)place = as_stored(t); break;
     }
     return ST_OK;
 }

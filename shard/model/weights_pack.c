@@ -23,9 +23,15 @@ typedef struct filling {
 
 static const char *const form_names[PACK_FORMS] = {"a vector", "a matrix", "a number", "a table"};
 
+static bool is_left_out(const filling *f, const weight_slot *s) {
+    return s->optional && (!f->tables || f->next_table >= f->tables->parts ||
+                           strcmp(f->tables->part[f->next_table].name, s->name) != 0);
+}
+
 static status fill_slot(void *context, const weight_slot *s) {
     filling *f = context;
     const pack_file *file = s->mapped ? f->tables : f->file;
+    if (is_left_out(f, s)) return ST_OK;
     if (!file) return fail(ST_FORMAT, "the pack has no file for %s", s->name);
     uint32_t i = s->mapped ? f->next_table++ : f->next++;
     if (i >= file->parts)
@@ -67,12 +73,12 @@ status weights_pack_open(model_weights **out, pack_file *file, pack_file *tables
     TRY_OR_FAIL(weights_walk(w, config, l, fill_slot, &f));
     TRY_OR_FAIL(check_end(file, f.next));
     TRY_OR_FAIL(check_end(tables, f.next_table));
-    /* The table of per-layer embeddings is looked up, a row a token: it comes in as it is needed. */
+    /* Tables are looked up, a row a token: they come in as they are needed. */
     progress_begin(&said, o->say, file->file_bytes);
     TRY_OR_FAIL(pack_file_load(file, o->threads, &said));
     w->bytes_read = w->bytes_expected = file->file_bytes;
     take_mapping(file, &w->mapping, &w->bytes);
-    take_mapping(tables, &w->ple_mapping, &w->ple_bytes);
+    take_mapping(tables, &w->tables_mapping, &w->tables_bytes);
     *out = w;
     w = NULL;
 fail:
@@ -92,7 +98,7 @@ typedef struct gathering {
 
 static status gather_slot(void *context, const weight_slot *s) {
     gathering *g = context;
-    if (s->mapped != g->mapped) return ST_OK;
+    if (s->mapped != g->mapped || (s->optional && !s->matrix->data)) return ST_OK;
     if (g->parts == g->capacity) {
         g->capacity = g->capacity ? g->capacity * 2 : 256;
         g->part = memory_grow(g->part, (size_t)g->capacity * sizeof *g->part);

@@ -15,8 +15,7 @@ typedef struct weights_pack_options {
     const char *say; /* what a log line of progress begins with; NULL: no lines */
 } weights_pack_options;
 
-/* file is taken over, also by a failure; tables is the file of what every rank shares, NULL where the model has no per-layer
- * embeddings. */
+/* file is taken over, also by a failure; tables is the file of what every rank shares, NULL where the pack has none. */
 STATUS_CHECKED status weights_pack_open(model_weights **out, pack_file *file, pack_file *tables,
                                         const model_config *config, const layout *l,
                                         const weights_pack_options *options);

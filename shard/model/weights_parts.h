@@ -46,6 +46,8 @@ STATUS_CHECKED status weights_random_fill(const weight_plan *plan, uint32_t thre
 
 /* Sets the prefix of the checkpoint's names. */
 void weight_plan_find_prefix(weight_plan *plan);
+/* Whether blocks of this type have the same values in memory with WEIGHTS_AUTO. */
+bool weights_keep_values(tensor_type blocks);
 /* NULL: not there. */
 const tensor *weight_plan_find(const weight_plan *plan, const weight_entry *e, uint32_t layer);
 

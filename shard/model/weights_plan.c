@@ -43,7 +43,8 @@ static range columns_of(const weight_entry *e, const model_config *c, const layo
 
 static uint64_t expected_of(const weight_entry *e, const model_config *c, const layout *l, uint32_t layer,
                             tensor_type stored) {
-    if (weight_entry_need(e, c, layer) < NEED_OPTIONAL || e->form == FORM_MAPPED || stored == TENSOR_OTHER)
+    if (weight_entry_need(e, c, layer) < NEED_OPTIONAL || weight_form_is_mapped(e->form) ||
+        stored == TENSOR_OTHER)
         return 0;
     uint64_t share = share_of(e, c, l, layer, elements_of(e, c, layer));
     range cols = columns_of(e, c, l, layer);
@@ -89,6 +90,10 @@ weight_type weights_type_in_memory(weights_choice choice, tensor_type stored, ui
     default: type = WEIGHT_Q8; break;
     }
     return weights_choose(choice, type);
+}
+
+bool weights_keep_values(tensor_type blocks) {
+    return blocks == TENSOR_Q4_0 || blocks == TENSOR_Q8_0 || blocks == TENSOR_Q5_0;
 }
 
 const char *weights_choice_name(weights_choice choice) {
@@ -145,7 +150,8 @@ static uint64_t memory_of(const weight_entry *e, const model_config *c, const la
     case FORM_MATRIX:
     case FORM_EXPERTS: return split_bytes(e, c, l, layer, type, shape);
     case FORM_SCALAR:
-    case FORM_MAPPED: return 0;
+    case FORM_MAPPED:
+    case FORM_ROWS: return 0;
     }
     INVARIANT(!"a weight_form");
     return 0;

@@ -36,7 +36,7 @@ static status walk_experts(const walk *k, const weight_entry *e, const weight_sl
 static status walk_entry(const walk *k, const weight_entry *e, uint32_t layer, char *base) {
     uint32_t in_layer = layer == UINT32_MAX ? 0 : layer;
     if (weight_entry_need(e, k->config, in_layer) < NEED_OPTIONAL) return ST_OK;
-    weight_slot s = {.mapped = e->form == FORM_MAPPED};
+    weight_slot s = {.mapped = weight_form_is_mapped(e->form), .optional = e->form == FORM_ROWS};
     s.any_type = s.mapped || e->form == FORM_MATRIX || e->form == FORM_EXPERTS;
     range rows, cols;
     weight_entry_share(e, k->config, k->layout, in_layer, &rows, &cols);

@@ -12,7 +12,8 @@
 typedef struct weight_slot {
     char name[96];    /* "layers.3.mlp.up_proj.weight", "layers.3.experts.17.down" (of this rank's experts) */
     bool any_type;    /* else always WEIGHT_F32 */
-    bool mapped;      /* of the model as a whole, whatever the layout: the per-layer embedding table */
+    bool mapped;      /* of the model as a whole, whatever the layout: tables that are looked up */
+    bool optional;    /* its matrix may be without data, and a pack without it */
     uint32_t rows, cols; /* by config and layout; a vector is one row */
     weight *matrix;   /* exactly one of these three */
     const float **vector;

@@ -28,8 +28,11 @@ typedef enum weight_form {
     FORM_MATRIX_F32, /* weight, always float32 */
     FORM_SCALAR,     /* float */
     FORM_MAPPED,     /* weight that stays in the mapped file */
+    FORM_ROWS,       /* the same of a matrix that memory holds with other values; else none */
     FORM_EXPERTS,    /* expert_weights[]: three matrices for each owned expert */
 } weight_form;
+
+static inline bool weight_form_is_mapped(weight_form form) { return form == FORM_MAPPED || form == FORM_ROWS; }
 
 typedef enum weight_need {
     NEED_NONE,  /* the model has no such tensor: one of that name is unknown */

@@ -1,7 +1,8 @@
 /* pack.json: what a packed directory is for, and which files it has. Written last, so that a directory that has one is whole.
  *
  *     rank-R-of-N.pack            one a rank (pack_file.h)
- *     tables.pack                 what every rank maps: per-layer embeddings; only where the model has them
+ *     tables.pack                 what every rank maps: per-layer embeddings, and the embedding of a GGUF file where
+ *                                 its matrix rounds it; only where there are such
  *     config.json, tokenizer.json, … as the checkpoint had them
  *
  * Memory:  the struct is the caller's; nothing to release.

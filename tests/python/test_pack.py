@@ -49,6 +49,7 @@ def test_a_pack_of_per_layer_embeddings(tmp_path):
 def test_a_pack_of_a_gguf_file(tmp_path):
     packed = pack(GGUF, tmp_path / "packed", "--ranks", 2)
     assert (packed / "metadata.gguf").stat().st_size == GGUF.stat().st_size
+    assert (packed / "tables.pack").exists()  # the embedding is Q6_K, which the head has as q8
     prompts = [c["prompt"].removeprefix("<bos>") for c in samples("tiny-dense", "plain")[:3]]
     want, checkpoint, _ = answers(GGUF, "auto", prompts)
     got, from_pack, _ = answers(packed, "auto", prompts)

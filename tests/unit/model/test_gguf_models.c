@@ -1,6 +1,6 @@
-/* GGUF files made by llama.cpp's own tools, in float32: logits at 24 positions of three prompts, and greedy tokens,
- * against the published model code that was given the dequantised tensors. Two files are in the repository, the rest
- * beside it. */
+/* GGUF files made by llama.cpp's own tools: logits at 24 positions of three prompts, and greedy tokens, against the published
+ * model code that was given the dequantised tensors. In float32 they agree; as stored, where activations are quantised, they
+ * differ by less than llama.cpp's do. Two files are in the repository, the rest beside it. */
 #include <math.h>
 #include <unistd.h>
 
@@ -15,6 +15,8 @@
 typedef struct gguf_case {
     char file[512], expected[512];
     uint32_t ranks;
+    weights_choice weights;
+    double allowed; /* largest difference of a logit */
 } gguf_case;
 
 typedef struct seen {
@@ -85,7 +87,9 @@ static status body(comm *ranks, void *context) {
     instance in;
     TRY(instance_open(&in, &(instance_options){.model_path = m->file,
                                                .ranks = ranks,
-                                               .weights = WEIGHTS_F32,
+                                               .weights = m->weights,
+                                               .kv_given = true,
+                                               .kv = KV_F32,
                                                .threads = 1,
                                                .context = 2048,
                                                .rows_max = 256,
@@ -104,15 +108,18 @@ static status body(comm *ranks, void *context) {
         TRY(run_case(ranks, &in, g, &s, cases, m->file));
     }
     CHECK(cases > 0);
-    CHECK_THAT(s.worst < 1e-3, "%s at %u ranks: logits differ by %g", m->file, m->ranks, s.worst);
+    const char *weights = weights_choice_name(m->weights);
+    CHECK_THAT(s.worst < m->allowed, "%s, %s, %u ranks: logits differ by %g, allowed is %g", m->file, weights,
+               m->ranks, s.worst, m->allowed);
     if (comm_rank(ranks) == 0)
-        printf("  %s at %u ranks: logits %.1e\n", strrchr(m->file, '/') + 1, m->ranks, s.worst);
+        printf("  %s, %s, %u ranks: logits %.4g\n", strrchr(m->file, '/') + 1, weights, m->ranks, s.worst);
     instance_close(&in);
     golden_close(g);
     return ST_OK;
 }
 
-static void check_file(const char *name) {
+/* peer: the largest difference of llama.cpp itself on this file, with float32 KV. */
+static void check_file(const char *name, double peer) {
     gguf_case m;
     const char *folder = BUNDLED;
     snprintf(m.file, sizeof m.file, "%s/%s.gguf", folder, name);
@@ -124,20 +131,26 @@ static void check_file(const char *name) {
         test_skipped++;
         return;
     }
-    for (m.ranks = 1; m.ranks <= 2; m.ranks++)
+    for (uint32_t run = 0; run < 4; run++) {
+        m.ranks = 1 + run % 2;
+        m.weights = run < 2 ? WEIGHTS_F32 : WEIGHTS_AUTO;
+        m.allowed = run < 2 ? 1e-3 : peer;
         CHECK_STATUS(
             comm_fork_run(&(comm_fork_options){.ranks = m.ranks, .threads = TEST_RANKS_AS_THREADS}, body, &m),
             ST_OK);
+    }
 }
 
-TEST(dense_q4_0) { check_file("tiny-dense-q4_0"); }
-TEST(moe_q4_k_m) { check_file("tiny-moe-q4_k_m"); }
-TEST(dense_bf16) { check_file("tiny-dense-bf16"); }
-TEST(dense_q8_0) { check_file("tiny-dense-q8_0"); }
-TEST(dense_q4_k_m) { check_file("tiny-dense-q4_k_m"); }
-TEST(dense_q6_k) { check_file("tiny-dense-q6_k"); }
-TEST(moe_q8_0) { check_file("tiny-moe-q8_0"); }
-TEST(moe_q4_0) { check_file("tiny-moe-q4_0"); }
+TEST(dense_q4_0) { check_file("tiny-dense-q4_0", 0.41); }
+/* At one position two experts are so close that quantised activations alone exchange them, with us as with llama.cpp, whose
+ * difference is 2.85. */
+TEST(moe_q4_k_m) { check_file("tiny-moe-q4_k_m", 3); }
+TEST(dense_bf16) { check_file("tiny-dense-bf16", 0.04); }
+TEST(dense_q8_0) { check_file("tiny-dense-q8_0", 0.16); }
+TEST(dense_q4_k_m) { check_file("tiny-dense-q4_k_m", 0.37); }
+TEST(dense_q6_k) { check_file("tiny-dense-q6_k", 0.45); }
+TEST(moe_q8_0) { check_file("tiny-moe-q8_0", 0.54); }
+TEST(moe_q4_0) { check_file("tiny-moe-q4_0", 0.66); }
 
 int main(void) {
     RUN(dense_q4_0);
