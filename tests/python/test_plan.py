@@ -4,7 +4,7 @@ import subprocess
 
 import pytest
 
-from support import BUILD, MODELS
+from support import BUILD, MODELS, Daemon, pb
 
 GIB = 1 << 30
 
@@ -57,3 +57,12 @@ def test_a_cut_is_said():
     text = subprocess.run([BUILD / "gemmad", "--dry-run", "--model", MODELS / "tiny-dense", "--memory", "12MiB"],
                           capture_output=True, text=True, timeout=60).stdout
     assert "tokens, cut from 4096: memory holds no more" in text and "1 requests of the whole context" in text
+
+
+def test_the_start_says_what_was_planned():
+    with Daemon(MODELS / "tiny-dense", ranks=1, options=["--memory", "12MiB", "--kv", "q8"]) as daemon:
+        log = daemon.log()
+        facts = plan("--model", MODELS / "tiny-dense", "--memory", "12MiB", "--kv", "q8")
+        assert f"{facts['kv_tokens']} tokens, 1 requests of the whole context at" in log
+        assert f"the context is cut from 4096 to {facts['context_tokens']} tokens" in log
+        assert daemon.inference().ListModels(pb.ListModelsRequest()).models[0].context_tokens == facts["context_tokens"]
