@@ -26,7 +26,7 @@ static const arg_option own_option[] = {
     {"ranks", ARG_U32, "N", AT(ranks), 1, LIMIT_RANKS, "ranks of that engine"},
     {"threads", ARG_U32, "N", AT(threads), 1, 512, "threads of a rank"},
     {"weights", ARG_TEXT, "TYPE", AT(weights), 0, 0, "auto, bf16, q8, q4 or f32"},
-    {"kv", ARG_TEXT, "TYPE", AT(kv), 0, 0, "auto, bf16 or f32"},
+    {"kv", ARG_TEXT, "TYPE", AT(kv), 0, 0, "auto, bf16, q8 or f32"},
     {"expert-layout", ARG_TEXT, "ExW", AT(expert_layout), 0, 0, "EP degree and width degree"},
     {"prompt", ARG_U32, "N", AT(prompt), 1, LIMIT_CONTEXT_TOKENS / 2, "tokens of a prompt; default 512"},
     {"batch", ARG_U32, "N", AT(batch), 1, STREAMS_MAX, "streams at once; default 8"},

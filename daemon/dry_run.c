@@ -34,14 +34,15 @@ static status plan_shape(engine_options *o, json_t **out) {
     if (o->memory_bytes) return plan(o, out);
     json_t *loose = NULL, *rank;
     size_t i;
-    uint64_t need = 0;
+    uint64_t need = 0, slab = 0;
     o->memory_bytes = PLENTY_BYTES;
     TRY(plan(o, &loose));
     json_array_foreach(json_object_get(loose, "per_rank"), i, rank) {
         uint64_t n = number(rank, "weight_bytes") + number(rank, "activation_bytes");
         if (n > need) need = n;
+        if (number(rank, "kv_slab_bytes") > slab) slab = number(rank, "kv_slab_bytes");
     }
-    o->memory_bytes = need + REQUESTS_PLANNED * (number(loose, "kv_bytes_total") / o->ranks + 1);
+    o->memory_bytes = need + REQUESTS_PLANNED * number(loose, "kv_request_slabs") * slab;
     if (!o->context) o->context = (uint32_t)number(loose, "context_tokens");
     json_decref(loose);
     return plan(o, out);
@@ -81,15 +82,22 @@ static double gib(uint64_t bytes) { return (double)bytes / (1024.0 * 1024 * 1024
 
 static void print_plan(const char *name, const json_t *p) {
     const char *layout = json_string_value(json_object_get(p, "layout"));
+    unsigned long long context = number(p, "context_tokens"), limit = number(p, "context_model");
     size_t i;
     json_t *rank;
     printf("%s\n", name);
     printf("  layout           %s\n", layout ? layout : "");
-    printf("  context          %llu tokens\n", (unsigned long long)number(p, "context_tokens"));
+    printf("  context          %llu tokens", context);
+    if (json_is_true(json_object_get(p, "context_cut")))
+        printf(", cut from %llu: memory holds no more", limit);
+    printf("\n");
     printf("  weights          %10.3f GiB, all ranks\n", gib(number(p, "weight_bytes")));
     printf("  KV, one request  %10.3f GiB: full layers %.3f, sliding %.3f\n",
            gib(number(p, "kv_bytes_total")), gib(number(p, "kv_bytes_full")),
            gib(number(p, "kv_bytes_sliding")));
+    printf("  KV, in all       %10.3f GiB: %llu tokens, %llu requests of the whole context\n",
+           gib(number(p, "kv_pool_bytes")), (unsigned long long)number(p, "kv_tokens"),
+           (unsigned long long)number(p, "kv_requests"));
     printf("  activations      %10.3f GiB\n", gib(number(p, "activation_bytes")));
     json_array_foreach(json_object_get(p, "per_rank"), i, rank) printf(
         "  rank %-4zu        %10.3f GiB: weights %.3f, KV %.3f, activations %.3f\n", i,

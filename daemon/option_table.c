@@ -26,8 +26,9 @@ const option gemmad_option_table[] = {
     {"weights", OPTION_WORD, OPTION_OF_SECTION, FIELD(weights), .preset = "auto",
      .words = "auto bf16 q8 q4 f32", .words_later = "fp8",
      .help = "type of weights in memory; auto keeps them as stored, q8 and q4 quantise in groups of 32"},
-    {"kv", OPTION_WORD, OPTION_OF_SECTION, FIELD(kv), .preset = "auto", .words = "auto bf16 f32",
-     .words_later = "q8", .help = "type of the KV cache; auto is f32 with --weights f32, else bf16"},
+    {"kv", OPTION_WORD, OPTION_OF_SECTION, FIELD(kv), .preset = "auto", .words = "auto bf16 q8 f32",
+     .help = "type of the KV cache; auto is f32 with --weights f32, else bf16; q8: 8 bits and a scale per "
+             "token and head"},
     {"threads", OPTION_U32, OPTION_OF_SECTION, FIELD(threads), .value = "N", .least = 1, .most = 512,
      .help = "threads of each rank; default the usable CPUs divided by the ranks"},
     {"context", OPTION_U32, OPTION_OF_SECTION, FIELD(context), .value = "N", .unit = "tokens", .least = 1,

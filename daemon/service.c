@@ -229,6 +229,17 @@ static status open_text(served *m) {
     return ST_OK;
 }
 
+static double gib(uint64_t bytes) { return (double)bytes / (1 << 30); }
+
+/* What memory is taken for, before any is taken. */
+static void tell_budget(const char *name, const model_facts *f) {
+    log_info("model %s: %s, context %u; weights %.3f GiB, activations %.3f GiB, KV %.3f GiB: %llu tokens, "
+             "%u requests of the whole context at %.3f GiB full layers and %.3f GiB sliding",
+             name, f->layout, f->context_tokens, gib(f->weight_bytes), gib(f->activation_bytes),
+             gib(f->kv_pool_bytes), (unsigned long long)f->kv_tokens, f->kv_requests, gib(f->kv_bytes_full),
+             gib(f->kv_bytes_sliding));
+}
+
 static status plan_model(service *s, served *m, const model_settings *from) {
     m->service = s;
     m->settings = from;
@@ -238,8 +249,12 @@ static status plan_model(service *s, served *m, const model_settings *from) {
     name_engine(from->name, m->options.id, sizeof m->options.id);
     status st = engine_plan(&m->options, &m->facts);
     if (st == ST_OK) {
-        log_info("model %s: %s, context %u, weights %.3f GiB", from->name, m->facts.layout,
-                 m->facts.context_tokens, (double)m->facts.weight_bytes / (1 << 30));
+        tell_budget(from->name, &m->facts);
+        if (!m->options.context && m->facts.context_tokens < m->facts.context_model)
+            log_warn(
+                "model %s: the context is cut from %u to %u tokens, which is what memory holds; --memory, "
+                "--kv q8, smaller --weights or more --ranks make room",
+                from->name, m->facts.context_model, m->facts.context_tokens);
         st = open_text(m);
     }
     return st == ST_OK ? ST_OK : fail_within(st, "model %s", from->name);

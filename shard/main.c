@@ -38,7 +38,7 @@ static const char usage[] =
     "  --weights auto|f32|bf16|q8|q4  auto keeps matrices as stored; bf16 insists on it; q8 and q4 quantise "
     "in\n"
     "                        groups of 32; f32 computes everything in float32\n"
-    "  --kv auto|bf16|f32    KV cache type; auto: f32 with --weights f32, else bf16\n"
+    "  --kv auto|bf16|q8|f32 KV cache type; auto: f32 with --weights f32, else bf16\n"
     "  --threads N           threads of this rank; default: CPUs this process may use\n"
     "  --context N           tokens a request may have; default: the model's limit, cut to what fits\n"
     "  --memory BYTES        budget of a rank, e.g. 40GiB\n"
@@ -122,7 +122,7 @@ static int read_word(const char *option, const char *value, const char *const *w
 
 static int take_option(arguments *a, const char *name, const char *value) {
     static const char *const weight_words[] = {"auto", "f32", "bf16", "q8", "q4", NULL},
-                             *const kv_words[] = {"auto", "f32", "bf16", NULL},
+                             *const kv_words[] = {"auto", "f32", "bf16", "q8", NULL},
                              *const comm_words[] = {"self", "fork", "mpi", NULL},
                              *const device_words[] = {"cpu", NULL};
     plan_command_options *p = &a->plan;
@@ -147,7 +147,7 @@ static int take_option(arguments *a, const char *name, const char *value) {
     } else if (!strcmp(name, "kv")) {
         code = read_word(name, value, kv_words, &word);
         p->kv_given = code == 0 && word > 0;
-        p->kv = word == 1 ? KV_F32 : KV_BF16;
+        if (p->kv_given) p->kv = (kv_type)(word - 1); /* in the order of kv_words */
     }
     return code;
 }

@@ -5,6 +5,7 @@
 #include <stdlib.h>
 
 #include "base/gguf.h"
+#include "base/memory.h"
 
 /* What of the options and the model's files the budgets follow from. */
 typedef struct planned {
@@ -47,33 +48,31 @@ static status prepare(const plan_command_options *o, planned *p) {
 
 /* Budgets of every rank, each cut to what the poorest can hold, as the ranks themselves would agree. */
 static status rank_budgets(const plan_command_options *o, const planned *p, budget *all, layout **first) {
-    uint32_t context = 0, slabs = 0;
+    status st = ST_OK;
     const model_config *c = p->config;
     layout_options split = p->split;
-    for (uint32_t r = 0; r < o->ranks; r++) {
+    budget_share *shares = memory_alloc_array(o->ranks, sizeof *shares);
+    for (uint32_t r = 0; st == ST_OK && r < o->ranks; r++) {
         layout *l = NULL;
         split.rank = r;
-        TRY(layout_open(&l, c, &split));
-        status st =
-            budget_make(&all[r], c, l,
-                        &(budget_options){.choice = p->choice,
-                                          .files = p->files,
-                                          .stored = p->stored,
-                                          .weight_bytes = p->pack ? p->pack->manifest.rank[r].bytes : 0,
-                                          .kv = p->kv,
-                                          .context = o->context,
-                                          .memory_bytes = o->memory_bytes,
-                                          .free_bytes = budget_free_memory() / o->ranks});
+        TRY_OR_FAIL(layout_open(&l, c, &split));
+        st = budget_make(&all[r], c, l,
+                         &(budget_options){.choice = p->choice,
+                                           .files = p->files,
+                                           .stored = p->stored,
+                                           .weight_bytes = p->pack ? p->pack->manifest.rank[r].bytes : 0,
+                                           .kv = p->kv,
+                                           .context = o->context,
+                                           .memory_bytes = o->memory_bytes,
+                                           .free_bytes = budget_free_memory() / o->ranks});
         if (r == 0) *first = l;
         else layout_close(l);
-        TRY(st);
-        if (r == 0 || all[r].context < context) context = all[r].context;
-        if (r == 0 || all[r].slabs < slabs) slabs = all[r].slabs;
+        shares[r] = budget_share_of(&all[r]);
     }
-    const kv_geometry first_geometry = all[0].geometry;
-    for (uint32_t r = 0; r < o->ranks; r++)
-        budget_agree(&all[r], first_geometry.pages_per_slab, context, slabs, budget_window(c));
-    return ST_OK;
+    for (uint32_t r = 0; st == ST_OK && r < o->ranks; r++) st = budget_agree(&all[r], shares, o->ranks);
+fail:
+    free(shares);
+    return st;
 }
 
 static json_t *integer(uint64_t n) { return json_integer((json_int_t)n); }
@@ -81,12 +80,13 @@ static json_t *integer(uint64_t n) { return json_integer((json_int_t)n); }
 static json_t *describe(const plan_command_options *o, const model_config *c, const budget *all,
                         const layout *l) {
     char text[64];
-    uint64_t weights = 0, activations = 0, full = 0, sliding = 0;
+    uint64_t weights = 0, activations = 0, full = 0, sliding = 0, pool = 0;
     json_t *root = json_object(), *ranks = json_array(), *ends = json_array();
     for (uint32_t r = 0; r < o->ranks; r++) {
         const budget *b = &all[r];
         weights += b->weight_bytes;
         activations += b->activation_bytes;
+        pool += b->kv_bytes;
         full += b->kv_request_bytes[KV_FULL];
         sliding += b->kv_request_bytes[KV_SLIDING];
         json_t *rank = json_object();
@@ -95,6 +95,7 @@ static json_t *describe(const plan_command_options *o, const model_config *c, co
         json_object_set_new(rank, "activation_bytes", integer(b->activation_bytes));
         json_object_set_new(rank, "kv_bytes", integer(b->kv_bytes));
         json_object_set_new(rank, "kv_slabs", integer(b->slabs));
+        json_object_set_new(rank, "kv_slab_bytes", integer(b->geometry.slab_bytes));
         json_array_append_new(ranks, rank);
     }
     for (uint32_t i = 0; i < c->end_token_count; i++) json_array_append_new(ends, integer(c->end_tokens[i]));
@@ -102,6 +103,8 @@ static json_t *describe(const plan_command_options *o, const model_config *c, co
     json_object_set_new(root, "layout", json_string(text));
     json_object_set_new(root, "vocab", integer(c->vocab));
     json_object_set_new(root, "context_tokens", integer(all[0].context));
+    json_object_set_new(root, "context_model", integer(c->context));
+    json_object_set_new(root, "context_cut", json_boolean(!o->context && all[0].context < c->context));
     json_object_set_new(root, "bos_token", integer(c->bos_token));
     json_object_set_new(root, "pad_token", integer(c->pad_token));
     json_object_set_new(root, "end_tokens", ends);
@@ -114,6 +117,10 @@ static json_t *describe(const plan_command_options *o, const model_config *c, co
     json_object_set_new(root, "kv_bytes_full", integer(full));
     json_object_set_new(root, "kv_bytes_sliding", integer(sliding));
     json_object_set_new(root, "activation_bytes", integer(activations));
+    json_object_set_new(root, "kv_request_slabs", integer(budget_request_slabs(&all[0])));
+    json_object_set_new(root, "kv_pool_bytes", integer(pool));
+    json_object_set_new(root, "kv_tokens", integer(all[0].tokens_held));
+    json_object_set_new(root, "kv_requests", integer(all[0].requests_held));
     json_object_set_new(root, "requests_max", integer(all[0].slots));
     json_object_set_new(root, "per_rank", ranks);
     return root;

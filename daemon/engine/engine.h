@@ -33,7 +33,10 @@ typedef struct model_facts {
     double default_temperature, default_top_p;
     uint32_t default_top_k;
     char layout[64], checkpoint_hash[65];
-    uint64_t weight_bytes, kv_bytes_total;
+    uint64_t weight_bytes, kv_bytes_total /* of one request of context_tokens */;
+    /* The budget; bytes of all ranks. */
+    uint32_t context_model /* the model's own limit */, kv_requests /* of context_tokens at once */;
+    uint64_t kv_bytes_full, kv_bytes_sliding /* of kv_bytes_total */, kv_pool_bytes, activation_bytes, kv_tokens;
 } model_facts;
 
 /* How long an engine may take; NULL in the options means engine_times_default. */

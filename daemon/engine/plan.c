@@ -145,6 +145,16 @@ static status read_word(json_t *j, const char *where, const char *key, char *out
     return ST_OK;
 }
 
+static status read_budget(json_t *j, const char *where, model_facts *f) {
+    TRY(json_read_u32(j, where, "context_model", 1, UINT32_MAX, &f->context_model));
+    TRY(json_read_u32(j, where, "kv_requests", 0, UINT32_MAX, &f->kv_requests));
+    TRY(read_bytes(j, where, "kv_bytes_full", &f->kv_bytes_full));
+    TRY(read_bytes(j, where, "kv_bytes_sliding", &f->kv_bytes_sliding));
+    TRY(read_bytes(j, where, "kv_pool_bytes", &f->kv_pool_bytes));
+    TRY(read_bytes(j, where, "activation_bytes", &f->activation_bytes));
+    return read_bytes(j, where, "kv_tokens", &f->kv_tokens);
+}
+
 status plan_read_facts(const char *text, size_t n, const char *where, model_facts *facts) {
     json_t *j;
     TRY(json_read_bytes(text, n, where, &j));
@@ -163,6 +173,7 @@ status plan_read_facts(const char *text, size_t n, const char *where, model_fact
     TRY_OR_FAIL(read_word(j, where, "checkpoint_hash", f.checkpoint_hash, sizeof f.checkpoint_hash));
     TRY_OR_FAIL(read_bytes(j, where, "weight_bytes", &f.weight_bytes));
     TRY_OR_FAIL(read_bytes(j, where, "kv_bytes_total", &f.kv_bytes_total));
+    TRY_OR_FAIL(read_budget(j, where, &f));
     *facts = f;
 fail:
     json_decref(j);

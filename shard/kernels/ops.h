@@ -15,12 +15,19 @@
 #include "base/status.h"
 #include "shard/kernels/weight.h"
 
-typedef enum kv_type { KV_F32, KV_BF16 } kv_type;
-static inline uint32_t kv_element_bytes(kv_type t) { return t == KV_F32 ? 4 : 2; }
+/* KV_Q8: int8, and one float a row to multiply them by. */
+typedef enum kv_type { KV_F32, KV_BF16, KV_Q8 } kv_type;
+static inline uint32_t kv_element_bytes(kv_type t) { return t == KV_F32 ? 4 : t == KV_BF16 ? 2 : 1; }
+static inline uint32_t kv_scale_bytes(kv_type t) { return t == KV_Q8 ? 4 : 0; }
+/* The keys, or the values, of one head in one page. */
+static inline uint64_t kv_rows_bytes(kv_type t, uint32_t head_dim) {
+    return 64 * ((uint64_t)head_dim * kv_element_bytes(t) + kv_scale_bytes(t));
+}
 
 /* One layer's cache in the pool of pages. A page holds 64 positions of every layer of its kind; inside it a layer has,
  * for each local KV head, [64, head_dim] keys and then [64, head_dim] values, or, with half_size, [64, head_dim] of
- * u = rms(Wk x) alone, from which both are rebuilt. The order of elements inside a row is the back end's own. */
+ * u = rms(Wk x) alone, from which both are rebuilt. With KV_Q8 the [64] scales of rows stand right behind them. The order
+ * of elements inside a row is the back end's own. */
 typedef struct kv_view {
     void *base;                 /* of slab 0 */
     uint64_t slab_bytes, page_bytes, layer_offset;
@@ -31,7 +38,7 @@ typedef struct kv_view {
 } kv_view;
 
 static inline void *kv_head_page(const kv_view *v, uint32_t page, uint32_t kv_head) {
-    uint64_t head_bytes = (uint64_t)64 * v->head_dim * kv_element_bytes(v->type) * (v->half_size ? 1 : 2);
+    uint64_t head_bytes = kv_rows_bytes(v->type, v->head_dim) * (v->half_size ? 1 : 2);
     return (char *)v->base + page / v->pages_per_slab * v->slab_bytes + page % v->pages_per_slab * v->page_bytes +
            v->layer_offset + kv_head * head_bytes;
 }

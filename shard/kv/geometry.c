@@ -10,14 +10,15 @@ void kv_geometry_follow(kv_geometry *g, const uint32_t pages_per_slab[KV_KINDS])
 }
 
 void kv_geometry_make(kv_geometry *g, const kv_layer_shape *layer, uint32_t layers, uint32_t element_bytes,
-                      uint64_t *layer_offset) {
+                      uint32_t row_extra_bytes, uint64_t *layer_offset) {
     *g = (kv_geometry){0};
     for (uint32_t i = 0; i < layers; i++) {
         layer_offset[i] = 0;
         if (!layer[i].owns) continue;
+        uint64_t row_bytes = (uint64_t)layer[i].head_dim * element_bytes + row_extra_bytes,
+                 rows = (uint64_t)KV_TOKENS_PER_PAGE * layer[i].kv_heads * (layer[i].half_size ? 1 : 2);
         layer_offset[i] = g->page_bytes[layer[i].kind];
-        g->page_bytes[layer[i].kind] += (uint64_t)KV_TOKENS_PER_PAGE * layer[i].kv_heads * layer[i].head_dim *
-                                        element_bytes * (layer[i].half_size ? 1 : 2);
+        g->page_bytes[layer[i].kind] += rows * row_bytes;
     }
     uint64_t largest = 0;
     uint32_t per_slab[KV_KINDS];

@@ -26,10 +26,11 @@ typedef struct kv_geometry {
     uint64_t slab_bytes;                /* of this rank */
 } kv_geometry;
 
-/* layer_offset[layers]: where a layer's part begins inside a page of its kind (0 for layers that own none). A kind
+/* element_bytes: of a key's or value's element; row_extra_bytes: what a row of them has beside (its scale).
+ * layer_offset[layers]: where a layer's part begins inside a page of its kind (0 for layers that own none). A kind
  * without layers has page_bytes 0 and pages_per_slab 1. pages_per_slab is chosen from this rank's bytes. */
 void kv_geometry_make(kv_geometry *g, const kv_layer_shape *layer, uint32_t layers, uint32_t element_bytes,
-                      uint64_t *layer_offset);
+                      uint32_t row_extra_bytes, uint64_t *layer_offset);
 /* Takes over pages_per_slab from rank 0 and sizes this rank's slab for it. */
 void kv_geometry_follow(kv_geometry *g, const uint32_t pages_per_slab[KV_KINDS]);
 

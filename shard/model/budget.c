@@ -23,22 +23,60 @@ uint64_t budget_free_memory(void) {
     return (uint64_t)sysconf(_SC_PHYS_PAGES) * (uint64_t)sysconf(_SC_PAGESIZE);
 }
 
-/* Slabs that n requests of `context` tokens need, each kind in slabs of its own. */
-static uint64_t slabs_for(const budget *b, uint32_t requests) {
+/* Slabs that n requests of `context` tokens and one of `more` need, each kind in slabs of its own. */
+static uint64_t slabs_for(const budget *b, uint32_t requests, uint32_t more) {
     uint64_t slabs = 0;
-    for (int kind = 0; kind < KV_KINDS; kind++)
-        slabs += ((uint64_t)b->pages_needed[kind] * requests + b->geometry.pages_per_slab[kind] - 1) /
-                 b->geometry.pages_per_slab[kind];
+    for (int kind = 0; kind < KV_KINDS; kind++) {
+        if (!b->geometry.page_bytes[kind]) continue;
+        uint64_t pages = (uint64_t)b->pages_needed[kind] * requests;
+        if (more) pages += kv_pages_needed(kind, more, b->window, b->chunk_max);
+        slabs += (pages + b->geometry.pages_per_slab[kind] - 1) / b->geometry.pages_per_slab[kind];
+    }
     return slabs;
 }
 
-static void pages_for_context(budget *b, uint32_t window) {
+static void set_context(budget *b, uint32_t context) {
+    b->context = context;
     for (int kind = 0; kind < KV_KINDS; kind++) {
         bool uses = b->geometry.page_bytes[kind] > 0;
-        b->pages_needed[kind] = uses ? kv_pages_needed(kind, b->context, window, b->chunk_max) : 0;
+        b->pages_needed[kind] = uses ? kv_pages_needed(kind, context, b->window, b->chunk_max) : 0;
         b->kv_request_bytes[kind] = b->pages_needed[kind] * b->geometry.page_bytes[kind];
     }
 }
+
+/* Tokens that a request may have, in whole pages, beside n of `context` tokens. */
+static uint32_t longest_beside(const budget *b, uint32_t requests, uint64_t slabs, uint32_t most) {
+    if (slabs_for(b, requests, most) <= slabs) return most;
+    uint32_t fits = 0, over = (most + KV_TOKENS_PER_PAGE - 1) / KV_TOKENS_PER_PAGE;
+    while (over - fits > 1) {
+        uint32_t middle = fits + (over - fits) / 2;
+        if (slabs_for(b, requests, middle * KV_TOKENS_PER_PAGE) <= slabs) fits = middle;
+        else over = middle;
+    }
+    return fits * KV_TOKENS_PER_PAGE;
+}
+
+/* A context that nobody asked for is cut to what the slabs hold. */
+static status fit_context(budget *b, uint32_t rank, uint64_t slabs) {
+    uint32_t wanted = b->context;
+    if (!b->context_given) set_context(b, longest_beside(b, 0, slabs, b->context));
+    if (b->context > 0 && slabs_for(b, 1, 0) <= slabs) return ST_OK;
+    set_context(b, b->context_given ? wanted : KV_TOKENS_PER_PAGE);
+    return fail(ST_NO_MEMORY, "rank %u: one request of %u tokens needs %llu KV slabs of %llu bytes, %llu fit",
+                rank, b->context, (unsigned long long)slabs_for(b, 1, 0),
+                (unsigned long long)b->geometry.slab_bytes, (unsigned long long)slabs);
+}
+
+static void set_slabs(budget *b, uint32_t slabs) {
+    b->slabs = slabs;
+    b->kv_bytes = slabs * b->geometry.slab_bytes;
+    for (b->requests_held = 0; b->requests_held < b->slots; b->requests_held++)
+        if (slabs_for(b, b->requests_held + 1, 0) > slabs) break;
+    b->tokens_held = (uint64_t)b->requests_held * b->context;
+    if (b->requests_held < b->slots) b->tokens_held += longest_beside(b, b->requests_held, slabs, b->context);
+}
+
+enum { SLABS_MAX = UINT32_MAX / 64 };
 
 status budget_make(budget *out, const model_config *config, const layout *split, const budget_options *o) {
     budget b = {.slots = o->slots ? o->slots : BUDGET_SLOTS,
@@ -61,41 +99,44 @@ status budget_make(budget *out, const model_config *config, const layout *split,
                     split->rank, (unsigned long long)b.weight_bytes, (unsigned long long)b.activation_bytes,
                     o->memory_bytes ? "--memory is" : "80 % of free memory per rank are",
                     (unsigned long long)limit);
-    uint32_t window = budget_window(config);
-    b.context = o->context ? o->context : config->context;
-    pages_for_context(&b, window);
-    uint64_t have = b.geometry.slab_bytes ? (limit - fixed) / b.geometry.slab_bytes : 0;
-    if (slabs_for(&b, 1) > have &&
-        !o->context) { /* the longest context that fits, by halves of the interval */
-        uint32_t fits = 0, over = b.context;
-        while (over - fits > KV_TOKENS_PER_PAGE) {
-            b.context = fits + (over - fits) / 2;
-            pages_for_context(&b, window);
-            if (slabs_for(&b, 1) <= have) fits = b.context;
-            else over = b.context;
-        }
-        b.context = fits;
-        pages_for_context(&b, window);
-    }
-    if (b.context == 0 || slabs_for(&b, 1) > have)
-        return fail(
-            ST_NO_MEMORY, "rank %u: one request of %u tokens needs %llu KV slabs of %llu bytes, %llu fit",
-            split->rank, o->context ? o->context : KV_TOKENS_PER_PAGE, (unsigned long long)slabs_for(&b, 1),
-            (unsigned long long)b.geometry.slab_bytes, (unsigned long long)have);
-    uint64_t want = o->memory_bytes ? have : slabs_for(&b, BUDGET_REQUESTS);
+    b.kv_limit = limit - fixed;
+    b.window = budget_window(config);
+    b.context_given = o->context > 0;
+    set_context(&b, o->context ? o->context : config->context);
+    uint64_t have = b.geometry.slab_bytes ? b.kv_limit / b.geometry.slab_bytes : 0;
+    TRY(fit_context(&b, split->rank, have));
+    uint64_t want = o->memory_bytes ? have : slabs_for(&b, BUDGET_REQUESTS, 0);
     if (want > have) want = have;
-    if (want > UINT32_MAX / 64) want = UINT32_MAX / 64;
-    b.slabs = (uint32_t)want;
-    b.kv_bytes = b.slabs * b.geometry.slab_bytes;
+    if (want > SLABS_MAX) want = SLABS_MAX;
+    set_slabs(&b, (uint32_t)want);
     *out = b;
     return ST_OK;
 }
 
-void budget_agree(budget *b, const uint32_t pages_per_slab[KV_KINDS], uint32_t context, uint32_t slabs,
-                  uint32_t window) {
-    kv_geometry_follow(&b->geometry, pages_per_slab);
-    b->context = context;
-    b->slabs = slabs;
-    b->kv_bytes = slabs * b->geometry.slab_bytes;
-    pages_for_context(b, window);
+uint64_t budget_request_slabs(const budget *b) { return slabs_for(b, 1, 0); }
+
+budget_share budget_share_of(const budget *b) {
+    budget_share s = {.kv_limit = b->kv_limit, .context = b->context, .slabs = b->slabs};
+    memcpy(s.page_bytes, b->geometry.page_bytes, sizeof s.page_bytes);
+    memcpy(s.pages_per_slab, b->geometry.pages_per_slab, sizeof s.pages_per_slab);
+    return s;
+}
+
+status budget_agree(budget *b, const budget_share *shares, uint32_t ranks) {
+    uint32_t context = shares[0].context, poorest = 0;
+    uint64_t slabs = shares[0].slabs;
+    for (uint32_t r = 0; r < ranks; r++) {
+        kv_geometry g = {0};
+        memcpy(g.page_bytes, shares[r].page_bytes, sizeof g.page_bytes);
+        kv_geometry_follow(&g, shares[0].pages_per_slab);
+        uint64_t have = g.slab_bytes ? shares[r].kv_limit / g.slab_bytes : 0;
+        if (have > shares[r].slabs) have = shares[r].slabs;
+        if (have < slabs) slabs = have, poorest = r;
+        if (shares[r].context < context) context = shares[r].context;
+    }
+    kv_geometry_follow(&b->geometry, shares[0].pages_per_slab);
+    set_context(b, context);
+    TRY(fit_context(b, poorest, slabs));
+    set_slabs(b, (uint32_t)slabs);
+    return ST_OK;
 }

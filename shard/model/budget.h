@@ -24,16 +24,31 @@ enum { BUDGET_SLOTS = 64, BUDGET_ROWS = 512, BUDGET_REQUESTS = 16 };
 
 typedef struct budget {
     uint64_t weight_bytes, activation_bytes, kv_bytes; /* of this rank */
+    uint64_t kv_limit;                   /* what this rank has left for kv_bytes */
     uint64_t kv_request_bytes[KV_KINDS]; /* one request of `context` tokens, this rank */
     uint32_t pages_needed[KV_KINDS];
     uint32_t context, slots, rows_max, chunk_max, slabs;
+    uint32_t requests_held; /* requests of `context` tokens that have KV at once, at most `slots` */
+    uint64_t tokens_held;   /* tokens that have KV at once, when every request but one is of `context` tokens */
+    uint32_t window;
+    bool context_given;
     kv_geometry geometry;
 } budget;
 
+/* What a rank brings to the common plan. */
+typedef struct budget_share {
+    uint64_t kv_limit, page_bytes[KV_KINDS];
+    uint32_t context, slabs, pages_per_slab[KV_KINDS];
+} budget_share;
+
 STATUS_CHECKED status budget_make(budget *out, const model_config *config, const layout *split,
                                   const budget_options *options);
-/* Takes over what the ranks agreed on: rank 0's pages per slab, the shortest context and the fewest slabs of any. */
-void budget_agree(budget *b, const uint32_t pages_per_slab[KV_KINDS], uint32_t context, uint32_t slabs, uint32_t window);
+/* Slabs that one request of `context` tokens takes alone. */
+uint64_t budget_request_slabs(const budget *b);
+budget_share budget_share_of(const budget *b);
+/* Makes the plans of all ranks one: rank 0's pages per slab, as many slabs as every rank can hold, the shortest context of
+ * any, cut to these slabs. All ranks hand in the same shares and get the same answer, ST_NO_MEMORY too. */
+STATUS_CHECKED status budget_agree(budget *b, const budget_share *shares, uint32_t ranks);
 /* The sliding window of a config: 0 when no layer slides. */
 uint32_t budget_window(const model_config *config);
 /* MemAvailable of this host, or physical memory where the kernel does not say. */

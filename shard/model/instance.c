@@ -16,7 +16,7 @@
 /* What ranks must agree on, and what each brings to the common plan. */
 typedef struct rank_card {
     char host[64], build[20], config[65], checkpoint[65], pack[65];
-    uint32_t context, slabs, pages_per_slab[KV_KINDS];
+    budget_share share;
     uint32_t failed; /* a status, with its sentence */
     char sentence[STATUS_TEXT_MAX];
 } rank_card;
@@ -44,12 +44,10 @@ static status agree(comm *ranks, rank_card *mine, status so_far, instance *i) {
         if (st == ST_OK) st = compare(all, r, "packed directory", all[0].pack, all[r].pack);
     }
     if (st == ST_OK) {
-        uint32_t context = all[0].context, slabs = all[0].slabs;
-        for (uint32_t r = 1; r < n; r++) {
-            if (all[r].context < context) context = all[r].context;
-            if (all[r].slabs < slabs) slabs = all[r].slabs;
-        }
-        budget_agree(&i->plan, all[0].pages_per_slab, context, slabs, budget_window(i->config));
+        budget_share *shares = memory_alloc_array(n, sizeof *shares);
+        for (uint32_t r = 0; r < n; r++) shares[r] = all[r].share;
+        st = budget_agree(&i->plan, shares, n);
+        free(shares);
     }
     free(all);
     return st;
@@ -141,9 +139,7 @@ static status prepare(instance *i, const instance_options *o, uint32_t ranks_of_
                           .slots = o->slots,
                           .rows_max = o->rows_max,
                           .chunk_max = o->chunk_max}));
-    card->context = i->plan.context;
-    card->slabs = i->plan.slabs;
-    memcpy(card->pages_per_slab, i->plan.geometry.pages_per_slab, sizeof card->pages_per_slab);
+    card->share = budget_share_of(&i->plan);
     return ST_OK;
 }
 

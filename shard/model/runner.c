@@ -41,7 +41,7 @@ void runner_kv_geometry(const model_config *config, const layout *split, kv_type
     uint64_t offset[LIMIT_LAYERS];
     INVARIANT(config->layers <= LIMIT_LAYERS);
     kv_shapes(config, split, shape);
-    kv_geometry_make(g, shape, config->layers, kv_element_bytes(kv), offset);
+    kv_geometry_make(g, shape, config->layers, kv_element_bytes(kv), kv_scale_bytes(kv), offset);
 }
 
 /* One row of the table of activation buffers: floats per row of the step, or in all. */
@@ -261,7 +261,8 @@ status runner_open(runner **out, const runner_options *o) {
     r->layer_offset = memory_alloc_array(c->layers, sizeof *r->layer_offset);
     kv_layer_shape shape[LIMIT_LAYERS];
     kv_shapes(c, o->split, shape);
-    kv_geometry_make(&r->geometry, shape, c->layers, kv_element_bytes(o->kv), r->layer_offset);
+    kv_geometry_make(&r->geometry, shape, c->layers, kv_element_bytes(o->kv), kv_scale_bytes(o->kv),
+                     r->layer_offset);
     kv_geometry_follow(&r->geometry, o->pages_per_slab);
     r->pool_bytes = r->geometry.slab_bytes * o->slabs;
     TRY_OR_FAIL(take(r, r->pool_bytes, "KV pool", &r->pool));

@@ -8,15 +8,34 @@ static uint64_t next(uint64_t *state) { /* splitmix64 */
     return x ^ (x >> 31);
 }
 
-/* Values of either sign between 1/2 and 1: what normed keys and values are of the size of. */
+/* Values of either sign up to 1, what normed keys and values are of the size of; of floats at least 1/2. */
 static void fill_page(uint64_t *words, uint64_t count, kv_type type, uint64_t seed) {
     uint64_t mask = 0, bits = 0;
     switch (type) {
     case KV_F32: mask = 0x807FFFFF807FFFFF, bits = 0x3F0000003F000000; break;
     case KV_BF16: mask = 0x807F807F807F807F, bits = 0x3F003F003F003F00; break;
+    case KV_Q8: mask = UINT64_MAX, bits = 0x0101010101010101; break;
     }
     INVARIANT(bits);
     for (uint64_t i = 0; i < count; i++) words[i] = (next(&seed) & mask) | bits;
+}
+
+/* The scales that stand behind the int8 of every layer's rows in a page. */
+static void fill_scales(const runner *r, kv_kind kind, uint32_t page) {
+    for (uint32_t i = 0; i < r->config->layers; i++) {
+        const layer_config *lc = &r->config->layer[i];
+        const kv_view *v = &r->attention[i].kv;
+        if (!lc->owns_kv || lc->full != (kind == KV_FULL)) continue;
+        for (uint32_t h = 0; h < v->kv_heads; h++) {
+            char *rows = kv_head_page(v, page, h);
+            for (uint32_t part = 0; part < (v->half_size ? 1 : 2); part++) {
+                uint64_t bytes = kv_rows_bytes(v->type, v->head_dim);
+                float *scale =
+                    (float *)(void *)(rows + part * bytes + (size_t)KV_TOKENS_PER_PAGE * v->head_dim);
+                for (uint32_t t = 0; t < KV_TOKENS_PER_PAGE; t++) scale[t] = 1 / 127.0f;
+            }
+        }
+    }
 }
 
 void runner_fill_kv(runner *r, uint32_t slot) {
@@ -28,6 +47,7 @@ void runner_fill_kv(runner *r, uint32_t slot) {
             if (page == PLAN_NO_TOKEN) continue;
             char *at = (char *)r->pool + page / per_slab * r->geometry.slab_bytes + page % per_slab * bytes;
             fill_page((uint64_t *)(void *)at, bytes / 8, r->o.kv, ((uint64_t)slot << 32) + i);
+            if (r->o.kv == KV_Q8) fill_scales(r, (kv_kind)kind, page);
         }
     }
 }

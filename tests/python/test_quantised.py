@@ -1,5 +1,7 @@
-"""The trained models with quantised weights: q8 and q4 find the same answers, on one rank and on two, and the price in
-log-probability is printed."""
+"""The trained models with quantised weights, and with keys and values of 8 bits: they find the same answers, on one rank
+and on two, and the price in log-probability is printed."""
+import functools
+
 import pytest
 
 from support import MODELS, Daemon, collect, request, samples
@@ -7,6 +9,7 @@ from support import MODELS, Daemon, collect, request, samples
 SAME_ANSWERS_MIN = 0.95
 
 
+@functools.cache
 def answers(model, ranks, *options):
     """Text of every sample's answer, and the log-probability of its first token."""
     with Daemon(MODELS / model, ranks=ranks, options=options) as daemon:
@@ -17,14 +20,16 @@ def answers(model, ranks, *options):
 
 
 @pytest.mark.parametrize("ranks", [1, 2])
-@pytest.mark.parametrize("weights", ["q8", "q4"])
+@pytest.mark.parametrize("options", [("--weights", "q8"), ("--weights", "q4"), ("--kv", "q8"),
+                                     ("--weights", "q4", "--kv", "q8")], ids=" ".join)
 @pytest.mark.parametrize("model", ["tiny-dense", "tiny-moe"])
-def test_answers_are_the_same(model, weights, ranks):
+def test_answers_are_the_same(model, options, ranks):
     want = [c["completion"] for c in samples(model)]
-    texts, logprobs = answers(model, ranks, "--weights", weights)
+    texts, logprobs = answers(model, ranks, *options)
     _, exact = answers(model, ranks, "--weights", "f32", "--kv", "f32")
     same = sum(a == b for a, b in zip(texts, want)) / len(want)
     difference = max(abs(a - b) for a, b in zip(logprobs, exact))
-    print(f"\n{model}, {weights}, {ranks} ranks: {same:.1%} the same answers, log-probabilities within {difference:.4f}")
+    print(f"\n{model}, {' '.join(options)}, {ranks} ranks: {same:.1%} the same answers, "
+          f"log-probabilities within {difference:.4f}")
     assert same >= SAME_ANSWERS_MIN
-    assert logprobs != exact  # weights were really rounded
+    assert logprobs != exact  # something was really rounded

@@ -2,6 +2,8 @@
 #ifndef SHARD_KERNELS_CPU_ATTENTION_LANES_H
 #define SHARD_KERNELS_CPU_ATTENTION_LANES_H
 
+#include "shard/kernels/cpu/quant.h"
+
 static void vec_expand_rows(float *y, size_t y_stride, const uint16_t *x, size_t x_stride, uint32_t n,
                             uint32_t rows) {
     for (uint32_t r = 0; r < rows; r++, x += x_stride, y += y_stride) {
@@ -15,6 +17,38 @@ static void vec_expand_rows(float *y, size_t y_stride, const uint16_t *x, size_t
             uint32_t rest = n - d < 16 ? n - d : 16;
             lanes_store_part(y + d, lanes_load_bf16_part(x + d, rest), rest);
         }
+    }
+}
+
+static float vec_quantise_row(int8_t *y, const float *x, uint32_t n) {
+    lanes m = lanes_set(0);
+    uint32_t i = 0;
+    for (; n - i >= 16; i += 16) m = lanes_max(lanes_abs(lanes_load(x + i)), m);
+    uint32_t rest = n - i;
+    if (rest) m = lanes_max(lanes_abs(lanes_load_part(x + i, rest)), m);
+    float largest = lanes_largest(m);
+    if (largest < QUANT_LEAST) largest = 0;
+    lanes inverse = lanes_set(largest > 0 ? 127.0f / largest : 0);
+    for (i = 0; n - i >= 16; i += 16) lanes_store_i8(y + i, lanes_mul(lanes_load(x + i), inverse));
+    if (rest) {
+        int8_t last[16];
+        lanes_store_i8(last, lanes_mul(lanes_load_part(x + i, rest), inverse));
+        memcpy(y + i, last, rest);
+    }
+    return largest / 127.0f;
+}
+
+static void vec_expand_q8(float *y, size_t y_stride, const int8_t *x, size_t x_stride, const float *scale,
+                          uint32_t n, uint32_t rows) {
+    for (uint32_t r = 0; r < rows; r++, x += x_stride, y += y_stride) {
+        lanes s = lanes_set(scale[r]);
+        uint32_t d = 0;
+        for (; n - d >= 16; d += 16) lanes_store(y + d, lanes_mul(lanes_load_i8(x + d), s));
+        uint32_t rest = n - d;
+        if (!rest) continue;
+        int8_t last[16] = {0};
+        memcpy(last, x + d, rest);
+        lanes_store_part(y + d, lanes_mul(lanes_load_i8(last), s), rest);
     }
 }
 

@@ -1,6 +1,8 @@
+#include <math.h>
 #include <string.h>
 
 #include "shard/kernels/cpu/cpu_kernels.h"
+#include "shard/kernels/cpu/quant.h"
 #include "shard/kernels/cpu/ref.h"
 #include "shard/kernels/cpu/ref_math.h"
 
@@ -39,6 +41,25 @@ void ref_expand_rows(float *y, size_t y_stride, const uint16_t *x, size_t x_stri
     for (uint32_t r = 0; r < rows; r++)
         for (uint32_t d = 0; d < n; d++)
             y[r * y_stride + d] = ref_from_bf16(x[r * x_stride + (d < paired ? kv_pair_at(d) : d)]);
+}
+
+float ref_quantise_row(int8_t *y, const float *x, uint32_t n) {
+    float largest = 0;
+    for (uint32_t i = 0; i < n; i++)
+        if (fabsf(x[i]) > largest) largest = fabsf(x[i]);
+    if (largest < QUANT_LEAST) largest = 0;
+    float inverse = largest > 0 ? 127.0f / largest : 0;
+    for (uint32_t i = 0; i < n; i++) {
+        float scaled = x[i] * inverse;
+        y[i] = fabsf(scaled) <= 127.5f ? (int8_t)nearbyintf(scaled) : 0;
+    }
+    return largest / 127.0f;
+}
+
+void ref_expand_q8(float *y, size_t y_stride, const int8_t *x, size_t x_stride, const float *scale,
+                   uint32_t n, uint32_t rows) {
+    for (uint32_t r = 0; r < rows; r++)
+        for (uint32_t d = 0; d < n; d++) y[r * y_stride + d] = (float)x[r * x_stride + d] * scale[r];
 }
 
 void ref_rotate_keys(float *x, size_t x_stride, uint32_t apart, const float *norm, uint32_t half,

@@ -111,6 +111,11 @@ static void widen(const tile *t, const cpu_kernels *k, kv_type type, const void 
         if (type == KV_F32) memcpy(row, (const float *)page + (size_t)i * t->dim, t->dim * sizeof *row);
         memset(row + t->dim, 0, (t->padded - t->dim) * sizeof *row);
     }
+    const int8_t *bytes = page;
+    if (type == KV_Q8)
+        k->expand_q8(to + first * t->row_stride, t->row_stride, bytes + (size_t)first * t->dim, t->dim,
+                     (const float *)(const void *)(bytes + (size_t)KV_PAGE_TOKENS * t->dim) + first, t->dim,
+                     last - first);
     if (type == KV_BF16)
         k->expand_rows(to + first * t->row_stride, t->row_stride,
                        (const uint16_t *)page + (size_t)first * t->dim, t->dim, t->dim, last - first);
@@ -230,11 +235,11 @@ static void tile_page(const attention_work *w, tile *t, uint32_t index, bool is_
     keys_seen(w, begin, start, &first, &unused);
     keys_seen(w, begin + t->u.rows - 1, start, &unused, &last);
     const char *page = kv_head_page(&l->kv, pages[index], t->u.kv_head), *value = page;
-    if (!l->kv.half_size) value += (size_t)KV_PAGE_TOKENS * t->dim * kv_element_bytes(l->kv.type);
+    if (!l->kv.half_size) value += kv_rows_bytes(l->kv.type, t->dim);
     else rotate_queries(w, t, index);
     kv_run values = run_of(KV_F32, t->values, 0, t->row_stride, t->padded);
     kv_ahead next = {NULL, NULL, 1};
-    if (t->queries >= WIDEN_QUERIES || t->dim % (2 * KV_PAIR_BLOCK) != 0) {
+    if (t->queries >= WIDEN_QUERIES || t->dim % (2 * KV_PAIR_BLOCK) != 0 || l->kv.type == KV_Q8) {
         widen_page(w, t, page, value, first, last);
         kv_run keys = run_of(KV_F32, t->keys, 0, t->row_stride, t->padded);
         k->scores_page(t->scores, t->q, t->padded, t->queries, &keys, 1, first, last);

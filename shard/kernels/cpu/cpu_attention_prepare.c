@@ -12,13 +12,20 @@ typedef struct prepare_work {
     float *q, *k, *v;
 } prepare_work;
 
-static void store(const cpu_kernels *k, kv_type type, void *head_page, size_t at, const float *x,
+/* rows: 64 of keys or values, of which x is the index-th. */
+static void store(const cpu_kernels *k, kv_type type, void *rows, uint32_t index, const float *x,
                   uint32_t dim, uint16_t *rounded) {
+    size_t at = (size_t)index * dim;
     if (type == KV_F32) {
-        memcpy((float *)head_page + at, x, dim * sizeof *x);
+        memcpy((float *)rows + at, x, dim * sizeof *x);
         return;
     }
-    uint16_t *y = (uint16_t *)head_page + at;
+    if (type == KV_Q8) {
+        float *scales = (float *)(void *)((int8_t *)rows + (size_t)KV_PAGE_TOKENS * dim);
+        scales[index] = k->quantise_row((int8_t *)rows + at, x, dim);
+        return;
+    }
+    uint16_t *y = (uint16_t *)rows + at;
     k->bf16_from_f32(rounded, x, dim);
     uint32_t paired = dim / KV_PAIR_BLOCK * KV_PAIR_BLOCK;
     for (uint32_t d = 0; d < paired; d += KV_PAIR_BLOCK)
@@ -71,10 +78,10 @@ static void prepare_row(void *context, uint32_t item, uint32_t thread) {
     if (!w->k) return;
     uint16_t *rounded = (uint16_t *)(void *)w->c->scratch[thread];
     uint32_t page = span->pages[position / KV_PAGE_TOKENS];
-    size_t at = (size_t)(position % KV_PAGE_TOKENS) * dim;
+    uint32_t at = position % KV_PAGE_TOKENS;
     for (uint32_t h = 0; h < l->kv.kv_heads; h++) {
         float *key = w->k + ((size_t)row * l->kv.kv_heads + h) * dim;
-        void *head = kv_head_page(&l->kv, page, h);
+        char *head = kv_head_page(&l->kv, page, h);
         if (l->kv.half_size) {
             k->rmsnorm(key, key, NULL, l->eps, dim);
             store(k, l->kv.type, head, at, key, dim, rounded);
@@ -87,7 +94,7 @@ static void prepare_row(void *context, uint32_t item, uint32_t thread) {
         k->rope(key, r->cosine + (size_t)row * r->pairs, r->sine + (size_t)row * r->pairs, dim / 2, r->pairs);
         k->rmsnorm(value, value, NULL, l->eps, dim);
         store(k, l->kv.type, head, at, key, dim, rounded);
-        store(k, l->kv.type, head, (size_t)KV_PAGE_TOKENS * dim + at, value, dim, rounded);
+        store(k, l->kv.type, head + kv_rows_bytes(l->kv.type, dim), at, value, dim, rounded);
     }
 }
 

@@ -66,6 +66,11 @@ typedef struct cpu_kernels {
     /* Floats of n elements of rows of the cache: whole blocks of 32 are paired, a rest is not. */
     void (*expand_rows)(float *y, size_t y_stride, const uint16_t *x, size_t x_stride, uint32_t n,
                         uint32_t rows);
+    /* y = round(x · (127 / max|x|)) to even; returns max|x| / 127. Below QUANT_LEAST both are 0. x is finite. */
+    float (*quantise_row)(int8_t *y, const float *x, uint32_t n);
+    /* y = x · scale[row], rows as in expand_rows but in order. */
+    void (*expand_q8)(float *y, size_t y_stride, const int8_t *x, size_t x_stride, const float *scale,
+                      uint32_t n, uint32_t rows);
     /* In place, for i < pairs: a = x[i] · norm[i], b = x[i + apart] · norm[i + half], then as rope with row r's angles at
      * cosine + r · pairs: the keys of a half-size page. */
     void (*rotate_keys)(float *x, size_t x_stride, uint32_t apart, const float *norm, uint32_t half,

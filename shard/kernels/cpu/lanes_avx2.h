@@ -67,6 +67,19 @@ LANES_INLINE lanes lanes_load_f16_part(const uint16_t *p, uint32_t n) {
     return lanes_load_f16(copy);
 }
 
+LANES_INLINE lanes lanes_load_i8(const int8_t *p) {
+    __m128i x = _mm_loadu_si128((const __m128i *)(const void *)p);
+    return (lanes){_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(x)),
+                   _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_srli_si128(x, 8)))};
+}
+/* Rounded to even. */
+LANES_INLINE void lanes_store_i8(int8_t *p, lanes a) {
+    __m256i words = _mm256_packs_epi32(_mm256_cvtps_epi32(a.lo), _mm256_cvtps_epi32(a.hi));
+    words = _mm256_permute4x64_epi64(words, 0xD8);
+    _mm_storeu_si128((__m128i *)(void *)p, _mm_packs_epi16(_mm256_castsi256_si128(words),
+                                                          _mm256_extracti128_si256(words, 1)));
+}
+
 LANES_INLINE lanes lanes_add(lanes a, lanes b) {
     return (lanes){_mm256_add_ps(a.lo, b.lo), _mm256_add_ps(a.hi, b.hi)};
 }

@@ -42,6 +42,13 @@ LANES_INLINE lanes lanes_load_f16_part(const uint16_t *p, uint32_t n) {
     return _mm512_cvtph_ps(_mm256_maskz_loadu_epi16(lanes_mask(n), p));
 }
 
+LANES_INLINE lanes lanes_load_i8(const int8_t *p) {
+    return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)(const void *)p)));
+}
+LANES_INLINE void lanes_store_i8(int8_t *p, lanes a) {
+    _mm_storeu_si128((__m128i *)(void *)p, _mm512_cvtsepi32_epi8(_mm512_cvtps_epi32(a)));
+}
+
 LANES_INLINE lanes lanes_add(lanes a, lanes b) { return _mm512_add_ps(a, b); }
 LANES_INLINE lanes lanes_sub(lanes a, lanes b) { return _mm512_sub_ps(a, b); }
 LANES_INLINE lanes lanes_mul(lanes a, lanes b) { return _mm512_mul_ps(a, b); }

@@ -34,6 +34,9 @@ void ref_values_page(float *o, size_t o_stride, const float *rescale, const floa
                      const kv_run *v, uint32_t first, uint32_t last);
 void ref_expand_rows(float *y, size_t y_stride, const uint16_t *x, size_t x_stride, uint32_t n,
                      uint32_t rows);
+float ref_quantise_row(int8_t *y, const float *x, uint32_t n);
+void ref_expand_q8(float *y, size_t y_stride, const int8_t *x, size_t x_stride, const float *scale,
+                   uint32_t n, uint32_t rows);
 void ref_rotate_keys(float *x, size_t x_stride, uint32_t apart, const float *norm, uint32_t half,
                      const float *cosine, const float *sine, uint32_t pairs, uint32_t rows);
 void ref_compose_angles(float *cosine, float *sine, const double *c1, const double *s1, const double *c2,

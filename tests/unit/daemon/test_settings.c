@@ -69,8 +69,7 @@ TEST(refuses_what_is_not_built) {
                                         "--launcher external",
                                         "--device cuda",
                                         "--replicas 2",
-                                        "--weights fp8",
-                                        "--kv q8"};
+                                        "--weights fp8"};
     for (size_t i = 0; i < sizeof lines / sizeof *lines; i++) {
         char line[128];
         snprintf(line, sizeof line, "--model m %s", lines[i]);

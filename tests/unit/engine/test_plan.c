@@ -149,6 +149,8 @@ TEST(plans) {
     CHECK(f.end_token[1] == 106 && f.default_top_p == 0.95 && f.default_top_k == 64);
     CHECK(!strcmp(f.layout, "tp 2") && !strcmp(f.checkpoint_hash, "c0ffee"));
     CHECK(f.weight_bytes == UINT64_C(123456789012) && f.kv_bytes_total == 77 && f.path[0] == '/');
+    CHECK(f.context_model == 8192 && f.kv_requests == 3 && f.kv_bytes_full == 70 && f.kv_bytes_sliding == 7);
+    CHECK(f.kv_pool_bytes == 250 && f.activation_bytes == 5 && f.kv_tokens == 12345);
     setenv("FAKE_SHARD", "refuse", 1);
     CHECK_STATUS(engine_plan(&o, &f), ST_NOT_FOUND);
     CHECK_SENTENCE("no tensor model.norm.weight");

@@ -16,6 +16,8 @@ static float uniform(void) { /* -1 … 1 */
     return (float)(random_state >> 40) * 0x1p-23f - 1;
 }
 
+static const char *const type_name[] = {[KV_F32] = "f32", [KV_BF16] = "bf16", [KV_Q8] = "q8"};
+
 typedef struct shape {
     uint32_t dim, pairs, window, context;
     kv_type type;
@@ -89,8 +91,7 @@ static float *compute(const sequence *t, const way *w) {
     unsetenv("GEMMAD_ISA");
     uint32_t count = 2 * ((s->context + 63) / 64), *pages = memory_alloc_array(count, sizeof *pages);
     for (uint32_t i = 0; i < count; i++) pages[i] = i * 7 % count; /* 7 divides no count here */
-    uint64_t page_bytes =
-        (uint64_t)64 * KV_HEADS * s->dim * kv_element_bytes(s->type) * (s->half_size ? 1 : 2);
+    uint64_t page_bytes = KV_HEADS * kv_rows_bytes(s->type, s->dim) * (s->half_size ? 1 : 2);
     void *kv = memory_alloc(count * page_bytes);
     attention_layer l = {.kv = {.base = kv,
                                 .slab_bytes = count * page_bytes,
@@ -162,8 +163,9 @@ static void exact_row(const sequence *t, uint32_t head, double *y) {
 
 static void check_exact(const sequence *t, const float *y) {
     const shape *s = t->s;
-    /* Scores reach some 20; a rounding of the cache is 2^-9 of a value, and of a key's 1/sqrt(dim) of a score. */
-    double bound = s->type == KV_BF16 ? 2e-2 : 2e-5, worst = 0;
+    /* Scores reach some 20; a rounding of the cache is 2^-9 of a value, and of a key's 1/sqrt(dim) of a score. Of 8
+     * bits it is up to 2^-8 of the largest value of a row, which is √3 times the root of their mean square. */
+    double bound = s->type == KV_Q8 ? 4e-2 : s->type == KV_BF16 ? 2e-2 : 2e-5, worst = 0;
     for (uint32_t h = 0; h < HEADS; h++) {
         double want[256];
         exact_row(t, h, want);
@@ -171,7 +173,7 @@ static void check_exact(const sequence *t, const float *y) {
         for (uint32_t d = 0; d < s->dim; d++) worst = fmax(worst, fabs(got[d] - want[d]));
     }
     CHECK_THAT(worst < bound, "%u dimensions, window %u, %s%s: off by %g", s->dim, s->window,
-               s->type == KV_F32 ? "f32" : "bf16", s->half_size ? ", half size" : "", worst);
+               type_name[s->type], s->half_size ? ", half size" : "", worst);
 }
 
 static void check_shape(const shape *s, const way *ways, int count) {
@@ -185,7 +187,7 @@ static void check_shape(const shape *s, const way *ways, int count) {
         float *got = compute(&t, &ways[i]);
         CHECK_THAT(!memcmp(got, want, (size_t)s->context * HEADS * s->dim * sizeof *got),
                    "%u dimensions, %u pairs, window %u, %s%s: %s, %u threads, chunks of %u", s->dim, s->pairs,
-                   s->window, s->type == KV_F32 ? "f32" : "bf16", s->half_size ? ", half size" : "",
+                   s->window, type_name[s->type], s->half_size ? ", half size" : "",
                    ways[i].isa ? ways[i].isa : "best", ways[i].threads, ways[i].chunk);
         free(got);
     }
@@ -198,7 +200,9 @@ TEST(a_row_has_the_same_bits_every_way) {
                                    {128, 16, 0, 600, KV_BF16, true},  {256, 32, 0, 1100, KV_BF16, true},
                                    {128, 40, 0, 600, KV_F32, true},   {32, 4, 0, 600, KV_BF16, true},
                                    {18, 5, 100, 600, KV_BF16, false}, {256, 128, 520, 1100, KV_BF16, false},
-                                   {48, 6, 0, 600, KV_F32, true}};
+                                   {48, 6, 0, 600, KV_F32, true},     {64, 32, 0, 1100, KV_Q8, false},
+                                   {256, 32, 0, 1100, KV_Q8, true},   {18, 5, 100, 600, KV_Q8, false},
+                                   {128, 40, 0, 600, KV_Q8, true}};
     static const way ways[] = {{NULL, 1, 7, 0, false},          {NULL, 3, ROWS_MAX, 40, false},
                                {NULL, 3, 11, 0, true},          {"avx2", 2, 33, 5, false},
                                {"avx2", 1, ROWS_MAX, 3, false}, {"scalar", 2, 64, 2, false}};

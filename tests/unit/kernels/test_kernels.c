@@ -344,6 +344,33 @@ TEST(rows_of_the_cache) {
     for (uint32_t d = 0; d < 64; d++) CHECK(y[d] == (float)d);
 }
 
+TEST(rows_of_eight_bits) {
+    for (int i = 0; i < SIZES; i++) {
+        for (int mode = 0; mode < MODES; mode++) {
+            enum { ROWS = 3 };
+            uint32_t n = sizes[i], stride = n + random_u32() % 3;
+            if (mode == SPECIAL) continue; /* infinities and NaN have no scale */
+            float *x = edge_floats(n, (enum mode)mode), scale[ROWS] = {0.5f, 0, -3e-7f}, got[2];
+            int8_t *want = edge_alloc(n), *y = edge_alloc(n);
+            got[0] = cpu_kernels_scalar.quantise_row(want, x, n), got[1] = variant->quantise_row(y, x, n);
+            CHECK_THAT(same_bits(got, got + 1, 1) && (n == 0 || !memcmp(want, y, n)),
+                       "%s quantise_row of %u, mode %d", variant->name, n, mode);
+            edge_free(x, n * 4), edge_free(want, n), edge_free(y, n);
+            size_t ny = extent(ROWS, stride, n);
+            int8_t *stored = edge_alloc(ny);
+            for (size_t d = 0; d < ny; d++) stored[d] = (int8_t)(random_u32() % 255 - 127);
+            CHECK_IN_PLACE("expand_q8", ny, ORDINARY,
+                           k->expand_q8(a, stride, stored, stride, scale, n, ROWS));
+            edge_free(stored, ny);
+        }
+    }
+    const float x[6] = {127, -126.5f, 0.5f, 1.5f, -0.49f, 63.7f}, none[2] = {0x1p-101f, -0x1p-102f};
+    const int8_t want[6] = {127, -126, 0, 2, 0, 64};
+    int8_t y[6];
+    CHECK(variant->quantise_row(y, x, 6) == 1.0f && !memcmp(y, want, 6));
+    CHECK(variant->quantise_row(y, none, 2) == 0 && y[0] == 0 && y[1] == 0);
+}
+
 TEST(keys_of_a_half_size_page) {
     for (int i = 0; i < SIZES; i++) {
         for (int mode = 0; mode < MODES; mode++) {
@@ -431,6 +458,7 @@ static void run_all(const cpu_kernels *v) {
     RUN(scores_page);
     RUN(values_page);
     RUN(rows_of_the_cache);
+    RUN(rows_of_eight_bits);
     RUN(keys_of_a_half_size_page);
     RUN(angles_composed);
     RUN(conversions_of_all_halves);

@@ -10,7 +10,7 @@ TEST(geometry_of_the_31b_shape) {
     for (uint32_t i = 0; i < 60; i++)
         layer[i] = i % 6 == 5 ? (kv_layer_shape){KV_FULL, true, true, 4, 512}
                               : (kv_layer_shape){KV_SLIDING, true, false, 16, 256};
-    kv_geometry_make(&g, layer, 60, 2, offset);
+    kv_geometry_make(&g, layer, 60, 2, 0, offset);
     CHECK(g.page_bytes[KV_FULL] == 64 * 40960ull); /* 40 KiB a token */
     CHECK(g.page_bytes[KV_SLIDING] == 64 * 50ull * 16 * 256 * 2 * 2);
     CHECK(g.pages_per_slab[KV_SLIDING] == 1 && g.pages_per_slab[KV_FULL] == 20);
@@ -22,6 +22,10 @@ TEST(geometry_of_the_31b_shape) {
     CHECK(kv_pages_needed(KV_SLIDING, 262144, 1024, 512) == 25);
     CHECK(kv_pages_needed(KV_SLIDING, 100, 1024, 512) == 2 && kv_pages_needed(KV_SLIDING, 128, 8, 1) == 2);
     CHECK(kv_pages_needed(KV_FULL, 1, 0, 1) == 1);
+    /* In 8 bits a row has a scale of 4 bytes: full layers hold one row a token and head, sliding ones two. */
+    kv_geometry_make(&g, layer, 60, 1, 4, offset);
+    CHECK(g.page_bytes[KV_FULL] == 64 * 10ull * 4 * (512 + 4));
+    CHECK(g.page_bytes[KV_SLIDING] == 64 * 50ull * 16 * 2 * (256 + 4) && offset[1] == 64ull * 16 * 2 * 260);
     uint32_t follow[KV_KINDS] = {2, 8};
     kv_geometry_follow(&g, follow);
     CHECK(g.slab_bytes == 2 * g.page_bytes[KV_SLIDING]);

@@ -19,6 +19,7 @@ typedef struct setting {
 typedef struct company {
     const char *model;
     weights_choice weights;
+    bool kv_q8;
     uint32_t ranks;
     uint32_t tokens[REQUESTS][512], count[REQUESTS];
     driver_request reference[REQUESTS];
@@ -69,8 +70,8 @@ static void compare(const company *c, uint32_t i, const driver_request *got, uin
     if (same && want->prompt_logprob && !skipped)
         same = got->prompt_logprob_count == want->prompt_logprob_count &&
                !memcmp(got->prompt_logprob + 1, want->prompt_logprob + 1, (c->count[i] - 1) * sizeof(float));
-    CHECK_THAT(same, "%s %s at %u ranks, %s: request %u differs", c->model, weights_choice_name(c->weights),
-               c->ranks, c->now->what, i);
+    CHECK_THAT(same, "%s %s%s at %u ranks, %s: request %u differs", c->model, weights_choice_name(c->weights),
+               c->kv_q8 ? " with q8 KV" : "", c->ranks, c->now->what, i);
 }
 
 static status run_setting(company *c, comm *ranks, instance *in) {
@@ -107,6 +108,8 @@ static status body(comm *ranks, void *context) {
     TRY(instance_open(&in, &(instance_options){.model_path = path,
                                                .ranks = ranks,
                                                .weights = c->weights,
+                                               .kv_given = c->kv_q8,
+                                               .kv = KV_Q8,
                                                .threads = c->now->threads,
                                                .context = 512,
                                                .slots = 8,
@@ -146,13 +149,15 @@ static bool runs(const setting *s, uint32_t ranks) {
     return ranks == 2 || s->everywhere;
 }
 
-static void check(const char *model, const char *expected, weights_choice weights, uint32_t heads) {
+static void check_kv(const char *model, const char *expected, weights_choice weights, bool kv_q8,
+                     uint32_t heads) {
     static company c;
     for (uint32_t ranks = 1; ranks <= 4; ranks++) {
         if (heads % ranks || (TEST_SANITIZED && ranks != 2)) continue;
         memset(&c, 0, sizeof c);
         c.model = model;
         c.weights = weights;
+        c.kv_q8 = kv_q8;
         c.ranks = ranks;
         prompts(&c, expected);
         const comm_fork_options options = {.ranks = ranks, .threads = TEST_RANKS_AS_THREADS};
@@ -168,6 +173,10 @@ static void check(const char *model, const char *expected, weights_choice weight
     unsetenv("GEMMAD_ISA");
 }
 
+static void check(const char *model, const char *expected, weights_choice weights, uint32_t heads) {
+    check_kv(model, expected, weights, false, heads);
+}
+
 #define GOLDEN(name) TEST_DATA "/golden/" name "/expected.safetensors"
 TEST(dense_f32) { check("golden/dense", GOLDEN("dense"), WEIGHTS_F32, 8); }
 TEST(dense_as_stored) { check("golden/dense", GOLDEN("dense"), WEIGHTS_AUTO, 8); }
@@ -178,6 +187,7 @@ TEST(e2b_as_stored) { check("golden/e2b", GOLDEN("e2b"), WEIGHTS_AUTO, 8); }
 TEST(e4b_f32) { check("golden/e4b", GOLDEN("e4b"), WEIGHTS_F32, 4); }
 TEST(dense_q8) { check("golden/dense", GOLDEN("dense"), WEIGHTS_Q8, 8); }
 TEST(dense_q4) { check("golden/dense", GOLDEN("dense"), WEIGHTS_Q4, 8); }
+TEST(dense_q8_kv) { check_kv("golden/dense", GOLDEN("dense"), WEIGHTS_AUTO, true, 8); }
 TEST(moe_q8) { check("golden/moe", GOLDEN("moe"), WEIGHTS_Q8, 8); }
 TEST(moe_q4) { check("golden/moe", GOLDEN("moe"), WEIGHTS_Q4, 8); }
 TEST(e2b_q4) { check("golden/e2b", GOLDEN("e2b"), WEIGHTS_Q4, 8); }
@@ -186,6 +196,7 @@ TEST(e4b_q8) { check("golden/e4b", GOLDEN("e4b"), WEIGHTS_Q8, 4); }
 int main(void) {
     RUN(dense_q8);
     RUN(moe_q4);
+    RUN(dense_q8_kv);
     RUN(dense_as_stored);
     RUN(moe_as_stored);
     RUN(e2b_as_stored);
