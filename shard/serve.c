@@ -106,13 +106,12 @@ static status run_plan(leader *l) {
 }
 
 static void update_progress(leader *l) {
-    uint32_t per_slab = l->in->plan.geometry.pages_per_slab[KV_FULL];
     atomic_store(&l->progress.running, sched_running(l->s));
     atomic_store(&l->progress.waiting, sched_waiting(l->s));
     atomic_store(&l->progress.prompt_tokens, sched_prompt_tokens(l->s));
     atomic_store(&l->progress.generated_tokens, sched_generated_tokens(l->s));
-    atomic_store(&l->progress.kv_pages_used, (uint64_t)sched_slabs_used(l->s) * per_slab);
-    atomic_store(&l->progress.kv_pages_total, (uint64_t)l->in->plan.slabs * per_slab);
+    atomic_store(&l->progress.kv_pages_used, sched_pages_used(l->s));
+    atomic_store(&l->progress.kv_pages_total, sched_pages_total(l->s));
 }
 
 static status take_event(leader *l, link_event *e) {
@@ -137,19 +136,29 @@ static status take_event(leader *l, link_event *e) {
     return fail(ST_UNSUPPORTED, "engine link: event %d", (int)e->kind);
 }
 
+static bool has_requests(const leader *l) { return sched_running(l->s) + sched_waiting(l->s) > 0; }
+
+/* Milliseconds to wait for an event; -1: for ever. */
+static int wait_ms(const leader *l, bool held, uint64_t keep_ms) {
+    if (held) return 100;
+    if (sched_has_work(l->s)) return 0;
+    /* Paused requests have deadlines too. */
+    if (has_requests(l)) return 100;
+    return comm_size(l->ranks) > 1 ? (int)keep_ms : -1;
+}
+
 /* Events until there is a step to run, or the time for a keep-alive. */
 static status take_events(leader *l) {
     for (;;) {
         link_event e;
         bool idle = !sched_has_work(l->s);
-        if (idle && l->draining) return ST_OK;
+        if (l->draining && !has_requests(l)) return ST_OK;
         uint64_t since_ms = (clock_now_ns() - l->last_plan_ns) / 1000000,
                  keep = SERVE_KEEPALIVE_SECONDS * 1000;
         if (idle && comm_size(l->ranks) > 1 && since_ms >= keep) return ST_OK;
         /* A gemmad that takes nothing more pauses the engine: link_poll writes while it waits. */
         bool held = link_backlog_bytes(l->link) > LINK_BACKLOG_STOP;
-        int wait = held ? 100 : !idle ? 0 : comm_size(l->ranks) > 1 ? (int)(keep - since_ms) : -1;
-        status st = link_poll(l->link, wait, &e);
+        status st = link_poll(l->link, wait_ms(l, held, keep - since_ms), &e);
         if (st == ST_TIMEOUT && held) continue;
         if (st == ST_TIMEOUT) return ST_OK;
         TRY(st);
@@ -170,7 +179,7 @@ static status lead(leader *l) {
             return ST_OK;
         }
         TRY(st);
-        if (l->draining && !sched_has_work(l->s)) return ST_OK;
+        if (l->draining && !has_requests(l)) return ST_OK;
         TRY(sched_plan(l->s, &l->p));
         TRY(run_plan(l));
         update_progress(l);

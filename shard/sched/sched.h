@@ -1,5 +1,10 @@
-/* The leader's scheduler: which rows the next step computes. First come, first served: every running sequence decodes one
- * token a step, and what is left of the row budget goes to prompts in order of arrival.
+/* The leader's scheduler: which rows the next step computes. Every step has one row of each sequence that decodes and
+ * chunks of prompts, as many rows as keep a mixed step within twice a step that only decodes (sched_budget.c).
+ *
+ * Order:   higher priority first; among clients of one priority the one that was served least; among a client's requests
+ *          the one that came first. A sequence takes pages as it grows. When they run out, the last of the running gives
+ *          its own up and is computed again later: lower priority first, then what came later, paused ones before all.
+ *          The first of them can always go on, so everything ends.
  *
  * Pure C without I/O: requests come in by calls, results go out through the sink, time comes from a clock.
  * Memory:  sched_open takes tables; a request's tokens are owned from sched_submit on.
@@ -21,8 +26,10 @@ typedef struct sched_request {
     uint64_t id;
     uint32_t *tokens;             /* [token_count], malloc'ed; the scheduler frees it */
     uint32_t token_count, prompt_count; /* tokens[prompt_count …] were already emitted */
-    int32_t priority;
+    int32_t priority;             /* higher first */
     uint64_t deadline_ms;         /* from submission; 0: none */
+    uint64_t client;              /* between whom the engine is shared out */
+    uint64_t group;               /* requests with the same prompt: one computes it, then the others start; 0: none */
     sampling sampling;
 } sched_request;
 
@@ -44,15 +51,38 @@ typedef struct sched_sink {
     status (*finished)(void *context, uint64_t id, const sched_finish *f);
 } sched_sink;
 
+/* Where a prefix cache enters. Pages belong to the scheduler's book (sched_pages), in which the cache retains what it keeps.
+ * page[kind][i] is the page of positions 64·i …; KV_NO_PAGE where a sliding layer has none any more. All NULL: no cache. */
+typedef struct sched_prefix {
+    void *context;
+    /* How many leading pages of tokens[n] need no computing; 64 · pages < n. */
+    uint32_t (*find)(void *context, uint64_t id, const uint32_t *tokens, uint32_t n);
+    /* Retains those pages for request id and fills in page[kind][0 … pages-1]: all full ones, and the sliding ones that a
+     * row at position 64 · pages looks at. Follows find without another call between. */
+    void (*hold)(void *context, uint64_t id, uint32_t pages, uint32_t *const page[KV_KINDS]);
+    /* The first `pages` pages are computed, and this is a place people come back to: end of a prompt or an answer, or a part
+     * of a long prompt. The sliding pages that a row at position 64 · pages looks at are there. */
+    void (*add)(void *context, uint64_t id, const uint32_t *tokens, uint32_t pages, const uint32_t *const page[KV_KINDS]);
+    /* Gives n pages of a kind back that nobody runs with. False: it has none left of any kind. */
+    bool (*reclaim)(void *context, kv_kind kind, uint32_t n);
+    /* The request is over. */
+    void (*forget)(void *context, uint64_t id);
+} sched_prefix;
+
 typedef struct sched_options {
     uint32_t slots, rows_max;     /* rows of one step */
     uint32_t chunk_max;           /* rows of one prompt in one step; ≤ rows_max */
+    uint32_t fixed_chunk;         /* 0: chunks follow the clock; else every chunk has so many rows, for tests */
+    uint32_t prefill_min_share;   /* percent of the time that prompts get while streams decode; 0: 10 */
     uint32_t context, vocab, window;
     bool uses[KV_KINDS];          /* kinds of pages the model has */
     uint32_t slabs, pages_per_slab[KV_KINDS];
     clock_source clock;
     sched_sink sink;
+    sched_prefix prefix;
 } sched_options;
+
+enum { SCHED_MIN_SHARE = 10, SCHED_MIN_SHARE_MOST = 90 };
 
 /* What an open instance holds, and the system's clock. */
 sched_options sched_options_of(const instance *in, sched_sink sink);
@@ -65,12 +95,25 @@ STATUS_CHECKED status sched_submit(sched *s, sched_request *request);
 /* Ends the request with "cancelled"; an unknown id (it just ended) is ignored. */
 STATUS_CHECKED status sched_cancel(sched *s, uint64_t id);
 
+/* A paused request takes part in no step until it is told to go on, and keeps its place; its pages may be taken. */
+STATUS_CHECKED status sched_pause(sched *s, uint64_t id, bool paused);
+/* Size of chunks from the next plan on; see sched_options. */
+void sched_fix_chunk(sched *s, uint32_t rows);
+
+/* Whether a plan would have rows: false when all that is there is paused. */
 bool sched_has_work(const sched *s);
-uint32_t sched_running(const sched *s);
+uint32_t sched_running(const sched *s);          /* with a slot, paused or not */
 uint32_t sched_waiting(const sched *s);
+uint32_t sched_paused(const sched *s);           /* of both */
+uint64_t sched_preemptions(const sched *s);      /* total */
 uint32_t sched_slabs_used(const sched *s);
+/* In pages of the kind whose pages are smaller: a page of the other kind counts as those it takes the place of. */
+uint64_t sched_pages_used(const sched *s);
+uint64_t sched_pages_total(const sched *s);
 uint64_t sched_prompt_tokens(const sched *s);    /* totals */
 uint64_t sched_generated_tokens(const sched *s);
+uint64_t sched_decode_step_ns(const sched *s);   /* estimate of a step that only decodes; 0: none yet */
+kv_pages *sched_pages(sched *s);
 
 /* Fills p with the next step. It may have no spans when nothing can run. */
 STATUS_CHECKED status sched_plan(sched *s, plan *p);

@@ -69,9 +69,73 @@ TEST(slabs_serve_one_kind_at_a_time) {
     kv_pages_close(p);
 }
 
+TEST(a_page_is_free_when_nobody_holds_it) {
+    kv_pages *p;
+    const uint32_t per_slab[KV_KINDS] = {2, 3};
+    uint32_t a, b, c;
+    CHECK_STATUS(kv_pages_open(&p, 2, per_slab), ST_OK);
+    CHECK(kv_pages_free(p, KV_SLIDING) == 4 && kv_pages_free(p, KV_FULL) == 6);
+    CHECK(kv_pages_take_one(p, KV_SLIDING, &a) && kv_pages_take_one(p, KV_SLIDING, &b) && a != b);
+    CHECK(kv_pages_slabs_used(p) == 1 && kv_pages_used(p, KV_SLIDING) == 2);
+    CHECK(kv_pages_free(p, KV_SLIDING) == 2 && kv_pages_free(p, KV_FULL) == 3);
+    kv_pages_retain(p, KV_SLIDING, a);
+    kv_pages_release(p, KV_SLIDING, &a, 1);
+    CHECK(kv_pages_references(p, KV_SLIDING, a) == 1 && kv_pages_used(p, KV_SLIDING) == 2);
+    CHECK(kv_pages_take_one(p, KV_SLIDING, &c) && c != a && c != b);
+    CHECK(!kv_pages_take_one(p, KV_FULL, &c));
+    CHECK(kv_pages_fit(p, (uint64_t[]){1, 0}) && !kv_pages_fit(p, (uint64_t[]){0, 1}));
+    kv_pages_release(p, KV_SLIDING, &a, 1);
+    CHECK(kv_pages_references(p, KV_SLIDING, a) == 0 && kv_pages_used(p, KV_SLIDING) == 2);
+    CHECK(!kv_pages_fit(p, (uint64_t[]){0, 1})); /* both slabs still hold one page */
+    kv_pages_release(p, KV_SLIDING, &b, 1);
+    CHECK(kv_pages_fit(p, (uint64_t[]){1, 3}) && !kv_pages_fit(p, (uint64_t[]){2, 3}));
+    kv_pages_close(p);
+}
+
+/* Against a plain array of counts: ids are never given twice, and a slab never serves two kinds. */
+TEST(random_takes_and_releases) {
+    enum { SLABS_HERE = 9, MOST = 4 };
+    kv_pages *p;
+    const uint32_t per_slab[KV_KINDS] = {2, MOST};
+    uint32_t held[KV_KINDS][SLABS_HERE * MOST] = {0}, random = 12345, refused = 0;
+    CHECK_STATUS(kv_pages_open(&p, SLABS_HERE, per_slab), ST_OK);
+    for (int i = 0; i < 20000; i++) {
+        random = random * 1664525u + 1013904223u;
+        kv_kind kind = random >> 31;
+        uint32_t page = (random >> 8) % (SLABS_HERE * per_slab[kind]), free_before = kv_pages_free(p, kind);
+        switch ((random >> 4) % 5) {
+        case 0:
+        case 1:
+            CHECK(kv_pages_take_one(p, kind, &page) == (free_before > 0));
+            if (free_before == 0) {
+                refused++;
+                break;
+            }
+            CHECK(held[kind][page]++ == 0);
+            for (uint32_t k = 0; k < per_slab[!kind]; k++)
+                CHECK(held[!kind][page / per_slab[kind] * per_slab[!kind] + k] == 0);
+            break;
+        case 2:
+            if (held[kind][page]) kv_pages_retain(p, kind, page), held[kind][page]++;
+            break;
+        default:
+            if (held[kind][page]) kv_pages_release(p, kind, &page, 1), held[kind][page]--;
+        }
+        CHECK(kv_pages_references(p, kind, page) == held[kind][page]);
+    }
+    CHECK(refused > 10);
+    for (int kind = 0; kind < KV_KINDS; kind++)
+        for (uint32_t page = 0; page < SLABS_HERE * per_slab[kind]; page++)
+            for (; held[kind][page] > 0; held[kind][page]--) kv_pages_release(p, kind, &page, 1);
+    CHECK(kv_pages_slabs_used(p) == 0 && kv_pages_fit(p, (uint64_t[]){0, SLABS_HERE * MOST}));
+    kv_pages_close(p);
+}
+
 int main(void) {
     RUN(geometry_of_the_31b_shape);
     RUN(a_ring_of_pages_covers_window_and_chunk_at_every_alignment);
     RUN(slabs_serve_one_kind_at_a_time);
+    RUN(a_page_is_free_when_nobody_holds_it);
+    RUN(random_takes_and_releases);
     return test_result();
 }

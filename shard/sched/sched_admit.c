@@ -1,0 +1,154 @@
+/* Who gets a slot, and who gives his up. */
+#include <string.h>
+
+#include "base/invariant.h"
+#include "shard/sched/sched_internal.h"
+
+/* ---- running ---- */
+
+void running_insert(sched *s, sequence *q) {
+    uint32_t i = s->running_count++;
+    for (; i > 0 && queue_before(q, s->running[i - 1]); i--) s->running[i] = s->running[i - 1];
+    s->running[i] = q;
+    s->running_paused += q->paused;
+}
+
+void running_remove(sched *s, sequence *q) {
+    uint32_t i = 0;
+    while (s->running[i] != q) i++;
+    memmove(s->running + i, s->running + i + 1, (s->running_count - i - 1) * sizeof *s->running);
+    s->running_count--;
+    s->running_paused -= q->paused;
+}
+
+void stop_running(sched *s, sequence *q) {
+    pages_release_all(s, q);
+    s->slot[q->slot] = NULL;
+    s->blocked = NULL;
+    running_remove(s, q);
+    q->client->running--;
+    q->planned = 0;
+}
+
+void preempt(sched *s, sequence *q) {
+    prefix_keep(s, q);
+    stop_running(s, q);
+    s->waiting_paused += q->paused;
+    s->preemptions++;
+    queue_return(s, q);
+}
+
+/* ---- room ---- */
+
+/* What q needs for the tokens it has, with what the running ones still need for theirs and one page more for each, so
+ * that a start is not paid with a preemption a few tokens later. */
+static void pages_wanted(const sched *s, const sequence *q, uint64_t count[KV_KINDS]) {
+    pages_ahead(s, q, count);
+    for (uint32_t i = 0; i < s->running_count; i++) {
+        uint64_t more[KV_KINDS];
+        if (s->running[i]->paused) continue;
+        pages_ahead(s, s->running[i], more);
+        for (int kind = 0; kind < KV_KINDS; kind++) count[kind] += more[kind];
+        if (s->o.uses[KV_FULL]) count[KV_FULL]++;
+    }
+}
+
+static bool reclaim_any(sched *s, const uint64_t count[KV_KINDS]) {
+    kv_kind kind = count[KV_FULL] > kv_pages_free(s->pages, KV_FULL) ? KV_FULL : KV_SLIDING;
+    return prefix_reclaim_for(s, kind);
+}
+
+static bool may_displace(const sequence *q, const sequence *victim) {
+    return victim->paused || victim->r.priority < q->r.priority;
+}
+
+/* What would be there, or be wanted no more, if all that may be displaced went: in slabs, fragments aside. */
+static double displaced_slabs(const sched *s, const sequence *q, kv_kind kind) {
+    uint64_t pages = 0;
+    for (uint32_t i = s->running_count; i > 0 && may_displace(q, s->running[i - 1]); i--) {
+        const sequence *v = s->running[i - 1];
+        uint64_t ahead[KV_KINDS];
+        pages_ahead(s, v, ahead);
+        pages += v->end[kind] - v->first[kind] + (v->paused ? 0 : ahead[kind] + (kind == KV_FULL));
+    }
+    return (double)pages / s->o.pages_per_slab[kind];
+}
+
+/* Nobody is sent away for nothing. */
+static bool displacing_helps(const sched *s, const sequence *q, const uint64_t count[KV_KINDS]) {
+    double empty = kv_pages_slabs(s->pages) - kv_pages_slabs_used(s->pages), have = empty, want = 0;
+    for (int kind = 0; kind < KV_KINDS; kind++) {
+        double per_slab = s->o.pages_per_slab[kind];
+        want += (double)count[kind] / per_slab;
+        have += kv_pages_free(s->pages, (kv_kind)kind) / per_slab - empty;
+        have += displaced_slabs(s, q, (kv_kind)kind);
+    }
+    return want <= have;
+}
+
+/* One step towards room for q; false: there is none to be had. */
+static bool gain_room(sched *s, sequence *q) {
+    uint64_t count[KV_KINDS];
+    bool slot = s->running_count < s->o.slots;
+    pages_wanted(s, q, count);
+    if (slot && reclaim_any(s, count)) return true;
+    if (s->running_count > 0) {
+        sequence *victim = s->running[s->running_count - 1];
+        if (!may_displace(q, victim) || (slot && !displacing_helps(s, q, count))) return false;
+        preempt(s, victim);
+        return true;
+    }
+    /* Alone it fits into an empty pool, which the pages of its own prefix keep from being empty. */
+    INVARIANT(q->done > 0);
+    pages_release_all(s, q);
+    q->no_prefix = true;
+    prefix_begin(s, q);
+    return true;
+}
+
+static bool has_room(const sched *s, const sequence *q) {
+    uint64_t count[KV_KINDS];
+    if (s->running_count == s->o.slots) return false;
+    pages_wanted(s, q, count);
+    return kv_pages_fit(s->pages, count);
+}
+
+static bool make_room(sched *s, sequence *q) {
+    if (s->blocked == q) return false;
+    /* No look at the prefix cache for a slot that nobody gives up. */
+    if (s->running_count == s->o.slots && !may_displace(q, s->running[s->running_count - 1])) return false;
+    prefix_begin(s, q);
+    while (!has_room(s, q))
+        if (!gain_room(s, q)) {
+            pages_release_all(s, q);
+            s->blocked = q;
+            return false;
+        }
+    return true;
+}
+
+/* ---- start ---- */
+
+static status start(sched *s, sequence *q) {
+    queue_take_out(s, q);
+    q->slot = 0;
+    while (s->slot[q->slot]) q->slot++;
+    s->slot[q->slot] = q;
+    running_insert(s, q);
+    q->client->running++;
+    queue_started(q, q->r.token_count - q->done);
+    q->open_due = true;
+    q->no_prefix = false;
+    if (q->started) return ST_OK;
+    q->started = true;
+    q->started_ns = sched_now(s);
+    s->prompt_tokens += q->r.prompt_count;
+    uint32_t cached = q->done < q->r.prompt_count ? q->done : q->r.prompt_count;
+    q->told_progress = cached;
+    return s->o.sink.started(s->o.sink.context, q->r.id, cached, (q->started_ns - q->submitted_ns) / 1000);
+}
+
+status admit_waiting(sched *s) {
+    for (sequence *q; (q = queue_next(s)) && make_room(s, q);) TRY(start(s, q));
+    return ST_OK;
+}
