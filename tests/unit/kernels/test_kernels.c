@@ -114,13 +114,13 @@ static void check_matmul(weight_type type, uint32_t rows, uint32_t tokens, uint3
 }
 
 static const uint32_t sizes[] = {0, 1, 2, 3, 7, 8, 9, 15, 16, 17, 31, 33, 64, 100, 127, 256, 257};
-enum { SIZES = sizeof sizes / sizeof *sizes };
+enum { SIZES = sizeof sizes / sizeof *sizes, FEWER = TEST_SANITIZED ? 8 : 1 };
 
 TEST(matmul_small) {
     for (int r = 0; r < SIZES; r++)
         for (int t = 0; t < SIZES; t++)
             for (int c = 0; c < SIZES; c++)
-                if ((uint64_t)sizes[r] * sizes[t] * sizes[c] <= 40000)
+                if ((uint64_t)sizes[r] * sizes[t] * sizes[c] <= 40000 / FEWER)
                     check_matmul((weight_type)((r + t + c) % WEIGHT_FLOAT_TYPES), sizes[r], sizes[t],
                                  sizes[c]);
 }
@@ -232,7 +232,7 @@ TEST(max_and_exp_sum) {
 
 TEST(exp_everywhere) {
     /* All of exp's range at steps of a few thousand ulps, in one call. */
-    enum { N = 1 << 20 };
+    enum { N = (1 << 20) / FEWER };
     float *x = memory_alloc_array(N, 4), *want = memory_alloc_array(N, 4), *got = memory_alloc_array(N, 4);
     for (uint32_t i = 0; i < N; i++) {
         uint32_t bits = i * 4096u + random_u32() % 4096;
@@ -250,7 +250,7 @@ TEST(exp_everywhere) {
 }
 
 TEST(softmax_page) {
-    for (int round = 0; round < 4000; round++) {
+    for (int round = 0; round < 4000 / FEWER; round++) {
         enum mode mode = (enum mode)(round % MODES);
         uint32_t first = random_u32() % 64, last = first + 1 + random_u32() % (64 - first);
         float *want = edge_floats(64, mode), *got, old = round % 7 == 0 ? -INFINITY : random_float(mode);
@@ -280,7 +280,7 @@ enum { QUERY_COUNTS = sizeof query_counts / sizeof *query_counts };
 
 /* Keys in up to four runs of both kinds, as a half-size page has them. */
 TEST(scores_page) {
-    for (int round = 0; round < 600; round++) {
+    for (int round = 0; round < 600 / FEWER; round++) {
         enum mode mode = (enum mode)(round % MODES);
         kv_run runs[4];
         uint32_t n_runs = 1 + random_u32() % 4, dim = 0, queries = query_counts[round % QUERY_COUNTS];
@@ -310,7 +310,7 @@ TEST(scores_page) {
 }
 
 TEST(values_page) {
-    for (int round = 0; round < 600; round++) {
+    for (int round = 0; round < 600 / FEWER; round++) {
         enum mode mode = (enum mode)(round % MODES);
         bool paired = random_u32() % 2;
         uint32_t queries = query_counts[round % QUERY_COUNTS], whole = paired ? 32 : 16;
@@ -413,7 +413,7 @@ TEST(conversions_of_all_halves) {
     CHECK(!memcmp(want, got, N * 4));
     cpu_kernels_scalar.f32_from_f16(want, x, N), variant->f32_from_f16(got, x, N);
     CHECK(!memcmp(want, got, N * 4));
-    for (int round = 0; round < 32; round++) {
+    for (int round = 0; round < 32 / FEWER; round++) {
         for (uint32_t i = 0; i < N; i++) {
             uint32_t bits = i << 16 | (round == 0   ? 0x8000
                                        : round == 1 ? 0x7FFF
