@@ -31,6 +31,7 @@ typedef struct table {
 static void add_tensor(table *t, const weight_entry *e, const model_config *c, uint32_t layer) {
     uint32_t in_layer = layer == UINT32_MAX ? 0 : layer;
     if (weight_entry_need(e, c, in_layer) != NEED_YES) return;
+    if (e->form == FORM_ROWS) return; /* another view of a tensor that has an entry of its own */
     if (t->count == t->capacity) {
         t->capacity = t->capacity ? t->capacity * 2 : 256;
         t->tensors = memory_grow(t->tensors, (size_t)t->capacity * sizeof *t->tensors);

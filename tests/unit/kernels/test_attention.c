@@ -16,8 +16,6 @@ static float uniform(void) { /* -1 … 1 */
     return (float)(random_state >> 40) * 0x1p-23f - 1;
 }
 
-static const char *const type_name[] = {[KV_F32] = "f32", [KV_BF16] = "bf16", [KV_Q8] = "q8"};
-
 typedef struct shape {
     uint32_t dim, pairs, window, context;
     kv_type type;
@@ -173,7 +171,7 @@ static void check_exact(const sequence *t, const float *y) {
         for (uint32_t d = 0; d < s->dim; d++) worst = fmax(worst, fabs(got[d] - want[d]));
     }
     CHECK_THAT(worst < bound, "%u dimensions, window %u, %s%s: off by %g", s->dim, s->window,
-               type_name[s->type], s->half_size ? ", half size" : "", worst);
+               kv_type_name(s->type), s->half_size ? ", half size" : "", worst);
 }
 
 static void check_shape(const shape *s, const way *ways, int count) {
@@ -187,7 +185,7 @@ static void check_shape(const shape *s, const way *ways, int count) {
         float *got = compute(&t, &ways[i]);
         CHECK_THAT(!memcmp(got, want, (size_t)s->context * HEADS * s->dim * sizeof *got),
                    "%u dimensions, %u pairs, window %u, %s%s: %s, %u threads, chunks of %u", s->dim, s->pairs,
-                   s->window, type_name[s->type], s->half_size ? ", half size" : "",
+                   s->window, kv_type_name(s->type), s->half_size ? ", half size" : "",
                    ways[i].isa ? ways[i].isa : "best", ways[i].threads, ways[i].chunk);
         free(got);
     }

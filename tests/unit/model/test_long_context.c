@@ -5,6 +5,7 @@
  *
  * 20,000 tokens, or all of them with GEMMAD_TEST_LONG (tests/run.sh --long): two minutes. */
 #include <math.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "base/invariant.h"
@@ -53,8 +54,9 @@ typedef struct watched {
     probe probe[PROBES];
     uint64_t resident, resident_at, worst_growth; /* bytes; from the first tenth on */
     uint32_t part_begin;
-    double at[PARTS],
-        ns[PARTS]; /* middle of a tenth, and attention time of the full layer for a token of it */
+    uint64_t part_cpu_ns;
+    /* Middle of a tenth, the full layer's attention for a token of it, and what all threads spent on the token. */
+    double at[PARTS], ns[PARTS], cpu_ns[PARTS];
     uint32_t parts;
 } watched;
 
@@ -202,16 +204,27 @@ static void watch_memory(watched *s) {
     if (grown > s->worst_growth) s->worst_growth = grown;
 }
 
+static uint64_t cpu_ns(void) {
+    struct timespec t;
+    INVARIANT(clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &t) == 0);
+    return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
+}
+
 static void take_time(watched *s) {
     timed_totals t;
     uint64_t ns = 0;
+    if (s->begin == 0) s->part_cpu_ns = cpu_ns();
     if (s->begin == s->part_begin || s->begin < (uint64_t)s->tokens * (s->parts + 1) / PARTS) return;
+    double tokens = s->begin - s->part_begin;
+    uint64_t cpu = cpu_ns();
     timed_take(s->in.device, &t);
     for (uint32_t i = 0; i < t.op_count; i++)
         if (!strcmp(t.op[i].name, "attention_full")) ns = t.op[i].ns;
     s->at[s->parts] = (s->part_begin + s->begin) / 2.0;
-    s->ns[s->parts++] = (double)ns / (s->begin - s->part_begin);
+    s->ns[s->parts] = (double)ns / tokens;
+    s->cpu_ns[s->parts++] = (double)(cpu - s->part_cpu_ns) / tokens;
     s->part_begin = s->begin;
+    s->part_cpu_ns = cpu;
 }
 
 static void look(void *context, const char *name, uint32_t layer, const float *data, const uint32_t *ids,
@@ -239,18 +252,18 @@ static void look(void *context, const char *name, uint32_t layer, const float *d
 }
 
 /* Least squares: ns = constant + slope · depth. */
-static void print_times(const watched *s) {
+static void print_times(const watched *s, const char *what, const double *ns) {
     double n = s->parts, x = 0, y = 0, xx = 0, xy = 0, off = 0;
     for (uint32_t i = 0; i < s->parts; i++)
-        x += s->at[i], y += s->ns[i], xx += s->at[i] * s->at[i], xy += s->at[i] * s->ns[i];
+        x += s->at[i], y += ns[i], xx += s->at[i] * s->at[i], xy += s->at[i] * ns[i];
     double slope = (n * xy - x * y) / (n * xx - x * x), constant = (y - slope * x) / n;
-    printf("  attention of the full layer, µs for a token by depth:");
+    printf("  %s, µs for a token by depth:", what);
     for (uint32_t i = 0; i < s->parts; i++) {
-        printf(" %.0f: %.1f%s", s->at[i], s->ns[i] / 1e3, i + 1 < s->parts ? "," : "\n");
-        off = fmax(off, fabs(constant + slope * s->at[i] - s->ns[i]) / s->ns[i]);
+        printf(" %.0f: %.1f%s", s->at[i], ns[i] / 1e3, i + 1 < s->parts ? "," : "\n");
+        off = fmax(off, fabs(constant + slope * s->at[i] - ns[i]));
     }
-    printf("  linear: %.1f µs + %.3f ns a position, off by %.0f %% at most\n", constant / 1e3, slope,
-           off * 100);
+    printf("    linear: %.1f µs + %.3f ns a position, off by %.1f µs at most\n", constant / 1e3, slope,
+           off / 1e3);
 }
 
 static status run_prompt(watched *s, comm *ranks) {
@@ -274,23 +287,25 @@ static void check_prompt(uint32_t tokens) {
     s.u = memory_alloc_array(tokens, sizeof *s.u);
     memset(s.u, 0xFF, tokens * sizeof *s.u); /* it is there before memory is watched */
     CHECK_STATUS(comm_self_open(&ranks), ST_OK);
-    CHECK_STATUS(instance_open(&s.in, &(instance_options){.random_config = config_text,
-                                                          .ranks = ranks,
-                                                          .weights = WEIGHTS_F32,
-                                                          .timed = true,
-                                                          .threads = 2,
-                                                          .context = tokens + 1,
-                                                          .slots = 1,
-                                                          .tap = look,
-                                                          .tap_context = &s}),
-                 ST_OK);
+    status st = instance_open(&s.in, &(instance_options){.random_config = config_text,
+                                                         .ranks = ranks,
+                                                         .weights = WEIGHTS_F32,
+                                                         .timed = true,
+                                                         .threads = 2,
+                                                         .context = tokens + 1,
+                                                         .slots = 1,
+                                                         .tap = look,
+                                                         .tap_context = &s});
+    CHECK_STATUS(st, ST_OK);
+    if (st != ST_OK) return;
     hide_needles(&s.in, tokens);
     CHECK_STATUS(run_prompt(&s, ranks), ST_OK);
     s.begin += s.rows;
     CHECK(s.begin == tokens);
     take_time(&s);
     for (uint32_t i = 0; i < PROBES; i++) check_probe(&s, &s.probe[i]);
-    print_times(&s);
+    print_times(&s, "attention of the full layer", s.ns);
+    print_times(&s, "CPU time of all threads", s.cpu_ns);
     printf("  memory beyond KV grew by %.1f MiB from token %llu on; KV has %.1f MiB\n",
            (double)s.worst_growth / 0x1p20, (unsigned long long)s.resident_at,
            (double)s.in.plan.kv_bytes / 0x1p20);
