@@ -203,8 +203,11 @@ TEST(a_row_has_the_same_bits_every_way) {
     static const way ways[] = {{NULL, 1, 7, 0, false},          {NULL, 3, ROWS_MAX, 40, false},
                                {NULL, 3, 11, 0, true},          {"avx2", 2, 33, 5, false},
                                {"avx2", 1, ROWS_MAX, 3, false}, {"scalar", 2, 64, 2, false}};
-    for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++)
+    for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++) {
+        if (TEST_SANITIZED && i > 0 && shapes[i].context > 600)
+            continue; /* a third segment does nothing new */
         check_shape(&shapes[i], ways, sizeof ways / sizeof *ways);
+    }
 }
 
 /* 2 KV heads of 40 segments each are more than the 64 slots: a unit is cut by a wave and goes on in the next. */
