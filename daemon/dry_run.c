@@ -95,9 +95,9 @@ static void print_plan(const char *name, const json_t *p) {
     printf("  KV, one request  %10.3f GiB: full layers %.3f, sliding %.3f\n",
            gib(number(p, "kv_bytes_total")), gib(number(p, "kv_bytes_full")),
            gib(number(p, "kv_bytes_sliding")));
-    printf("  KV, in all       %10.3f GiB: %llu tokens, %llu requests of the whole context\n",
-           gib(number(p, "kv_pool_bytes")), (unsigned long long)number(p, "kv_tokens"),
-           (unsigned long long)number(p, "kv_requests"));
+    printf("  KV, in all       %10.3f GiB in %s: %llu tokens, %llu requests of the whole context\n",
+           gib(number(p, "kv_pool_bytes")), json_string_value(json_object_get(p, "kv_type")),
+           (unsigned long long)number(p, "kv_tokens"), (unsigned long long)number(p, "kv_requests"));
     printf("  activations      %10.3f GiB\n", gib(number(p, "activation_bytes")));
     json_array_foreach(json_object_get(p, "per_rank"), i, rank) printf(
         "  rank %-4zu        %10.3f GiB: weights %.3f, KV %.3f, activations %.3f\n", i,

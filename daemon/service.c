@@ -233,11 +233,12 @@ static double gib(uint64_t bytes) { return (double)bytes / (1 << 30); }
 
 /* What memory is taken for, before any is taken. */
 static void tell_budget(const char *name, const model_facts *f) {
-    log_info("model %s: %s, context %u; weights %.3f GiB, activations %.3f GiB, KV %.3f GiB: %llu tokens, "
-             "%u requests of the whole context at %.3f GiB full layers and %.3f GiB sliding",
-             name, f->layout, f->context_tokens, gib(f->weight_bytes), gib(f->activation_bytes),
-             gib(f->kv_pool_bytes), (unsigned long long)f->kv_tokens, f->kv_requests, gib(f->kv_bytes_full),
-             gib(f->kv_bytes_sliding));
+    log_info(
+        "model %s: %s, context %u; weights %.3f GiB, activations %.3f GiB, KV in %s %.3f GiB: %llu tokens, "
+        "%u requests of the whole context at %.3f GiB full layers and %.3f GiB sliding",
+        name, f->layout, f->context_tokens, gib(f->weight_bytes), gib(f->activation_bytes), f->kv_type,
+        gib(f->kv_pool_bytes), (unsigned long long)f->kv_tokens, f->kv_requests, gib(f->kv_bytes_full),
+        gib(f->kv_bytes_sliding));
 }
 
 static status plan_model(service *s, served *m, const model_settings *from) {

@@ -135,6 +135,7 @@ status plan_command(const plan_command_options *o) {
     if (st == ST_OK) st = rank_budgets(o, &p, all, &l);
     if (st == ST_OK) {
         json_t *root = describe(o, p.config, all, l);
+        json_object_set_new(root, "kv_type", json_string(kv_type_name(p.kv)));
         if (json_dumpf(root, stdout, JSON_INDENT(2)) != 0 || putchar('\n') == EOF || fflush(stdout) != 0)
             st = fail(ST_IO, "cannot write the plan to standard output");
         json_decref(root);

@@ -39,15 +39,16 @@ static void log_plan(const comm *ranks, const instance *in) {
     const budget *b = &in->plan;
     log_info("%s, rank %u of %u on %s with %u threads: weights %.1f MiB (read %.1f MiB, beside them %.1f "
              "MiB, in %.2f s, %.2f GB/s), "
-             "activations %.1f MiB, KV %.1f MiB in %u slabs: %llu tokens; context %u, one request of it %.1f "
+             "activations %.1f MiB, KV in %s %.1f MiB in %u slabs: %llu tokens; context %u, one request of "
+             "it %.1f "
              "MiB full + %.1f MiB sliding, %u of them at once, %u of any length",
              in->layout_text, comm_rank(ranks), comm_size(ranks), in->device->name, in->device->threads,
              (double)in->weights->bytes / 0x1p20, (double)in->weights->bytes_read / 0x1p20,
              (double)in->weights->bytes_skipped / 0x1p20, (double)in->load_ns / 1e9,
              progress_rate(in->weights->bytes_read, in->load_ns), (double)b->activation_bytes / 0x1p20,
-             (double)b->kv_bytes / 0x1p20, b->slabs, (unsigned long long)b->tokens_held, b->context,
-             (double)b->kv_request_bytes[KV_FULL] / 0x1p20, (double)b->kv_request_bytes[KV_SLIDING] / 0x1p20,
-             b->requests_held, b->slots);
+             kv_type_name(in->kv), (double)b->kv_bytes / 0x1p20, b->slabs, (unsigned long long)b->tokens_held,
+             b->context, (double)b->kv_request_bytes[KV_FULL] / 0x1p20,
+             (double)b->kv_request_bytes[KV_SLIDING] / 0x1p20, b->requests_held, b->slots);
 }
 
 /* ---- leader ---- */

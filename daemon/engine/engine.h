@@ -32,7 +32,7 @@ typedef struct model_facts {
     uint32_t end_token[64], end_token_count;
     double default_temperature, default_top_p;
     uint32_t default_top_k;
-    char layout[64], checkpoint_hash[65];
+    char layout[64], checkpoint_hash[65], kv_type[8];
     uint64_t weight_bytes, kv_bytes_total /* of one request of context_tokens */;
     /* The budget; bytes of all ranks. */
     uint32_t context_model /* the model's own limit */, kv_requests /* of context_tokens at once */;

@@ -146,6 +146,7 @@ static status read_word(json_t *j, const char *where, const char *key, char *out
 }
 
 static status read_budget(json_t *j, const char *where, model_facts *f) {
+    TRY(read_word(j, where, "kv_type", f->kv_type, sizeof f->kv_type));
     TRY(json_read_u32(j, where, "context_model", 1, UINT32_MAX, &f->context_model));
     TRY(json_read_u32(j, where, "kv_requests", 0, UINT32_MAX, &f->kv_requests));
     TRY(read_bytes(j, where, "kv_bytes_full", &f->kv_bytes_full));

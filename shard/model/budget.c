@@ -76,7 +76,13 @@ static void set_slabs(budget *b, uint32_t slabs) {
     if (b->requests_held < b->slots) b->tokens_held += longest_beside(b, b->requests_held, slabs, b->context);
 }
 
-enum { SLABS_MAX = UINT32_MAX / 64 };
+/* Pages have numbers of 32 bits, the last of which is none. */
+static uint64_t slabs_most(const kv_geometry *g) {
+    uint32_t pages = 1;
+    for (int kind = 0; kind < KV_KINDS; kind++)
+        if (g->pages_per_slab[kind] > pages) pages = g->pages_per_slab[kind];
+    return (UINT32_MAX - 1) / pages;
+}
 
 status budget_make(budget *out, const model_config *config, const layout *split, const budget_options *o) {
     budget b = {.slots = o->slots ? o->slots : BUDGET_SLOTS,
@@ -107,7 +113,7 @@ status budget_make(budget *out, const model_config *config, const layout *split,
     TRY(fit_context(&b, split->rank, have));
     uint64_t want = o->memory_bytes ? have : slabs_for(&b, BUDGET_REQUESTS, 0);
     if (want > have) want = have;
-    if (want > SLABS_MAX) want = SLABS_MAX;
+    if (want > slabs_most(&b.geometry)) want = slabs_most(&b.geometry);
     set_slabs(&b, (uint32_t)want);
     *out = b;
     return ST_OK;

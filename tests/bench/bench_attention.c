@@ -2,7 +2,7 @@
 /* Attention of one layer at the shapes of the published models, through the operators of the back end, on random KV:
  * decode at several depths and a prompt's chunk at two, beside the multiply-adds and the reads that the machine can do.
  *
- *     build/bench/bench_attention [threads [f32|bf16]]        GEMMAD_ISA picks the variant */
+ *     build/bench/bench_attention [threads [f32|bf16|q8]]        GEMMAD_ISA picks the variant */
 #include <stdio.h>
 #include <stdlib.h>
 
@@ -42,20 +42,30 @@ static float uniform(void) {
 
 static size_t floats_of(const shape *s) { return (size_t)CHUNK * s->heads * s->head_dim; }
 
+/* Rows of one head in one page after another. */
+static void fill(bench *t, const shape *s, kv_type type) {
+    size_t bytes = kv_rows_bytes(type, s->head_dim), elements = (size_t)64 * s->head_dim;
+    for (char *rows = t->kv; rows < (char *)t->kv + t->kv_bytes; rows += bytes) {
+        for (size_t i = 0; i < elements; i++) {
+            float x = uniform();
+            if (type == KV_F32) ((float *)(void *)rows)[i] = x;
+            else if (type == KV_Q8) ((int8_t *)rows)[i] = (int8_t)(127 * x);
+            else ((uint16_t *)(void *)rows)[i] = (uint16_t)(0x3F00 | (random_state >> 16 & 0x80FF));
+        }
+        for (uint32_t i = 0; i < 64 && type == KV_Q8; i++)
+            ((float *)(void *)(rows + elements))[i] = 1 / 127.0f;
+    }
+}
+
 static status open_shape(bench *t, const shape *s, kv_type type) {
     const backend_ops *ops = t->b->ops;
     t->s = s;
-    uint64_t page_bytes =
-        (uint64_t)64 * s->kv_heads * s->head_dim * kv_element_bytes(type) * (s->half_size ? 1 : 2);
+    uint64_t page_bytes = kv_rows_bytes(type, s->head_dim) * s->kv_heads * (s->half_size ? 1 : 2);
     t->layers = 1 + (uint32_t)(((size_t)256 << 20) / (PAGES * page_bytes));
     if (t->layers > 8) t->layers = 8;
     t->kv_bytes = PAGES * page_bytes * t->layers;
     TRY(memory_map(&t->kv, t->kv_bytes));
-    for (size_t i = 0; i < t->kv_bytes / kv_element_bytes(type); i++) {
-        float x = uniform();
-        if (type == KV_F32) ((float *)t->kv)[i] = x;
-        else ((uint16_t *)t->kv)[i] = (uint16_t)(0x3F00 | (random_state >> 16 & 0x80FF));
-    }
+    fill(t, s, type);
     TRY(ops->rope_open(t->b, 1e6, s->head_dim, s->pairs, s->half_size ? DEPTH_MAX + CHUNK : 0, CHUNK,
                        &t->angles));
     for (uint32_t i = 0; i < PAGES; i++) t->pages[i] = (i * 7919u) % PAGES; /* scattered: 7919 is prime */
@@ -133,10 +143,10 @@ static void show(bench *t, uint32_t depth, uint32_t rows) {
     }
     double flops = 4.0 * pairs * s->heads * s->head_dim;
     uint32_t keys = s->window && depth + rows > s->window + rows ? s->window + rows : depth + rows;
-    double bytes =
-        (double)keys * s->kv_heads * s->head_dim * kv_element_bytes(kv->type) * (s->half_size ? 1 : 2);
+    double bytes = (double)keys / 64 * (double)kv_rows_bytes(kv->type, s->head_dim) * s->kv_heads *
+                   (s->half_size ? 1 : 2);
     printf("%-11s %-4s %3u rows at %5u  %9.3f ms  x%2u layers %8.2f ms  prepare %6.3f ms  %6.1f GFLOP/s",
-           s->name, kv->type == KV_F32 ? "f32" : "bf16", rows, depth, seconds[0] * 1e3, s->layers,
+           s->name, kv_type_name(kv->type), rows, depth, seconds[0] * 1e3, s->layers,
            (seconds[0] + seconds[1]) * 1e3 * s->layers, seconds[1] * 1e3, flops / seconds[0] * 1e-9);
     if (t->peak > 0) printf(" %3.0f %%", 100 * flops / seconds[0] * 1e-9 / t->peak);
     printf("  %5.1f GB/s %3.0f %%\n", bytes / seconds[0] * 1e-9, 100 * bytes / seconds[0] * 1e-9 / t->read);
@@ -173,8 +183,8 @@ int main(int argc, char **argv) {
     for (int i = 0; i < 512; i++) t.norm[i] = 1, t.q_norm[i] = 0.15f;
     TRY_OR_FAIL(limits(&t));
     for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++)
-        for (int type = KV_BF16; type >= KV_F32; type--) {
-            if (argc > 2 && strcmp(argv[2], type == KV_F32 ? "f32" : "bf16")) continue;
+        for (int type = KV_Q8; type >= KV_F32; type--) {
+            if (argc > 2 && strcmp(argv[2], kv_type_name((kv_type)type))) continue;
             TRY_OR_FAIL(open_shape(&t, &shapes[i], (kv_type)type));
             static const uint32_t depths[] = {0, 1024, 16384, 32767};
             for (int d = 0; d < 4; d++)

@@ -32,7 +32,7 @@ def test_kv_of_the_whole_context(shape, ranks, most, full, sliding):
     eighth = plan("--shape", shape, "--ranks", ranks, "--kv", "q8")  # 256 + 4 and 512 + 4 bytes a row
     assert eighth["kv_bytes_full"] * 512 * 2 == p["kv_bytes_full"] * 516
     assert eighth["kv_bytes_sliding"] * 256 * 2 == p["kv_bytes_sliding"] * 260
-    assert eighth["kv_requests"] == 16
+    assert eighth["kv_requests"] == 16 and (p["kv_type"], eighth["kv_type"]) == ("bf16", "q8")
 
 
 def test_memory_is_the_bound():
@@ -63,6 +63,6 @@ def test_the_start_says_what_was_planned():
     with Daemon(MODELS / "tiny-dense", ranks=1, options=["--memory", "12MiB", "--kv", "q8"]) as daemon:
         log = daemon.log()
         facts = plan("--model", MODELS / "tiny-dense", "--memory", "12MiB", "--kv", "q8")
-        assert f"{facts['kv_tokens']} tokens, 1 requests of the whole context at" in log
+        assert "KV in q8" in log and f"{facts['kv_tokens']} tokens, 1 requests of the whole context at" in log
         assert f"the context is cut from 4096 to {facts['context_tokens']} tokens" in log
         assert daemon.inference().ListModels(pb.ListModelsRequest()).models[0].context_tokens == facts["context_tokens"]

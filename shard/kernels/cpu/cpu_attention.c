@@ -103,6 +103,15 @@ size_t cpu_attention_scratch(const cpu_backend_options *o) {
 
 /* ---- one page ---- */
 
+/* Rows first … last-1 of a page of 8 bits, whose scales stand behind them, as floats. */
+static void expand_bytes(const tile *t, const cpu_kernels *k, const void *page, float *to, uint32_t first,
+                         uint32_t last) {
+    const int8_t *bytes = page;
+    const float *scales = (const float *)(const void *)(bytes + (size_t)KV_PAGE_TOKENS * t->dim);
+    k->expand_q8(to, t->row_stride, bytes + (size_t)first * t->dim, t->dim, scales + first, t->dim,
+                 last - first);
+}
+
 /* Rows first … last-1 of a page as floats, filled up to whole registers. */
 static void widen(const tile *t, const cpu_kernels *k, kv_type type, const void *page, float *to,
                   uint32_t first, uint32_t last) {
@@ -111,11 +120,7 @@ static void widen(const tile *t, const cpu_kernels *k, kv_type type, const void 
         if (type == KV_F32) memcpy(row, (const float *)page + (size_t)i * t->dim, t->dim * sizeof *row);
         memset(row + t->dim, 0, (t->padded - t->dim) * sizeof *row);
     }
-    const int8_t *bytes = page;
-    if (type == KV_Q8)
-        k->expand_q8(to + first * t->row_stride, t->row_stride, bytes + (size_t)first * t->dim, t->dim,
-                     (const float *)(const void *)(bytes + (size_t)KV_PAGE_TOKENS * t->dim) + first, t->dim,
-                     last - first);
+    if (type == KV_Q8) expand_bytes(t, k, page, to + first * t->row_stride, first, last);
     if (type == KV_BF16)
         k->expand_rows(to + first * t->row_stride, t->row_stride,
                        (const uint16_t *)page + (size_t)first * t->dim, t->dim, t->dim, last - first);
@@ -130,17 +135,18 @@ static kv_run run_of(kv_type type, const void *page, size_t at, size_t stride, u
 
 /* Scores of a half-size page as it is stored. The dimensions that rotate, and their neighbours up to a whole pair block,
  * are widened and turned by each key's offset in the page, a few keys at a time so that they stay in the first cache;
- * the others are read from the page itself. Meanwhile `next` is fetched, a part with each few keys. */
-
+ * the others are read from the page itself, or, where it has 8 bits, from floats that stay in t->values. Meanwhile `next`
+ * is fetched, a part with each few keys. */
 static void scores_of_half(const attention_work *w, tile *t, const char *page, kv_ahead next, uint32_t first,
                            uint32_t last) {
     const attention_layer *l = w->l;
     const cpu_kernels *k = w->c->k;
     const rope *a = l->angles;
-    kv_type type = l->kv.type;
+    kv_type type = l->kv.type == KV_BF16 ? KV_BF16 : KV_F32;
     uint32_t dim = t->dim, half = dim / 2,
              part = (a->pairs + KV_PAIR_BLOCK - 1) / KV_PAIR_BLOCK * KV_PAIR_BLOCK;
-    size_t stride = 2 * (size_t)part, row_bytes = (size_t)dim * kv_element_bytes(type);
+    size_t stride = 2 * (size_t)part, from_stride = l->kv.type == KV_Q8 ? t->row_stride : dim,
+           row_bytes = from_stride * kv_element_bytes(type);
     size_t share = (size_t)(next.end - next.at) / (KV_PAGE_TOKENS / KV_ROWS_READ);
     kv_ahead part_of_next = {next.at, next.at, 1};
     for (uint32_t i = first / KV_ROWS_READ * KV_ROWS_READ; i < last; i += KV_ROWS_READ) {
@@ -149,6 +155,10 @@ static void scores_of_half(const attention_work *w, tile *t, const char *page, k
         kv_run runs[4];
         uint32_t count = 0, begin = first > i ? first - i : 0,
                  end = last - i < KV_ROWS_READ ? last - i : KV_ROWS_READ;
+        if (l->kv.type == KV_Q8) {
+            rows = (const char *)(t->values + i * t->row_stride);
+            expand_bytes(t, k, page, t->values + i * t->row_stride, i, i + end);
+        }
         for (uint32_t side = 0; side < 2; side++) {
             float *turned = t->keys + side * part;
             const char *from = rows + (size_t)side * half * kv_element_bytes(type);
@@ -158,12 +168,34 @@ static void scores_of_half(const attention_work *w, tile *t, const char *page, k
                     memcpy(turned + j * stride, from + j * row_bytes, part * sizeof *turned);
             runs[count++] = run_of(KV_F32, turned, 0, stride, part);
             if (part >= half) continue;
-            runs[count] = run_of(type, rows, side * half + part, dim, half - part);
+            runs[count] = run_of(type, rows, side * half + part, from_stride, half - part);
             runs[count++].ahead = &part_of_next;
         }
         k->rotate_keys(t->keys, stride, part, l->k_norm, half, a->offset_cosine + (size_t)i * a->pairs,
                        a->offset_sine + (size_t)i * a->pairs, a->pairs, end);
         k->scores_page(t->scores + i, t->q, t->padded, t->queries, runs, count, begin, end);
+    }
+}
+
+/* Few queries and a page of 8 bits: a few rows as floats at a time, so that they stay in the first cache. */
+static void scores_of_bytes(tile *t, const cpu_kernels *k, const void *page, uint32_t first, uint32_t last) {
+    kv_run run = run_of(KV_F32, t->keys, 0, t->row_stride, t->padded);
+    for (uint32_t i = first / KV_ROWS_READ * KV_ROWS_READ; i < last; i += KV_ROWS_READ) {
+        uint32_t end = last - i < KV_ROWS_READ ? last : i + KV_ROWS_READ;
+        expand_bytes(t, k, page, t->keys, i, end);
+        k->scores_page(t->scores + i, t->q, t->padded, t->queries, &run, 1, first > i ? first - i : 0,
+                       end - i);
+    }
+}
+
+static void values_of_bytes(tile *t, const cpu_kernels *k, const void *page, uint32_t first, uint32_t last) {
+    kv_run run = run_of(KV_F32, t->values, 0, t->row_stride, t->padded);
+    for (uint32_t i = first / KV_ROWS_READ * KV_ROWS_READ; i < last; i += KV_ROWS_READ) {
+        uint32_t end = last - i < KV_ROWS_READ ? last : i + KV_ROWS_READ;
+        expand_bytes(t, k, page, t->values, i, end);
+        k->values_page(t->o, t->padded, t->rescale, t->scores + i, t->queries, &run,
+                       first > i ? first - i : 0, end - i);
+        for (uint32_t r = 0; r < t->queries; r++) t->rescale[r] = 1; /* is done */
     }
 }
 
@@ -239,10 +271,17 @@ static void tile_page(const attention_work *w, tile *t, uint32_t index, bool is_
     else rotate_queries(w, t, index);
     kv_run values = run_of(KV_F32, t->values, 0, t->row_stride, t->padded);
     kv_ahead next = {NULL, NULL, 1};
-    if (t->queries >= WIDEN_QUERIES || t->dim % (2 * KV_PAIR_BLOCK) != 0 || l->kv.type == KV_Q8) {
+    if (t->queries >= WIDEN_QUERIES || t->dim % (2 * KV_PAIR_BLOCK) != 0) {
         widen_page(w, t, page, value, first, last);
         kv_run keys = run_of(KV_F32, t->keys, 0, t->row_stride, t->padded);
         k->scores_page(t->scores, t->q, t->padded, t->queries, &keys, 1, first, last);
+    } else if (l->kv.type == KV_Q8 && !l->kv.half_size) {
+        scores_of_bytes(t, k, page, first, last);
+        softmax_queries(w, t, start);
+        values_of_bytes(t, k, value, first, last);
+        return;
+    } else if (l->kv.type == KV_Q8) {
+        scores_of_half(w, t, page, (kv_ahead){NULL, NULL, 1}, first, last);
     } else {
         values = run_of(l->kv.type, value, 0, t->dim, t->dim);
         kv_run keys = run_of(l->kv.type, page, 0, t->dim, t->dim);

@@ -67,7 +67,8 @@ static int plan(int argc, char **argv) {
            "\"default_temperature\": 1.0, \"default_top_p\": 0.95, \"default_top_k\": 64, \"layout\": \"tp "
            "%s\", "
            "\"checkpoint_hash\": \"c0ffee\", \"weight_bytes\": 123456789012, \"kv_bytes_total\": 77, "
-           "\"context_model\": 8192, \"kv_requests\": 3, \"kv_bytes_full\": 70, \"kv_bytes_sliding\": 7, "
+           "\"kv_type\": \"q8\", \"context_model\": 8192, \"kv_requests\": 3, \"kv_bytes_full\": 70, "
+           "\"kv_bytes_sliding\": 7, "
            "\"kv_pool_bytes\": 250, \"activation_bytes\": 5, \"kv_tokens\": 12345}\n",
            VOCAB, CONTEXT, option(argc, argv, "--ranks", "1"));
     return 0;

@@ -151,6 +151,7 @@ TEST(plans) {
     CHECK(f.weight_bytes == UINT64_C(123456789012) && f.kv_bytes_total == 77 && f.path[0] == '/');
     CHECK(f.context_model == 8192 && f.kv_requests == 3 && f.kv_bytes_full == 70 && f.kv_bytes_sliding == 7);
     CHECK(f.kv_pool_bytes == 250 && f.activation_bytes == 5 && f.kv_tokens == 12345);
+    CHECK(!strcmp(f.kv_type, "q8"));
     setenv("FAKE_SHARD", "refuse", 1);
     CHECK_STATUS(engine_plan(&o, &f), ST_NOT_FOUND);
     CHECK_SENTENCE("no tensor model.norm.weight");
