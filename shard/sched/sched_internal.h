@@ -112,7 +112,7 @@ typedef struct step_budget {
     estimate decode;                   /* ns of a step that only decodes, over its rows */
     estimate row;                      /* ns of a prompt's row beside streams, over its depth */
     uint32_t mixed_rows;               /* prompt rows of the last mixed step */
-    uint32_t mixed_steps;              /* since the last step that only decoded */
+    uint32_t mixed_steps, probes;      /* since decoding alone was measured; measurements since */
     uint32_t given;                    /* prompt rows, while a step is chosen */
     /* the current step */
     uint64_t begin_ns;

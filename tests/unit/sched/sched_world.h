@@ -44,6 +44,7 @@ typedef struct world {
     sched_options o;
     state *r;
     uint64_t now_ns, decode_ns, row_ns, row_depth_ns, step_ns;
+    uint64_t stall_decode_ns, stall_mixed_ns; /* that the next step of this kind takes longer */
     uint32_t random, live, hits;
     bool calm;
     uint64_t slot_seed[SLOTS];
@@ -322,6 +323,9 @@ static inline void count_step(world *w, const plan *p) {
         ns += s->count * w->row_ns + w->row_depth_ns * s->count * (s->position + s->count / 2);
     }
     w->step_ns = ns + (p->span_count ? w->decode_ns : 0);
+    uint64_t *stall = w->prompt_rows ? &w->stall_mixed_ns : &w->stall_decode_ns;
+    w->step_ns += *stall;
+    *stall = 0;
 }
 
 static inline void step(world *w) {
