@@ -104,6 +104,7 @@ static void decoded_alone(step_budget *b, double ns) {
 void budget_step_done(step_budget *b, uint64_t now_ns) {
     double ns = (double)(now_ns - b->begin_ns);
     if (b->decode_rows == 0 || now_ns <= b->begin_ns) return;
+    b->step_ns = now_ns - b->begin_ns;
     if (b->prompt_rows == 0) {
         decoded_alone(b, ns);
         return;
@@ -115,8 +116,4 @@ void budget_step_done(step_budget *b, uint64_t now_ns) {
     /* Rows that cost nothing that could be seen still cost something. */
     if (most < alone / 1000) most = alone / 1000;
     sample(&b->row, b->depth / b->prompt_rows, most / b->prompt_rows, ROW_OUTLIER);
-}
-
-double budget_decode_ns(const step_budget *b) {
-    return b->decode.n > 0 ? value_at(&b->decode, b->decode_rows ? b->decode_rows : 1) : 0;
 }

@@ -114,6 +114,7 @@ typedef struct step_budget {
     uint32_t mixed_rows;               /* prompt rows of the last mixed step */
     uint32_t mixed_steps, probes;      /* since decoding alone was measured; measurements since */
     uint32_t given;                    /* prompt rows, while a step is chosen */
+    uint64_t step_ns;                  /* of the last step that decoded */
     /* the current step */
     uint64_t begin_ns;
     uint32_t decode_rows, prompt_rows;
@@ -127,7 +128,6 @@ uint32_t budget_rows(step_budget *b, uint32_t depth, uint32_t most, double *ns);
 void budget_step_begin(step_budget *b, uint64_t now_ns);
 void budget_count_rows(step_budget *b, uint32_t depth, uint32_t rows, bool decode);
 void budget_step_done(step_budget *b, uint64_t now_ns);
-double budget_decode_ns(const step_budget *b); /* 0: not known */
 
 struct sched {
     sched_options o;
