@@ -34,6 +34,9 @@ status sched_open(sched **out, const sched_options *o) {
     s->running = memory_alloc_array(o->slots, sizeof *s->running);
     s->prefill = memory_alloc_array(o->slots, sizeof *s->prefill);
     s->span_owner = memory_alloc_array(o->slots, sizeof *s->span_owner);
+    for (int kind = 0; kind < KV_KINDS; kind++)
+        s->counted[kind] =
+            memory_alloc_array((size_t)o->slabs * o->pages_per_slab[kind], sizeof **s->counted);
     status st = kv_pages_open(&s->pages, o->slabs, o->pages_per_slab);
     if (st != ST_OK) {
         sched_close(s);
@@ -47,6 +50,7 @@ void sched_close(sched *s) {
     if (!s) return;
     while (s->all_first) sequence_end(s, s->all_first);
     kv_pages_close(s->pages);
+    for (int kind = 0; kind < KV_KINDS; kind++) free(s->counted[kind]);
     free(s->slot);
     free(s->running);
     free(s->prefill);

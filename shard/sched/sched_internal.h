@@ -78,6 +78,8 @@ bool queue_before(const sequence *a, const sequence *b);
 
 /* Pages that q will hold at once until the tokens it has are computed, without those it has now. */
 void pages_ahead(const sched *s, const sequence *q, uint64_t count[KV_KINDS]);
+/* Adds the pages that q holds and that were not added since s->count_round went up. */
+void pages_count(sched *s, const sequence *q, uint64_t count[KV_KINDS]);
 /* Releases sliding pages that no row from the begin of q's last page on looks at: the prefix cache may want to go on from
  * there. pages_cover releases more when it has to. */
 void pages_drop_left(sched *s, sequence *q);
@@ -137,6 +139,7 @@ struct sched {
     sequence **prefill;                /* [slots] scratch */
     sequence **span_owner;             /* [slots]: of the current step's spans */
     uint32_t running_count, running_paused, waiting_count, waiting_paused;
+    uint32_t *counted[KV_KINDS], count_round; /* per page: the round in which it was counted */
     sequence *all_first, *all_last;
     sched_class *classes;
     sched_group *groups;

@@ -71,6 +71,8 @@ static inline uint64_t mix(uint64_t hash, uint32_t token) {
 }
 static inline uint32_t drawn(uint64_t hash, uint64_t seed) { return (uint32_t)(mix(hash ^ seed, 0) % VOCAB); }
 
+static inline uint64_t seed_of(const sampling *p) { return mix(p->seed, p->sample_index); }
+
 /* ---- what the scheduler tells ---- */
 
 static inline uint64_t clock_of(void *context) { return ((world *)context)->now_ns; }
@@ -233,7 +235,8 @@ static inline void submit(world *w, sched_request q) {
         q.tokens = memory_alloc_array(q.token_count, sizeof *q.tokens);
         for (uint32_t i = 0; i < q.token_count; i++) q.tokens[i] = (uint32_t)(q.id * 31 + i * (q.id + 7)) % VOCAB;
     }
-    q.sampling.seed = r->seed = q.id * 2654435761u;
+    q.sampling.seed = q.id * 2654435761u;
+    r->seed = seed_of(&q.sampling);
     r->prompt = q.prompt_count;
     r->tokens = q.token_count - q.prompt_count;
     r->max_tokens = q.sampling.max_tokens;
@@ -261,7 +264,7 @@ static inline void take_tables(world *w, const plan *p) {
         uint32_t slot = p->open[i].slot;
         for (int kind = 0; kind < KV_KINDS; kind++)
             memset(w->table[kind][slot], 0xFF, sizeof w->table[kind][slot]);
-        w->slot_seed[slot] = p->open[i].params.seed;
+        w->slot_seed[slot] = seed_of(&p->open[i].params);
         if (p->open[i].params.repetition_penalty != 1) CHECK(p->open[i].history_count >= p->open[i].prompt_count);
     }
     for (uint32_t i = 0; i < p->page_count; i++)

@@ -233,6 +233,25 @@ TEST(a_conversation_goes_on_behind_its_answer) {
     close_world(&w);
 }
 
+TEST(the_cache_is_not_emptied_for_one_who_waits_all_the_same) {
+    open_world(&w, 4, 8, true);
+    submit_plain(&w, 0, 130, 1);
+    run_all();
+    CHECK(w.points == 1);
+    submit_plain(&w, 1, 300, 250); /* takes most of the pool */
+    for (int i = 0; i < 60; i++) step(&w);
+    CHECK(w.r[1].tokens > 0 && w.points > 1);
+    uint32_t points = w.points;
+    submit_plain(&w, 2, 500, 50); /* has to wait for it, whatever the cache gave */
+    for (int i = 0; i < 5; i++) step(&w);
+    CHECK(!w.r[2].started && w.points == points);
+    submit_of(3, 0, 1, 60, 1); /* fits */
+    step(&w);
+    CHECK(w.r[3].started);
+    run_all();
+    close_world(&w);
+}
+
 /* Somebody who does not give his pages back stands for pages scattered over slabs. */
 typedef struct hoard {
     uint32_t page[3];
@@ -286,6 +305,7 @@ int main(void) {
     RUN(who_leaves_frees_pages_before_the_next_plan);
     RUN(a_hit_leaves_the_last_token_to_compute);
     RUN(a_conversation_goes_on_behind_its_answer);
+    RUN(the_cache_is_not_emptied_for_one_who_waits_all_the_same);
     RUN(alone_and_without_a_page_it_starts_over_alone);
     return test_result();
 }
