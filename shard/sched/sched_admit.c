@@ -1,7 +1,6 @@
 /* Who gets a slot, and who gives his up. */
 #include <string.h>
 
-#include "base/invariant.h"
 #include "shard/sched/sched_internal.h"
 
 /* ---- running ---- */
@@ -92,8 +91,9 @@ static bool gain_room(sched *s, sequence *q) {
         preempt(s, victim);
         return true;
     }
-    /* Alone it fits into an empty pool, which the pages of its own prefix keep from being empty. */
-    INVARIANT(q->done > 0);
+    /* Alone it fits into an empty pool, which the pages of its own prefix keep from being empty, or those that somebody
+     * holds for a moment, who is not asked again here. */
+    if (q->done == 0) return false;
     pages_release_all(s, q);
     q->no_prefix = true;
     prefix_begin(s, q);
@@ -116,7 +116,7 @@ static bool make_room(sched *s, sequence *q) {
     while (!has_room(s, q))
         if (!could || !gain_room(s, q)) {
             pages_release_all(s, q);
-            s->blocked = q;
+            if (s->running_count > 0) s->blocked = q;
             return false;
         }
     return true;

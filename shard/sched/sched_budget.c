@@ -45,6 +45,7 @@ static void sample(estimate *e, double x, double y, double outlier) {
 
 double budget_for_prompts(step_budget *b, uint32_t decode_rows, uint32_t min_share) {
     b->given = 0;
+    b->limited = false;
     if (decode_rows == 0) return INFINITY;
     if (b->decode.n <= 0 || b->mixed_steps >= PROBE_EVERY) return 0;
     double share = (double)min_share / 100, times = share / (1 - share);
@@ -71,6 +72,7 @@ uint32_t budget_rows(step_budget *b, uint32_t depth, uint32_t most, double *ns) 
     if (most > growth) most = growth;
     double n = b->row.n > 0 ? rows_for(&b->row, depth, *ns) : most;
     uint32_t rows = n < most ? (uint32_t)n : most;
+    b->limited |= n < most;
     if (rows == 0 && b->given == 0 && growth > 0) rows = 1;
     b->given += rows;
     if (b->row.n > 0) *ns -= rows * value_at(&b->row, depth + rows / 2.0);
@@ -110,7 +112,8 @@ void budget_step_done(step_budget *b, uint64_t now_ns) {
         return;
     }
     b->mixed_steps++;
-    b->mixed_rows = b->prompt_rows;
+    /* The end of a prompt says nothing about how many rows there may be. */
+    if (b->limited || b->prompt_rows > b->mixed_rows) b->mixed_rows = b->prompt_rows;
     if (b->decode.n <= 0) return;
     double alone = value_at(&b->decode, b->decode_rows), most = ns - alone;
     /* Rows that cost nothing that could be seen still cost something. */

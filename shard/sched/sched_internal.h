@@ -113,9 +113,10 @@ typedef struct estimate {
 typedef struct step_budget {
     estimate decode;                   /* ns of a step that only decodes, over its rows */
     estimate row;                      /* ns of a prompt's row beside streams, over its depth */
-    uint32_t mixed_rows;               /* prompt rows of the last mixed step */
+    uint32_t mixed_rows;               /* prompt rows of the last mixed step that had as many as it might */
     uint32_t mixed_steps, probes;      /* since decoding alone was measured; measurements since */
-    uint32_t given;                    /* prompt rows, while a step is chosen */
+    uint32_t given;                    /* prompt rows, while a step is chosen; limited: by their cost */
+    bool limited;
     uint64_t step_ns;                  /* of the last step that decoded */
     /* the current step */
     uint64_t begin_ns;

@@ -114,6 +114,23 @@ TEST(without_streams_prompts_get_whole_chunks) {
     close_world(&w);
 }
 
+TEST(a_short_prompt_does_not_slow_the_next) {
+    begin(10000, 0);
+    submit_plain(&w, 0, 3, 500);
+    for (int i = 0; i < 3; i++) step(&w);
+    submit_plain(&w, 1, 8 + 16 + 5, 1);
+    static const uint32_t rows[] = {8, 16, 5};
+    for (int i = 0; i < 3; i++) {
+        step(&w);
+        CHECK_THAT(w.prompt_rows == rows[i], "%u", w.prompt_rows);
+    }
+    submit_plain(&w, 2, 100, 1);
+    step(&w);
+    CHECK_THAT(w.prompt_rows == CHUNK, "%u", w.prompt_rows);
+    while (w.live) step(&w);
+    close_world(&w);
+}
+
 TEST(chunks_can_be_fixed) {
     begin(3000000, 0);
     submit_plain(&w, 0, 3, 500);
@@ -135,6 +152,7 @@ int main(void) {
     RUN(prompts_get_the_share_that_was_asked_for);
     RUN(a_machine_that_stood_still_is_forgotten);
     RUN(without_streams_prompts_get_whole_chunks);
+    RUN(a_short_prompt_does_not_slow_the_next);
     RUN(chunks_can_be_fixed);
     return test_result();
 }

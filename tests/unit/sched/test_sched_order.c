@@ -276,6 +276,8 @@ TEST(alone_and_without_a_page_it_starts_over_alone) {
         submit_plain(&w, 0, 60, 300);
         for (int i = 0; i < 100 && sched_preemptions(w.s) == 0; i++) step(&w);
         CHECK(sched_preemptions(w.s) == 1 && w.r[0].tokens > 0 && w.p.span_count == 0);
+        for (int i = 0; i < 3; i++) step(&w);
+        CHECK(w.p.span_count == 0 && sched_running(w.s) == 0 && sched_has_work(w.s));
         h.refuses = false;
         submit_of(1, 0, 1, 5, 5); /* not even this one may come between */
         for (int i = 0; i < 10; i++) step(&w);
