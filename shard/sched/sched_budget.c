@@ -7,8 +7,8 @@ enum {
     PROBE_EVERY = 32,   /* mixed steps until decoding alone is measured again, … */
     PROBES_MAX = 3,     /* … so many times at most while measurements differ */
     FIRST_ROWS = 8,     /* of a prompt beside streams, while nothing is known */
-    DECODE_OUTLIER = 2, /* a stopped process must not count as a step of a minute */
-    ROW_OUTLIER = 4
+    DECODE_OUTLIER = 2, /* a stopped process must not count as a step of a minute, … */
+    MIXED_OUTLIER = 4   /* … in times what was expected, or a step that only decodes */
 };
 /* Samples weigh this much less with each newer one; steps aim this far below their bound, for they vary; measurements that
  * differ by more than this do not agree. */
@@ -31,11 +31,7 @@ static double value_at(const estimate *e, double x) {
     return at_zero + slope * x;
 }
 
-static void sample(estimate *e, double x, double y, double outlier) {
-    if (e->n > 0) {
-        double most = outlier * value_at(e, x);
-        if (most > 0 && y > most) y = most;
-    }
+static void sample(estimate *e, double x, double y) {
     e->n = e->n * fading + 1;
     e->x = e->x * fading + x;
     e->y = e->y * fading + y;
@@ -97,10 +93,20 @@ void budget_count_rows(step_budget *b, uint32_t depth, uint32_t rows, bool decod
 static void decoded_alone(step_budget *b, double ns) {
     double before = b->decode.n > 0 ? value_at(&b->decode, b->decode_rows) : ns;
     bool agree = ns < agreement * before && before < agreement * ns;
-    sample(&b->decode, b->decode_rows, ns, DECODE_OUTLIER);
+    sample(&b->decode, b->decode_rows, ns < DECODE_OUTLIER * before ? ns : DECODE_OUTLIER * before);
     b->probes = agree ? PROBES_MAX : b->probes + 1;
     if (b->probes < PROBES_MAX) return;
     b->mixed_steps = b->probes = 0;
+}
+
+static void read_beside_streams(step_budget *b, double ns) {
+    double alone = value_at(&b->decode, b->decode_rows), rows = b->prompt_rows, depth = b->depth / rows;
+    double took = ns - alone, most = alone, expected = b->row.n > 0 ? rows * value_at(&b->row, depth) : 0;
+    if (expected > most) most = expected;
+    if (took > MIXED_OUTLIER * most) took = MIXED_OUTLIER * most;
+    /* Rows that cost nothing that could be seen still cost something. */
+    if (took < alone / 1000) took = alone / 1000;
+    sample(&b->row, depth, took / rows);
 }
 
 void budget_step_done(step_budget *b, uint64_t now_ns) {
@@ -114,9 +120,5 @@ void budget_step_done(step_budget *b, uint64_t now_ns) {
     b->mixed_steps++;
     /* The end of a prompt says nothing about how many rows there may be. */
     if (b->limited || b->prompt_rows > b->mixed_rows) b->mixed_rows = b->prompt_rows;
-    if (b->decode.n <= 0) return;
-    double alone = value_at(&b->decode, b->decode_rows), most = ns - alone;
-    /* Rows that cost nothing that could be seen still cost something. */
-    if (most < alone / 1000) most = alone / 1000;
-    sample(&b->row, b->depth / b->prompt_rows, most / b->prompt_rows, ROW_OUTLIER);
+    if (b->decode.n > 0) read_beside_streams(b, ns);
 }

@@ -1,4 +1,5 @@
 /* Time by a clock that follows a model of costs: what a long prompt does to the streams beside it. */
+#include "shard/sched/sched_internal.h"
 #include "tests/unit/sched/sched_world.h"
 
 enum { WARM_UP = 12 };
@@ -114,6 +115,30 @@ TEST(without_streams_prompts_get_whole_chunks) {
     close_world(&w);
 }
 
+/* Decoding was measured too slow, so that the first rows seem to cost nothing; chunks double, but not for long. */
+TEST(rows_that_seemed_free_do_not_run_away) {
+    step_budget b = {0};
+    double ns = budget_for_prompts(&b, 1, 10);
+    uint64_t now = 1, decode = 1000000, row = 25000;
+    CHECK(ns == 0);
+    budget_step_begin(&b, now);
+    budget_count_rows(&b, 0, 1, true);
+    budget_step_done(&b, now += decode * 13 / 10);
+    uint32_t position = 0, most = 0;
+    for (int i = 0; i < 100; i++) {
+        ns = budget_for_prompts(&b, 1, 10);
+        uint32_t rows = budget_rows(&b, position, 512, &ns);
+        if (rows > most) most = rows;
+        budget_step_begin(&b, now);
+        budget_count_rows(&b, 0, 1, true);
+        if (rows) budget_count_rows(&b, position, rows, false);
+        budget_step_done(&b, now += decode + rows * row);
+        position += rows;
+        if (i > 40) CHECK_THAT(rows == 0 || (rows > 25 && rows <= 40), "step %d: %u rows", i, rows);
+    }
+    CHECK_THAT(most <= 80, "%u rows", most);
+}
+
 TEST(a_short_prompt_does_not_slow_the_next) {
     begin(10000, 0);
     submit_plain(&w, 0, 3, 500);
@@ -152,6 +177,7 @@ int main(void) {
     RUN(prompts_get_the_share_that_was_asked_for);
     RUN(a_machine_that_stood_still_is_forgotten);
     RUN(without_streams_prompts_get_whole_chunks);
+    RUN(rows_that_seemed_free_do_not_run_away);
     RUN(a_short_prompt_does_not_slow_the_next);
     RUN(chunks_can_be_fixed);
     return test_result();
