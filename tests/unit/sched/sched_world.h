@@ -28,7 +28,7 @@ typedef struct cell {
 } cell;
 
 typedef struct state {
-    uint32_t prompt, max_tokens, tokens, prefilled, prompt_logprobs, cached;
+    uint32_t prompt, max_tokens, tokens, drawn, prefilled, prompt_logprobs, cached;
     uint64_t hash, seed; /* of all tokens so far */
     bool submitted, started, ended, paused;
     char reason[12];
@@ -69,7 +69,7 @@ static inline uint64_t mix(uint64_t hash, uint32_t token) {
     x = (x ^ (x >> 29)) * 0xBF58476D1CE4E5B9u;
     return x ^ (x >> 32);
 }
-static inline uint32_t drawn(uint64_t hash, uint64_t seed) { return (uint32_t)(mix(hash ^ seed, 0) % VOCAB); }
+static inline uint32_t draw(uint64_t hash, uint64_t seed) { return (uint32_t)(mix(hash ^ seed, 0) % VOCAB); }
 
 static inline uint64_t seed_of(const sampling *p) { return mix(p->seed, p->sample_index); }
 
@@ -102,9 +102,10 @@ static inline status on_token(void *c, uint64_t id, uint32_t token, const token_
     (void)p;
     state *r = &((world *)c)->r[id];
     CHECK(r->started && !r->ended && !r->paused);
-    CHECK(token == drawn(r->hash, r->seed));
+    CHECK(token == draw(r->hash, r->seed));
     r->hash = mix(r->hash, token);
     r->tokens++;
+    r->drawn++;
     return ST_OK;
 }
 static inline status on_finished(void *c, uint64_t id, const sched_finish *f) {
@@ -308,7 +309,7 @@ static inline void run_span(world *w, const plan *p, uint32_t index) {
         hash = write_row(w, s->slot, s->position + row, p->tokens[s->first_input + row], hash);
         runner_result result = {.span = index, .row = row, .drawn = s->draw && row + 1 == s->count};
         if (!result.drawn && s->logits != PLAN_LOGITS_ALL) continue;
-        result.sample.token = drawn(hash, w->slot_seed[s->slot]);
+        result.sample.token = draw(hash, w->slot_seed[s->slot]);
         CHECK_STATUS(sched_take_result(w->s, &result), ST_OK);
     }
 }

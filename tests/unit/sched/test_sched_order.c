@@ -222,7 +222,7 @@ TEST(a_conversation_goes_on_behind_its_answer) {
     uint64_t hash = 0;
     for (uint32_t i = 0; i < n; i++) hash = mix(hash, 0);
     for (uint32_t i = n; i < 200; i++) { /* what it is going to answer */
-        tokens[i] = drawn(hash, w.r[0].seed);
+        tokens[i] = draw(hash, w.r[0].seed);
         hash = mix(hash, tokens[i]);
     }
     run_all();
