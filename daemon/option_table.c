@@ -41,6 +41,10 @@ const option gemmad_option_table[] = {
      .help = "budget of each rank; default what weights, activations and the KV of 16 requests need, at most "
              "80 % of "
              "what is free"},
+    {"prefill-min-share", OPTION_U32, OPTION_OF_SECTION, FIELD(prefill_min_share), .value = "N",
+     .unit = "percent", .preset = "10", .least = 1, .most = LIMIT_PREFILL_SHARE,
+     .help = "of the time, what prompts get at least while answers are written; if this is not over 50, they "
+             "slow answers down to half their speed at most"},
     {"listen", OPTION_TEXTS, 0, FIELD(listen), .value = "ADDR",
      .help =
          "gRPC address, unix:/path or host:port; may repeat; default unix:$XDG_RUNTIME_DIR/gemmad.sock, else "

@@ -252,6 +252,7 @@ engine_options settings_engine_options(const gemmad_options *o, const char *path
                             .threads = o->threads,
                             .context = o->context,
                             .memory_bytes = o->memory,
+                            .prefill_min_share = o->prefill_min_share,
                             .weights = o->weights,
                             .kv = o->kv,
                             .device = o->device,

@@ -23,6 +23,7 @@ enum {
     LIMIT_BACKLOG_BYTES = 16 << 20,      /* events of one request sent and not taken, and as much again held back */
     LIMIT_EVENT_BYTES = 1 << 20,         /* of one streamed event, about: stock clients refuse more than 4 MiB */
     LIMIT_CONNECTIONS = 1024,            /* of one gemmad, all listeners */
+    LIMIT_PREFILL_SHARE = 90,            /* percent of an engine's time */
     LIMIT_LAYERS = 256,
     LIMIT_EXPERTS = 1024,
     LIMIT_SECRET_BYTES = 32,

@@ -44,6 +44,7 @@ static const char usage[] =
     "  --memory BYTES        budget of a rank, e.g. 40GiB\n"
     "  --expert-layout ExW   EP degree x width degree; default: what decodes fastest\n"
     "  --prefill-chunk N     rows of one prompt in one step; default 512\n"
+    "  --prefill-min-share N  percent of the time for prompts at least, beside answers; default 10\n"
     "  --engine-grace S      accepted for the launcher's sake; an engine without gemmad ends at once\n"
     "  --version, --help\n"
     "\n"
@@ -53,7 +54,7 @@ static const char usage[] =
 typedef struct arguments {
     const char *command, *comm, *link, *secret_file;
     plan_command_options plan;
-    uint32_t threads, chunk, grace;
+    uint32_t threads, chunk, min_share, grace;
 } arguments;
 
 static int usage_error(const char *option, const char *value, const char *want) {
@@ -134,6 +135,8 @@ static int take_option(arguments *a, const char *name, const char *value) {
     else if (!strcmp(name, "threads")) code = read_u32(name, value, 1, 512, &a->threads);
     else if (!strcmp(name, "context")) code = read_u32(name, value, 1, LIMIT_CONTEXT_TOKENS, &p->context);
     else if (!strcmp(name, "prefill-chunk")) code = read_u32(name, value, 1, BUDGET_ROWS, &a->chunk);
+    else if (!strcmp(name, "prefill-min-share"))
+        code = read_u32(name, value, 1, LIMIT_PREFILL_SHARE, &a->min_share);
     else if (!strcmp(name, "engine-grace")) code = read_u32(name, value, 0, 86400, &a->grace);
     else if (!strcmp(name, "memory")) code = read_bytes(name, value, &p->memory_bytes);
     else if (!strcmp(name, "expert-layout")) code = read_layout(value, p);
@@ -165,6 +168,7 @@ static int read_arguments(arguments *a, int argc, char **argv) {
                                             {"memory", required_argument, 0, 0},
                                             {"expert-layout", required_argument, 0, 0},
                                             {"prefill-chunk", required_argument, 0, 0},
+                                            {"prefill-min-share", required_argument, 0, 0},
                                             {"engine-grace", required_argument, 0, 0},
                                             {"device", required_argument, 0, 0},
                                             {0, 0, 0, 0}};
@@ -235,7 +239,7 @@ static int serve_command(arguments *a, int argc, char **argv) {
         fprintf(stderr, "gemmad-shard: serve needs --link and --secret-file\n");
         return EXIT_USAGE;
     }
-    serve_options o = {.link = a->link, .secret_file = a->secret_file};
+    serve_options o = {.link = a->link, .secret_file = a->secret_file, .prefill_min_share = a->min_share};
     instance_options *i = &o.instance;
     *i = (instance_options){.model_path = a->plan.model_path,
                             .weights = a->plan.weights,

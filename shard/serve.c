@@ -88,6 +88,7 @@ static status say_finished(void *c, uint64_t id, const sched_finish *f) {
 static status open_sched(leader *l) {
     sched_options o = sched_options_of(
         l->in, (sched_sink){l, say_started, say_progress, say_prompt, say_token, say_finished});
+    o.prefill_min_share = l->o->prefill_min_share;
     return sched_open(&l->s, &o);
 }
 
@@ -113,6 +114,9 @@ static void update_progress(leader *l) {
     atomic_store(&l->progress.generated_tokens, sched_generated_tokens(l->s));
     atomic_store(&l->progress.kv_pages_used, sched_pages_used(l->s));
     atomic_store(&l->progress.kv_pages_total, sched_pages_total(l->s));
+    atomic_store(&l->progress.preemptions, sched_preemptions(l->s));
+    atomic_store(&l->progress.paused, sched_paused(l->s));
+    atomic_store(&l->progress.step_us, (uint32_t)(sched_step_ns(l->s) / 1000));
 }
 
 static status take_event(leader *l, link_event *e) {
@@ -125,6 +129,8 @@ static status take_event(leader *l, link_event *e) {
                            .prompt_count = r->prompt_count,
                            .priority = r->priority,
                            .deadline_ms = r->deadline_ms,
+                           .client = r->client,
+                           .group = r->group,
                            .sampling = r->sampling};
         r->tokens = NULL;
         link_request_free(r);
@@ -132,7 +138,7 @@ static status take_event(leader *l, link_event *e) {
     }
     case LINK_CANCEL: return sched_cancel(l->s, e->id);
     case LINK_DRAIN: l->draining = true; return ST_OK;
-    case LINK_PAUSE: return ST_OK; /* goes on: gemmad holds what its reader has not taken */
+    case LINK_PAUSE: return sched_pause(l->s, e->id, e->paused);
     }
     return fail(ST_UNSUPPORTED, "engine link: event %d", (int)e->kind);
 }

@@ -10,6 +10,7 @@
 typedef struct serve_options {
     const char *link, *secret_file; /* leader only */
     instance_options instance;      /* ranks filled in by serve */
+    uint32_t prefill_min_share;     /* percent; see sched_options */
 } serve_options;
 
 /* Runs as every rank; ranks is open. */

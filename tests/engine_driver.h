@@ -18,6 +18,7 @@ typedef struct driver_request {
     sampling params;
     uint32_t submit_at_step;      /* steps before it is submitted */
     uint32_t cancel_after;        /* tokens after which it is cancelled; 0: never */
+    int32_t priority;
     /* out */
     uint32_t *out;                /* [out_count] drawn tokens */
     float *logprob;               /* [out_count] when params.logprobs ≥ 0 */
@@ -30,9 +31,16 @@ typedef struct driver_request {
     bool cancelled;
 } driver_request;
 
+typedef struct driver_options {
+    uint32_t slabs;               /* 0: all of the instance */
+    bool random_chunks;           /* of 1 … chunk_max rows */
+    uint64_t preemptions;         /* out */
+} driver_options;
+
 typedef struct driver {
     driver_request *requests;
     uint32_t count, vocab, left;
+    uint32_t chunk_max;           /* 0: chunks stay as they are */
     sched *s;
 } driver;
 
@@ -96,7 +104,8 @@ static inline status driver_submit_due_(driver *d, uint32_t step) {
     for (uint32_t i = 0; i < d->count; i++) {
         driver_request *r = &d->requests[i];
         if (r->submit_at_step != step) continue;
-        sched_request q = {.id = i, .token_count = r->token_count, .prompt_count = r->prompt_count, .sampling = r->params};
+        sched_request q = {.id = i, .token_count = r->token_count, .prompt_count = r->prompt_count,
+                           .priority = r->priority, .sampling = r->params};
         q.tokens = memory_alloc_array(r->token_count, sizeof *q.tokens);
         memcpy(q.tokens, r->tokens, r->token_count * sizeof *q.tokens);
         TRY(sched_submit(d->s, &q));
@@ -113,8 +122,11 @@ static inline status driver_submit_due_(driver *d, uint32_t step) {
 static inline status driver_lead_(instance *in, plan_channel *channel, driver *d) {
     plan p = {0};
     status st = ST_OK;
+    uint32_t random = 1;
     for (uint32_t step = 0; st == ST_OK && d->left > 0; step++) {
         st = driver_submit_due_(d, step);
+        random = random * 1664525u + 1013904223u;
+        if (d->chunk_max) sched_fix_chunk(d->s, 1 + (random >> 8) % d->chunk_max);
         if (st == ST_OK) st = sched_plan(d->s, &p);
         if (st == ST_OK) st = plan_send(channel, &p);
         if (st == ST_OK) st = runner_step(in->run, &p, sched_take_result, d->s);
@@ -140,7 +152,7 @@ static inline status driver_follow_(instance *in, plan_channel *channel) {
     return st;
 }
 
-static inline status driver_run(instance *in, comm *ranks, driver_request *requests, uint32_t count) {
+static inline status driver_run_with(instance *in, comm *ranks, driver_request *requests, uint32_t count, driver_options *tune) {
     plan_channel channel = {.ranks = ranks};
     status st;
     if (comm_rank(ranks) == 0) {
@@ -148,14 +160,21 @@ static inline status driver_run(instance *in, comm *ranks, driver_request *reque
         sched_options o = sched_options_of(in, (sched_sink){&d, driver_started_, driver_progress_, driver_prompt_,
                                                             driver_token_, driver_finished_});
         o.fixed_chunk = o.chunk_max; /* what a test sees does not depend on the time */
+        if (tune->slabs) o.slabs = tune->slabs;
+        if (tune->random_chunks) d.chunk_max = o.chunk_max;
         st = sched_open(&d.s, &o);
         if (st == ST_OK) st = driver_lead_(in, &channel, &d);
+        if (st == ST_OK) tune->preemptions = sched_preemptions(d.s);
         sched_close(d.s);
     } else {
         st = driver_follow_(in, &channel);
     }
     plan_channel_close(&channel);
     return st;
+}
+
+static inline status driver_run(instance *in, comm *ranks, driver_request *requests, uint32_t count) {
+    return driver_run_with(in, ranks, requests, count, &(driver_options){0});
 }
 
 #endif

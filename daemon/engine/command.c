@@ -205,6 +205,7 @@ status command_serve(command *c, const engine_options *o, const command_paths *p
     TRY(add_model_options(c, o));
     add_option(c, "--link", p->link_address);
     add_option(c, "--secret-file", p->secret_file);
+    add_number(c, "--prefill-min-share", o->prefill_min_share);
     command_add(c, "--engine-grace");
     command_add_format(c, "%u", o->grace_seconds);
     return ST_OK;

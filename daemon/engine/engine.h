@@ -56,6 +56,7 @@ typedef struct engine_options {
     uint32_t threads;                                  /* per rank; 0: chosen */
     uint32_t context;                                  /* 0: chosen */
     uint64_t memory_bytes;                             /* 0: chosen */
+    uint32_t prefill_min_share;                        /* percent; 0: the shard's default */
     const char *weights, *kv, *device, *expert_layout; /* NULL: default */
     const char *launcher;                              /* "local" */
     const char *launcher_args, *hosts, *interface;     /* NULL: none */

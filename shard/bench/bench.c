@@ -90,7 +90,8 @@ static uint32_t random_token(session *s) {
     return first + (uint32_t)((s->random >> 33) % (vocab - first));
 }
 
-/* Pages of every position that will be written or looked at. A sliding layer's lie in a ring, as the scheduler has them. */
+/* Pages of every position that will be written or looked at. A sliding layer's lie in a ring as large as what the
+ * scheduler holds at once. */
 static status place_pages(session *s, uint32_t slot) {
     uint32_t tokens = tokens_of_sequence(s->o), window = budget_window(s->in.config), count[KV_KINDS];
     uint32_t *id[KV_KINDS], first = 0, last = (tokens - 1) / KV_TOKENS_PER_PAGE;

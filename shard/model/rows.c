@@ -30,6 +30,21 @@ static void want(runner *r, const plan *p, uint32_t span, uint32_t row, uint32_t
     else r->sample_rows[i].known = last ? s->next_token : p->tokens[s->first_input + row + 1];
 }
 
+/* Every page that the span writes or looks at: of sliding layers those of the window. */
+static status check_pages(const runner *r, const plan_span *span) {
+    uint32_t last = (span->position + span->count - 1) / KV_TOKENS_PER_PAGE;
+    for (int kind = 0; kind < KV_KINDS; kind++) {
+        if (!r->geometry.page_bytes[kind]) continue;
+        bool left = kind == KV_SLIDING && span->position + 1 > r->window;
+        uint32_t page = left ? (span->position + 1 - r->window) / KV_TOKENS_PER_PAGE : 0;
+        for (; page <= last; page++)
+            if (r->table[kind][span->slot][page] == PLAN_NO_TOKEN)
+                return fail(ST_FORMAT, "step plan: slot %u has no %s page for positions from %u", span->slot,
+                            kind == KV_FULL ? "full" : "sliding", page * KV_TOKENS_PER_PAGE);
+    }
+    return ST_OK;
+}
+
 status rows_begin(runner *r, const plan *p) {
     live_rows *l = &r->live;
     l->n = r->wanted_count = 0;
@@ -50,13 +65,7 @@ status rows_begin(runner *r, const plan *p) {
             }
             if (wanted) want(r, p, s, i, row);
         }
-        for (int kind = 0; kind < KV_KINDS; kind++) {
-            if (!r->geometry.page_bytes[kind]) continue;
-            for (uint32_t page = span->position / 64; page <= (span->position + span->count - 1) / 64; page++)
-                if (r->table[kind][span->slot][page] == PLAN_NO_TOKEN)
-                    return fail(ST_FORMAT, "step plan: slot %u has no page for positions from %u", span->slot,
-                                page * 64);
-        }
+        TRY(check_pages(r, span));
     }
     rebuild_spans(r);
     return ST_OK;

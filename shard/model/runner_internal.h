@@ -23,6 +23,7 @@ struct runner {
     uint64_t pool_bytes;
     uint32_t **table[KV_KINDS]; /* [slots] → [pages_per_slot] */
     uint32_t pages_per_slot;
+    uint32_t window;            /* of sliding layers; 0: there is none */
     rope *angles[KV_KINDS];
     attention_layer *attention; /* [layers] */
     moe_layer *moe;             /* [layers], NULL without experts */

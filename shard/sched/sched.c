@@ -25,7 +25,7 @@ sched_options sched_options_of(const instance *in, sched_sink sink) {
 
 status sched_open(sched **out, const sched_options *o) {
     INVARIANT(o->chunk_max > 0 && o->chunk_max <= o->rows_max && o->slots > 0 && o->slots <= o->rows_max);
-    INVARIANT(o->prefill_min_share <= SCHED_MIN_SHARE_MOST);
+    INVARIANT(o->prefill_min_share <= LIMIT_PREFILL_SHARE);
     sched *s = memory_alloc(sizeof *s);
     s->o = *o;
     if (!s->o.prefill_min_share) s->o.prefill_min_share = SCHED_MIN_SHARE;
@@ -34,6 +34,9 @@ status sched_open(sched **out, const sched_options *o) {
     s->running = memory_alloc_array(o->slots, sizeof *s->running);
     s->prefill = memory_alloc_array(o->slots, sizeof *s->prefill);
     s->span_owner = memory_alloc_array(o->slots, sizeof *s->span_owner);
+    for (int kind = 0; kind < KV_KINDS; kind++)
+        s->counted[kind] =
+            memory_alloc_array((size_t)o->slabs * o->pages_per_slab[kind], sizeof **s->counted);
     status st = kv_pages_open(&s->pages, o->slabs, o->pages_per_slab);
     if (st != ST_OK) {
         sched_close(s);
@@ -47,6 +50,7 @@ void sched_close(sched *s) {
     if (!s) return;
     while (s->all_first) sequence_end(s, s->all_first);
     kv_pages_close(s->pages);
+    for (int kind = 0; kind < KV_KINDS; kind++) free(s->counted[kind]);
     free(s->slot);
     free(s->running);
     free(s->prefill);
@@ -205,7 +209,7 @@ uint64_t sched_preemptions(const sched *s) { return s->preemptions; }
 uint32_t sched_slabs_used(const sched *s) { return kv_pages_slabs_used(s->pages); }
 uint64_t sched_prompt_tokens(const sched *s) { return s->prompt_tokens; }
 uint64_t sched_generated_tokens(const sched *s) { return s->generated_tokens; }
-uint64_t sched_decode_step_ns(const sched *s) { return (uint64_t)budget_decode_ns(&s->budget); }
+uint64_t sched_step_ns(const sched *s) { return s->budget.step_ns; }
 kv_pages *sched_pages(sched *s) { return s->pages; }
 
 static uint32_t most_per_slab(const sched *s) {

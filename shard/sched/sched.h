@@ -73,7 +73,7 @@ typedef struct sched_options {
     uint32_t slots, rows_max;     /* rows of one step */
     uint32_t chunk_max;           /* rows of one prompt in one step; ≤ rows_max */
     uint32_t fixed_chunk;         /* 0: chunks follow the clock; else every chunk has so many rows, for tests */
-    uint32_t prefill_min_share;   /* percent of the time that prompts get while streams decode; 0: 10 */
+    uint32_t prefill_min_share;   /* percent of the time that prompts get while streams decode, at least; 0: 10 */
     uint32_t context, vocab, window;
     bool uses[KV_KINDS];          /* kinds of pages the model has */
     uint32_t slabs, pages_per_slab[KV_KINDS];
@@ -82,7 +82,7 @@ typedef struct sched_options {
     sched_prefix prefix;
 } sched_options;
 
-enum { SCHED_MIN_SHARE = 10, SCHED_MIN_SHARE_MOST = 90 };
+enum { SCHED_MIN_SHARE = 10 };
 
 /* What an open instance holds, and the system's clock. */
 sched_options sched_options_of(const instance *in, sched_sink sink);
@@ -112,7 +112,7 @@ uint64_t sched_pages_used(const sched *s);
 uint64_t sched_pages_total(const sched *s);
 uint64_t sched_prompt_tokens(const sched *s);    /* totals */
 uint64_t sched_generated_tokens(const sched *s);
-uint64_t sched_decode_step_ns(const sched *s);   /* estimate of a step that only decodes; 0: none yet */
+uint64_t sched_step_ns(const sched *s);          /* of the last step in which a stream decoded; 0: none yet */
 kv_pages *sched_pages(sched *s);
 
 /* Fills p with the next step. It may have no spans when nothing can run. */

@@ -1,7 +1,6 @@
 /* Who gets a slot, and who gives his up. */
 #include <string.h>
 
-#include "base/invariant.h"
 #include "shard/sched/sched_internal.h"
 
 /* ---- running ---- */
@@ -62,44 +61,39 @@ static bool may_displace(const sequence *q, const sequence *victim) {
     return victim->paused || victim->r.priority < q->r.priority;
 }
 
-/* What would be there, or be wanted no more, if all that may be displaced went: in slabs, fragments aside. */
-static double displaced_slabs(const sched *s, const sequence *q, kv_kind kind) {
-    uint64_t pages = 0;
-    for (uint32_t i = s->running_count; i > 0 && may_displace(q, s->running[i - 1]); i--) {
-        const sequence *v = s->running[i - 1];
-        uint64_t ahead[KV_KINDS];
-        pages_ahead(s, v, ahead);
-        pages += v->end[kind] - v->first[kind] + (v->paused ? 0 : ahead[kind] + (kind == KV_FULL));
+/* Whether q fits beside those it may not displace, if the prefix cache gave all and fragments are left aside: nothing is
+ * thrown away for somebody who has to wait all the same. */
+static bool could_fit(sched *s, const sequence *q) {
+    uint64_t pages[KV_KINDS];
+    double slabs = 0;
+    pages_ahead(s, q, pages);
+    s->count_round++;
+    pages_count(s, q, pages);
+    for (uint32_t i = 0; i < s->running_count && !may_displace(q, s->running[i]); i++) {
+        uint64_t more[KV_KINDS];
+        pages_ahead(s, s->running[i], more);
+        pages_count(s, s->running[i], more);
+        for (int kind = 0; kind < KV_KINDS; kind++) pages[kind] += more[kind];
+        if (s->o.uses[KV_FULL]) pages[KV_FULL]++;
     }
-    return (double)pages / s->o.pages_per_slab[kind];
-}
-
-/* Nobody is sent away for nothing. */
-static bool displacing_helps(const sched *s, const sequence *q, const uint64_t count[KV_KINDS]) {
-    double empty = kv_pages_slabs(s->pages) - kv_pages_slabs_used(s->pages), have = empty, want = 0;
-    for (int kind = 0; kind < KV_KINDS; kind++) {
-        double per_slab = s->o.pages_per_slab[kind];
-        want += (double)count[kind] / per_slab;
-        have += kv_pages_free(s->pages, (kv_kind)kind) / per_slab - empty;
-        have += displaced_slabs(s, q, (kv_kind)kind);
-    }
-    return want <= have;
+    for (int kind = 0; kind < KV_KINDS; kind++) slabs += (double)pages[kind] / s->o.pages_per_slab[kind];
+    return slabs <= kv_pages_slabs(s->pages);
 }
 
 /* One step towards room for q; false: there is none to be had. */
 static bool gain_room(sched *s, sequence *q) {
     uint64_t count[KV_KINDS];
-    bool slot = s->running_count < s->o.slots;
     pages_wanted(s, q, count);
-    if (slot && reclaim_any(s, count)) return true;
+    if (s->running_count < s->o.slots && reclaim_any(s, count)) return true;
     if (s->running_count > 0) {
         sequence *victim = s->running[s->running_count - 1];
-        if (!may_displace(q, victim) || (slot && !displacing_helps(s, q, count))) return false;
+        if (!may_displace(q, victim)) return false;
         preempt(s, victim);
         return true;
     }
-    /* Alone it fits into an empty pool, which the pages of its own prefix keep from being empty. */
-    INVARIANT(q->done > 0);
+    /* Alone it fits into an empty pool, which the pages of its own prefix keep from being empty, or those that somebody
+     * holds for a moment, who is not asked again here. */
+    if (q->done == 0) return false;
     pages_release_all(s, q);
     q->no_prefix = true;
     prefix_begin(s, q);
@@ -118,10 +112,11 @@ static bool make_room(sched *s, sequence *q) {
     /* No look at the prefix cache for a slot that nobody gives up. */
     if (s->running_count == s->o.slots && !may_displace(q, s->running[s->running_count - 1])) return false;
     prefix_begin(s, q);
+    bool could = has_room(s, q) || could_fit(s, q);
     while (!has_room(s, q))
-        if (!gain_room(s, q)) {
+        if (!could || !gain_room(s, q)) {
             pages_release_all(s, q);
-            s->blocked = q;
+            if (s->running_count > 0) s->blocked = q;
             return false;
         }
     return true;

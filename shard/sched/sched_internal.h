@@ -78,6 +78,8 @@ bool queue_before(const sequence *a, const sequence *b);
 
 /* Pages that q will hold at once until the tokens it has are computed, without those it has now. */
 void pages_ahead(const sched *s, const sequence *q, uint64_t count[KV_KINDS]);
+/* Adds the pages that q holds and that were not added since s->count_round went up. */
+void pages_count(sched *s, const sequence *q, uint64_t count[KV_KINDS]);
 /* Releases sliding pages that no row from the begin of q's last page on looks at: the prefix cache may want to go on from
  * there. pages_cover releases more when it has to. */
 void pages_drop_left(sched *s, sequence *q);
@@ -111,9 +113,11 @@ typedef struct estimate {
 typedef struct step_budget {
     estimate decode;                   /* ns of a step that only decodes, over its rows */
     estimate row;                      /* ns of a prompt's row beside streams, over its depth */
-    uint32_t mixed_rows;               /* prompt rows of the last mixed step */
-    uint32_t mixed_steps;              /* since the last step that only decoded */
-    uint32_t given;                    /* prompt rows, while a step is chosen */
+    uint32_t mixed_rows;               /* prompt rows of the last mixed step that had as many as it might */
+    uint32_t mixed_steps, probes;      /* since decoding alone was measured; measurements since */
+    uint32_t given;                    /* prompt rows, while a step is chosen; limited: by their cost */
+    bool limited;
+    uint64_t step_ns;                  /* of the last step that decoded */
     /* the current step */
     uint64_t begin_ns;
     uint32_t decode_rows, prompt_rows;
@@ -127,7 +131,6 @@ uint32_t budget_rows(step_budget *b, uint32_t depth, uint32_t most, double *ns);
 void budget_step_begin(step_budget *b, uint64_t now_ns);
 void budget_count_rows(step_budget *b, uint32_t depth, uint32_t rows, bool decode);
 void budget_step_done(step_budget *b, uint64_t now_ns);
-double budget_decode_ns(const step_budget *b); /* 0: not known */
 
 struct sched {
     sched_options o;
@@ -137,6 +140,7 @@ struct sched {
     sequence **prefill;                /* [slots] scratch */
     sequence **span_owner;             /* [slots]: of the current step's spans */
     uint32_t running_count, running_paused, waiting_count, waiting_paused;
+    uint32_t *counted[KV_KINDS], count_round; /* per page: the round in which it was counted */
     sequence *all_first, *all_last;
     sched_class *classes;
     sched_group *groups;

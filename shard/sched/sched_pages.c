@@ -22,6 +22,15 @@ void pages_ahead(const sched *s, const sequence *q, uint64_t count[KV_KINDS]) {
     }
 }
 
+void pages_count(sched *s, const sequence *q, uint64_t count[KV_KINDS]) {
+    for (int kind = 0; kind < KV_KINDS; kind++)
+        for (uint32_t i = q->first[kind]; i < q->end[kind]; i++) {
+            uint32_t *round = &s->counted[kind][q->page[kind][i]];
+            count[kind] += *round != s->count_round;
+            *round = s->count_round;
+        }
+}
+
 /* The first sliding page that a row at a position looks at. */
 static uint32_t first_in_window(const sched *s, uint32_t position) {
     uint32_t least = position + 1 > s->o.window ? position + 1 - s->o.window : 0;

@@ -71,6 +71,21 @@ static void reserve(sched *s, sequence *q) {
     preempt(s, q);
 }
 
+static void reserve_all(sched *s) {
+    uint32_t rows = 0;
+    for (uint32_t i = 0; i < s->running_count; i++) {
+        if (s->running[i]->planned) reserve(s, s->running[i]);
+        if (i < s->running_count) rows += s->running[i]->planned;
+    }
+    if (rows > 0 || s->running_count == s->running_paused) return;
+    /* Streams wait for pages, and prompts were left out for the sake of streams: the first of all goes on, for whom
+     * everybody gives way. */
+    sequence *q = s->running[0];
+    q->planned = q->r.token_count - q->done;
+    if (q->planned > s->o.chunk_max) q->planned = s->o.chunk_max;
+    reserve(s, q);
+}
+
 /* ---- the plan ---- */
 
 static void tell_open(plan *p, sequence *q) {
@@ -115,8 +130,7 @@ status sched_plan(sched *s, plan *p) {
     TRY(sched_expire(s));
     TRY(admit_waiting(s));
     choose_rows(s);
-    for (uint32_t i = 0; i < s->running_count; i++)
-        if (s->running[i]->planned) reserve(s, s->running[i]);
+    reserve_all(s);
     budget_step_begin(&s->budget, sched_now(s));
     for (uint32_t i = 0; i < s->running_count; i++)
         if (s->running[i]->planned) add_span(s, p, s->running[i]);

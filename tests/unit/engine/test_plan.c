@@ -88,12 +88,14 @@ TEST(command_lines) {
                         .threads = 3,
                         .weights = "f32",
                         .memory_bytes = UINT64_C(1) << 40,
+                        .prefill_min_share = 25,
                         .grace_seconds = 120};
     command c = {0};
     CHECK_STATUS(command_serve(&c, &o, &paths), ST_OK);
     CHECK(c.count > 2 && strstr(c.word[0], "true") && !strcmp(c.word[1], "serve") && !c.word[c.count]);
     CHECK(has(&c, "--comm", "self") && has(&c, "--link", "unix:/s") && has(&c, "--secret-file", "/k"));
     CHECK(has(&c, "--threads", "3") && has(&c, "--weights", "f32") && has(&c, "--memory", "1099511627776"));
+    CHECK(has(&c, "--prefill-min-share", "25"));
     CHECK(has(&c, "--engine-grace", "120") && !has(&c, "--kv", NULL) && !has(&c, "--context", NULL));
     command_close(&c);
 

@@ -1,5 +1,5 @@
-/* Same answer whatever the company: the same requests alone, together, in chunks of 1, 7 and 64, resumed
- * half-way, at every instruction set this machine has and any thread count, give the same tokens and the same
+/* Same answer whatever the company: the same requests alone, together, in chunks of 1, 7, 64 and random rows,
+ * preempted, resumed half-way, at every instruction set this machine has and any thread count, give the same tokens and the same
  * log-probabilities to the last bit, for each layout (1, 2, 3 and 4 ranks where the heads divide). */
 #include "base/invariant.h"
 #include "tests/engine_driver.h"
@@ -12,7 +12,8 @@ typedef struct setting {
     const char *what, *isa;
     uint32_t chunk, rows, threads;
     bool together, resumed;
-    bool everywhere, sanitized; /* runs() */
+    bool preempted, random_chunks; /* together only */
+    bool everywhere, sanitized;    /* runs() */
     expert_exchange exchange;
 } setting;
 
@@ -74,22 +75,36 @@ static void compare(const company *c, uint32_t i, const driver_request *got, uin
                c->kv_q8 ? " with q8 KV" : "", c->ranks, c->now->what, i);
 }
 
+/* As few as the longest request needs alone. */
+static uint32_t slabs_of_one(const instance *in) {
+    const budget *b = &in->plan;
+    uint32_t slabs = 0;
+    for (int kind = 0; kind < KV_KINDS; kind++)
+        slabs +=
+            (b->pages_needed[kind] + b->geometry.pages_per_slab[kind] - 1) / b->geometry.pages_per_slab[kind];
+    return slabs;
+}
+
 static status run_setting(company *c, comm *ranks, instance *in) {
     const setting *s = c->now;
     driver_request r[REQUESTS];
     for (uint32_t i = 0; i < REQUESTS; i++) {
         r[i] = request_of(c, i);
         if (s->together) r[i].submit_at_step = i * 2; /* prompts meet streams that are already running */
+        if (s->preempted) r[i].priority = (int32_t)i; /* and push them out */
         if (s->resumed && comm_rank(ranks) == 0) {    /* the other ranks hand nothing in */
             uint32_t half = NEW_TOKENS / 2;
             memcpy(c->tokens[i] + c->count[i], c->reference[i].out, half * sizeof **c->tokens);
             r[i].token_count += half;
         }
     }
-    if (s->together) TRY(driver_run(in, ranks, r, REQUESTS));
+    driver_options tune = {.random_chunks = s->random_chunks};
+    if (s->preempted) tune.slabs = slabs_of_one(in);
+    if (s->together) TRY(driver_run_with(in, ranks, r, REQUESTS, &tune));
     else
         for (uint32_t i = 0; i < REQUESTS; i++) TRY(driver_run(in, ranks, &r[i], 1));
     if (comm_rank(ranks) != 0) return ST_OK;
+    if (s->preempted && tune.preemptions == 0) return fail(ST_INTERNAL, "%s: nothing was preempted", s->what);
     if (!c->has_reference) {
         memcpy(c->reference, r, sizeof r);
         c->has_reference = true;
@@ -136,6 +151,8 @@ static const setting settings[] = {
     {"resumed, avx2", "avx2", 512, 512, 1, .resumed = true},
     {"resumed together in chunks of 7, avx2", "avx2", 7, 24, 1, .together = true, .resumed = true,
      .everywhere = true},
+    {"preempted, best", "amx", 64, 96, 2, .together = true, .preempted = true, .sanitized = true},
+    {"random chunks, best", "amx", 512, 512, 2, .together = true, .random_chunks = true, .preempted = true},
     {"together, avxvnni", "avxvnni", 64, 96, 2, .together = true},
     {"together, avx512", "avx512", 64, 96, 2, .together = true, .everywhere = true},
     {"together, best", "amx", 512, 512, 2, .together = true, .everywhere = true, .sanitized = true},

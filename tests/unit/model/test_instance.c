@@ -92,11 +92,48 @@ TEST(a_context_that_does_not_fit_is_cut) {
     CHECK_STATUS(run(&a, 1), ST_OK);
 }
 
+/* Rows 0 … 63, then row 64, whose window of 8 goes back into the first page. */
+static status step_without(instance *in, uint32_t span, kv_kind dropped) {
+    plan p = {0};
+    plan_add_open(&p)->params = (sampling){.top_p = 1, .repetition_penalty = 1, .max_tokens = 1};
+    for (int kind = 0; kind < KV_KINDS; kind++)
+        for (uint32_t i = 0; i < 2; i++)
+            plan_add_page(&p, 0, (kv_kind)kind, i,
+                          i + (kind == KV_FULL) * 2 * in->plan.geometry.pages_per_slab[KV_FULL]);
+    uint32_t tokens[64] = {0}, count = span == 0 ? 64 : 1;
+    plan_span *s = plan_add_span(&p);
+    *s = (plan_span){.position = span * 64, .count = count, .next_token = PLAN_NO_TOKEN};
+    s->first_input = plan_add_tokens(&p, tokens, count);
+    if (dropped < KV_KINDS) plan_add_page(&p, 0, dropped, 0, PLAN_NO_TOKEN);
+    status st = runner_step(in->run, &p, NULL, NULL);
+    plan_close(&p);
+    return st;
+}
+
+TEST(a_step_has_every_page_that_it_looks_at) {
+    comm *self;
+    instance in;
+    CHECK_STATUS(comm_self_open(&self), ST_OK);
+    CHECK_STATUS(
+        instance_open(&in,
+                      &(instance_options){.model_path = DENSE, .ranks = self, .threads = 1, .context = 256}),
+        ST_OK);
+    CHECK_STATUS(step_without(&in, 0, KV_KINDS), ST_OK);
+    CHECK_STATUS(step_without(&in, 1, KV_KINDS), ST_OK);
+    CHECK_STATUS(step_without(&in, 1, KV_SLIDING), ST_FORMAT);
+    CHECK_SENTENCE("slot 0 has no sliding page for positions from 0");
+    CHECK_STATUS(step_without(&in, 1, KV_FULL), ST_FORMAT);
+    CHECK_SENTENCE("slot 0 has no full page for positions from 0");
+    instance_close(&in);
+    comm_close(self);
+}
+
 int main(void) {
     log_open("test", LOG_ERROR);
     RUN(ranks_that_agree_open);
     RUN(a_mismatch_names_both_sides);
     RUN(refusals_name_what_works);
     RUN(a_context_that_does_not_fit_is_cut);
+    RUN(a_step_has_every_page_that_it_looks_at);
     return test_result();
 }

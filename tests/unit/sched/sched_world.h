@@ -28,7 +28,7 @@ typedef struct cell {
 } cell;
 
 typedef struct state {
-    uint32_t prompt, max_tokens, tokens, prefilled, prompt_logprobs, cached;
+    uint32_t prompt, max_tokens, tokens, drawn, prefilled, prompt_logprobs, cached;
     uint64_t hash, seed; /* of all tokens so far */
     bool submitted, started, ended, paused;
     char reason[12];
@@ -44,6 +44,7 @@ typedef struct world {
     sched_options o;
     state *r;
     uint64_t now_ns, decode_ns, row_ns, row_depth_ns, step_ns;
+    uint64_t stall_decode_ns, stall_mixed_ns; /* that the next step of this kind takes longer */
     uint32_t random, live, hits;
     bool calm;
     uint64_t slot_seed[SLOTS];
@@ -68,7 +69,9 @@ static inline uint64_t mix(uint64_t hash, uint32_t token) {
     x = (x ^ (x >> 29)) * 0xBF58476D1CE4E5B9u;
     return x ^ (x >> 32);
 }
-static inline uint32_t drawn(uint64_t hash, uint64_t seed) { return (uint32_t)(mix(hash ^ seed, 0) % VOCAB); }
+static inline uint32_t draw(uint64_t hash, uint64_t seed) { return (uint32_t)(mix(hash ^ seed, 0) % VOCAB); }
+
+static inline uint64_t seed_of(const sampling *p) { return mix(p->seed, p->sample_index); }
 
 /* ---- what the scheduler tells ---- */
 
@@ -99,9 +102,10 @@ static inline status on_token(void *c, uint64_t id, uint32_t token, const token_
     (void)p;
     state *r = &((world *)c)->r[id];
     CHECK(r->started && !r->ended && !r->paused);
-    CHECK(token == drawn(r->hash, r->seed));
+    CHECK(token == draw(r->hash, r->seed));
     r->hash = mix(r->hash, token);
     r->tokens++;
+    r->drawn++;
     return ST_OK;
 }
 static inline status on_finished(void *c, uint64_t id, const sched_finish *f) {
@@ -232,7 +236,8 @@ static inline void submit(world *w, sched_request q) {
         q.tokens = memory_alloc_array(q.token_count, sizeof *q.tokens);
         for (uint32_t i = 0; i < q.token_count; i++) q.tokens[i] = (uint32_t)(q.id * 31 + i * (q.id + 7)) % VOCAB;
     }
-    q.sampling.seed = r->seed = q.id * 2654435761u;
+    q.sampling.seed = q.id * 2654435761u;
+    r->seed = seed_of(&q.sampling);
     r->prompt = q.prompt_count;
     r->tokens = q.token_count - q.prompt_count;
     r->max_tokens = q.sampling.max_tokens;
@@ -260,7 +265,7 @@ static inline void take_tables(world *w, const plan *p) {
         uint32_t slot = p->open[i].slot;
         for (int kind = 0; kind < KV_KINDS; kind++)
             memset(w->table[kind][slot], 0xFF, sizeof w->table[kind][slot]);
-        w->slot_seed[slot] = p->open[i].params.seed;
+        w->slot_seed[slot] = seed_of(&p->open[i].params);
         if (p->open[i].params.repetition_penalty != 1) CHECK(p->open[i].history_count >= p->open[i].prompt_count);
     }
     for (uint32_t i = 0; i < p->page_count; i++)
@@ -304,7 +309,7 @@ static inline void run_span(world *w, const plan *p, uint32_t index) {
         hash = write_row(w, s->slot, s->position + row, p->tokens[s->first_input + row], hash);
         runner_result result = {.span = index, .row = row, .drawn = s->draw && row + 1 == s->count};
         if (!result.drawn && s->logits != PLAN_LOGITS_ALL) continue;
-        result.sample.token = drawn(hash, w->slot_seed[s->slot]);
+        result.sample.token = draw(hash, w->slot_seed[s->slot]);
         CHECK_STATUS(sched_take_result(w->s, &result), ST_OK);
     }
 }
@@ -322,6 +327,9 @@ static inline void count_step(world *w, const plan *p) {
         ns += s->count * w->row_ns + w->row_depth_ns * s->count * (s->position + s->count / 2);
     }
     w->step_ns = ns + (p->span_count ? w->decode_ns : 0);
+    uint64_t *stall = w->prompt_rows ? &w->stall_mixed_ns : &w->stall_decode_ns;
+    w->step_ns += *stall;
+    *stall = 0;
 }
 
 static inline void step(world *w) {
