@@ -5,33 +5,52 @@
 #include <string.h>
 
 #include "base/clock.h"
+#include "base/invariant.h"
 #include "base/log.h"
 #include "base/memory.h"
 
-const char *generate_why_text(const generate *g) {
-    return g->why == ST_TIMEOUT ? "the deadline passed" : "the client cancelled the request";
-}
-
-void generate_finish(generate *g, status st, const char *text) {
+static void finish(generate *g) {
     core *c = g->core;
     call *k = g->call;
-    if (st != ST_OK)
+    const char *text = g->failure_text ? g->failure_text : "";
+    if (g->failure != ST_OK)
         log_debug("generate %s of %s: %s: %s", g->ticket.request_id ? g->ticket.request_id : "",
-                  k->peer ? k->peer : "", status_name(st), text);
+                  k->peer ? k->peer : "", status_name(g->failure), text);
     core_ticket_release(&g->ticket);
     sampling_close(&g->sampling);
+    free(g->sample);
     free(g->text);
     free(g->tokens);
     k->cancelled = NULL;
-    k->ops->finish(k, st, text, st == ST_BUSY ? CORE_RETRY_AFTER_MS : 0);
+    k->drained = NULL;
+    uint32_t retry_ms =
+        g->failure == ST_BUSY ? retry_after_ms(&g->model->retry, clock_now_ns() / 1000000) : 0;
+    k->ops->finish(k, g->failure, text, retry_ms);
+    free(g->failure_text);
     free(g);
     core_call_ends(c);
 }
 
-static void refuse(generate *g, status st) {
+void generate_release(generate *g) {
+    INVARIANT(g->busy > 0);
+    if (--g->busy == 0) finish(g);
+}
+
+void generate_fail(generate *g, status st, const char *text) {
+    INVARIANT(st != ST_OK && g->busy > 0);
+    if (g->failure != ST_OK) return;
+    g->failure = st;
+    g->failure_text = memory_copy_string(text);
+    g->busy++; /* a session may end while it is cancelled */
+    for (uint32_t i = 0; g->sample && i < g->sampling.n; i++)
+        if (g->sample[i].session) session_cancel(g->sample[i].session, st, g->failure_text);
+    generate_release(g);
+}
+
+static void fail_with_sentence(generate *g, status st) {
     char text[STATUS_TEXT_MAX];
     memcpy(text, status_text(), sizeof text);
-    generate_finish(g, st, text);
+    generate_fail(g, st, text);
 }
 
 /* What is left of the call's deadline; false: nothing. 0 in *left_ms: there is none. */
@@ -44,28 +63,73 @@ static bool deadline_left(const generate *g, uint64_t *left_ms) {
     return true;
 }
 
+static status open_sample(generate *g, engine *at, engine_request *request, uint32_t index) {
+    generate_sample *sample = &g->sample[index];
+    sample->owner = g;
+    request->sample_index = index;
+    /* The prompt is the same for all: its log-probabilities are told once. */
+    if (index > 0) request->sampling.prompt_logprobs = -1;
+    session_options options = {.engine = at,
+                               .tokenizer = g->model->tokenizer,
+                               .request = request,
+                               .stop = &g->sampling.stop,
+                               .arrival_ns = g->arrival_ns,
+                               .sink = &generate_sink,
+                               .context = sample};
+    TRY(session_open(&sample->session, &options));
+    g->live++;
+    g->busy++;
+    return ST_OK;
+}
+
+/* The first sample chooses the engine; one that has just become full or lost is passed over for another. */
+static status open_first(generate *g, engine_request *request, const prefix_chain *prompt, engine **out) {
+    core_engine_set tried = {0};
+    for (;;) {
+        core_engine *e = core_route(g->model, prompt, &tried);
+        if (!e) {
+            TRY(core_check_available(g->core, g->model));
+            return fail(ST_UNAVAILABLE, "no engine of model %s takes the request", g->model->name);
+        }
+        status st = open_sample(g, e->engine, request, 0);
+        if (st == ST_OK) {
+            core_ticket_route(&g->ticket, e, prompt);
+            *out = e->engine;
+            return ST_OK;
+        }
+        tried.has[e - g->model->engine] = true;
+        if ((st != ST_UNAVAILABLE && st != ST_BUSY) || !core_route(g->model, prompt, &tried)) return st;
+    }
+}
+
+static status open_samples(generate *g, engine_request *request) {
+    prefix_chain prompt = {0};
+    engine *e = NULL;
+    if (g->model->engine_count > 1) prefix_chain_make(&prompt, request->tokens, request->token_count);
+    status st = open_first(g, request, &prompt, &e);
+    prefix_chain_close(&prompt);
+    for (uint32_t i = 1; st == ST_OK && i < g->sampling.n; i++) st = open_sample(g, e, request, i);
+    return st;
+}
+
 static status submit(generate *g) {
-    const model_facts *facts = &g->model->engine->facts;
+    const model_facts *facts = core_facts(g->model);
     uint64_t left_ms;
     TRY(sampling_fit(&g->sampling, g->token_count, facts));
     TRY(sampling_check_ids(g->text ? "the prompt's token" : "token_ids", g->tokens, g->token_count,
                            facts->vocab));
     if (!deadline_left(g, &left_ms)) return fail(ST_TIMEOUT, "the deadline passed");
     g->prompt_tokens = (uint32_t)g->token_count;
+    g->sample = memory_alloc_array(g->sampling.n, sizeof *g->sample);
     engine_request request = {.tokens = g->tokens,
                               .token_count = g->prompt_tokens,
                               .prompt_count = g->prompt_tokens,
                               .sampling = g->sampling.engine,
                               .priority = g->priority,
-                              .deadline_ms = left_ms};
-    session_options options = {.engine = g->model->engine,
-                               .tokenizer = g->model->tokenizer,
-                               .request = &request,
-                               .stop = &g->sampling.stop,
-                               .arrival_ns = g->arrival_ns,
-                               .sink = &generate_sink,
-                               .context = g};
-    TRY(session_open(&g->session, &options));
+                              .deadline_ms = left_ms,
+                              .client = g->ticket.client->hash,
+                              .group = g->sampling.n > 1 ? ++g->core->groups : 0};
+    TRY(open_samples(g, &request));
     /* A million waiting tokens are 4 MB: the engine has its copy. */
     free(g->tokens);
     free(g->text);
@@ -89,14 +153,13 @@ static status encode(job *j) {
 
 static void encoded(job *j) {
     generate *g = (generate *)((char *)j - offsetof(generate, job));
-    if (g->why != ST_OK) {
-        generate_finish(g, g->why, generate_why_text(g));
-    } else if (j->st != ST_OK) {
-        generate_finish(g, j->st, j->text);
-    } else {
+    if (g->failure == ST_OK && j->st != ST_OK) {
+        generate_fail(g, j->st, j->text);
+    } else if (g->failure == ST_OK) {
         status st = submit(g);
-        if (st != ST_OK) refuse(g, st);
+        if (st != ST_OK) fail_with_sentence(g, st);
     }
+    generate_release(g);
 }
 
 static status take_text(generate *g, const Gemmad__V1__GenerateRequest *r) {
@@ -106,7 +169,7 @@ static status take_text(generate *g, const Gemmad__V1__GenerateRequest *r) {
     if (r->text.len > LIMIT_PROMPT_BYTES)
         return fail(ST_INVALID, "text has %zu bytes, at most %d", r->text.len, LIMIT_PROMPT_BYTES);
     g->add_bos = !r->has_add_bos || r->add_bos;
-    g->bos = g->model->engine->facts.bos_token;
+    g->bos = core_facts(g->model)->bos_token;
     g->parse_special = !r->has_parse_special || r->parse_special;
     g->tokenizer = g->model->tokenizer;
     g->text_bytes = r->text.len;
@@ -118,7 +181,7 @@ static status take_text(generate *g, const Gemmad__V1__GenerateRequest *r) {
 static status take_ids(generate *g, const Gemmad__V1__TokenIds *ids) {
     if (!ids || ids->n_ids == 0) return fail(ST_INVALID, "token_ids is empty");
     /* Before they are copied: a message holds more ids than any context. */
-    TRY(sampling_fit(&g->sampling, ids->n_ids, &g->model->engine->facts));
+    TRY(sampling_fit(&g->sampling, ids->n_ids, core_facts(g->model)));
     g->token_count = ids->n_ids;
     g->tokens = memory_alloc_array(ids->n_ids, sizeof *g->tokens);
     memcpy(g->tokens, ids->ids, ids->n_ids * sizeof *g->tokens);
@@ -127,7 +190,7 @@ static status take_ids(generate *g, const Gemmad__V1__TokenIds *ids) {
 
 static status prepare(generate *g, const Gemmad__V1__GenerateRequest *r) {
     TRY(core_find_model(g->core, r->model, &g->model));
-    const model_facts *facts = &g->model->engine->facts;
+    const model_facts *facts = core_facts(g->model);
     if (r->has_resume_from)
         return fail(ST_UNSUPPORTED, "resume_from is %u: resuming is not built yet", r->resume_from);
     TRY(sampling_read(&g->sampling, r->sampling, facts, g->model->tokenizer != NULL));
@@ -138,15 +201,21 @@ static status prepare(generate *g, const Gemmad__V1__GenerateRequest *r) {
     case GEMMAD__V1__GENERATE_REQUEST__PROMPT_TOKEN_IDS: TRY(take_ids(g, r->token_ids)); break;
     default: return fail(ST_INVALID, "there is no prompt: text and token_ids are both absent");
     }
-    return core_admit(g->core, g->model, g->call->peer, r->request_id, &g->ticket);
+    return core_admit(g->core, g->model, g->call->peer, r->request_id, g->sampling.n, &g->ticket);
 }
 
 static void cancelled(call *k, void *context, status why) {
     generate *g = context;
     (void)k;
-    g->why = why;
-    if (g->session) session_cancel(g->session, why, generate_why_text(g));
-    else job_cancel(&g->job);
+    if (g->job.queued) job_cancel(&g->job);
+    generate_fail(g, why, why == ST_TIMEOUT ? "the deadline passed" : "the client cancelled the request");
+}
+
+static void drained(call *k, void *context) {
+    generate *g = context;
+    (void)k;
+    for (uint32_t i = 0; g->sample && i < g->sampling.n; i++)
+        if (g->sample[i].session) session_drained(g->sample[i].session);
 }
 
 void core_generate(void *context, call *k, const ProtobufCMessage *message) {
@@ -155,17 +224,20 @@ void core_generate(void *context, call *k, const ProtobufCMessage *message) {
     g->core = context;
     g->call = k;
     g->arrival_ns = clock_now_ns();
+    g->busy = 1;
     core_call_begins(g->core);
-    status st = prepare(g, r);
-    if (st == ST_OK && !g->text) st = submit(g);
-    if (st != ST_OK) {
-        refuse(g, st);
-        return;
-    }
     k->cancelled = cancelled;
+    k->drained = drained;
     k->context = g;
-    if (!g->text) return;
-    g->job.run = encode;
-    g->job.done = encoded;
-    job_start(g->core->loop, &g->job, g->text_bytes <= CORE_TINY_BYTES);
+    status st = prepare(g, r);
+    if (st == ST_OK && g->text) {
+        g->busy++;
+        g->job.run = encode;
+        g->job.done = encoded;
+        job_start(g->core->loop, &g->job, g->text_bytes <= CORE_TINY_BYTES);
+    } else if (st == ST_OK) {
+        st = submit(g);
+    }
+    if (st != ST_OK) fail_with_sentence(g, st);
+    generate_release(g);
 }
