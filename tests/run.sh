@@ -194,10 +194,11 @@ run_pytest() {
     status=$?
     count_junit "$name" "$status" "$logs/$name.xml"
 }
-step_python() { run_pytest python tests/python; }
+# Files are shared out to two processes, each with daemons of its own.
+step_python() { run_pytest python -n 2 --dist loadfile tests/python; }
 # Every process of an engine under AddressSanitizer and UndefinedBehaviorSanitizer, fed with what it must refuse.
 step_python-asan() {
-    GEMMAD_BUILD=$root/build-asan run_pytest python-asan tests/python/test_bad_input.py tests/python/test_reflection.py
+    GEMMAD_BUILD=$root/build-asan run_pytest python-asan -n 2 --dist loadfile tests/python/test_bad_input.py tests/python/test_reflection.py
 }
 step_cluster() {
     local select=(-L mpi)

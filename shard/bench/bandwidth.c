@@ -84,8 +84,8 @@ static status try_all(bandwidth *out, reading *r, comm *ranks, pool *threads, co
 }
 
 status bandwidth_measure(bandwidth *out, comm *ranks, pool *threads, const void *weights, uint64_t bytes,
-                         const char *only) {
-    const uint64_t want = (uint64_t)BANDWIDTH_GIB << 30;
+                         uint64_t least, const char *only) {
+    const uint64_t want = least ? least : (uint64_t)BANDWIDTH_GIB << 30;
     uint64_t together, usable = bytes / CHUNK_BYTES * CHUNK_BYTES;
     *out = (bandwidth){0};
     TRY(sum_over_ranks(ranks, usable, &together));

@@ -17,9 +17,10 @@ typedef struct bandwidth {
 
 enum { BANDWIDTH_GIB = 4 };
 
-/* Each rank reads [bytes] of weights where all ranks' together are BANDWIDTH_GIB or more; else memory taken for it, that
- * much together, or half of what is free. weights may be NULL. only: the name of the one way to try, NULL for all. */
+/* Each rank reads [bytes] of weights where all ranks' together are `least` or more; else memory taken for it, that
+ * much together, or half of what is free. least 0: BANDWIDTH_GIB. weights may be NULL. only: the name of the one way to
+ * try, NULL for all. */
 STATUS_CHECKED status bandwidth_measure(bandwidth *out, comm *ranks, pool *threads, const void *weights,
-                                        uint64_t bytes, const char *only);
+                                        uint64_t bytes, uint64_t least, const char *only);
 
 #endif

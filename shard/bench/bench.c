@@ -292,7 +292,8 @@ static status measure_bandwidth_again(session *s, uint32_t threads, const bench_
         uint32_t mine = i == 0 || (leads(s) && bench_outran(&r));
         st = comm_all_gather(s->ranks, &mine, sizeof mine, again); /* the leader's word counts */
         if (st != ST_OK || !again[0]) break;
-        st = bandwidth_measure(&now, s->ranks, readers, w->mapping, w->bytes, i == 0 ? read->kernel : NULL);
+        st = bandwidth_measure(&now, s->ranks, readers, w->mapping, w->bytes, s->o->read_bytes,
+                               i == 0 ? read->kernel : NULL);
         if (st == ST_OK && now.gb_per_s > read->gb_per_s) *read = now;
     }
     free(again);
@@ -315,7 +316,8 @@ status bench_rank(comm *ranks, void *context) {
     TRY_OR_FAIL(placement_bind(&s.place, node.local_rank, node.local_ranks, threads));
     TRY_OR_FAIL(pool_open(&readers, &(pool_options){.threads = threads, .spin_us = spin_us}));
     TRY_OR_FAIL(open_instance(&s, threads, spin_us));
-    TRY_OR_FAIL(bandwidth_measure(&read, ranks, readers, s.in.weights->mapping, s.in.weights->bytes, NULL));
+    TRY_OR_FAIL(bandwidth_measure(&read, ranks, readers, s.in.weights->mapping, s.in.weights->bytes,
+                                  o->read_bytes, NULL));
     TRY_OR_FAIL(measure(&s));
     TRY_OR_FAIL(comm_all_gather(ranks, &s.figures, sizeof s.figures, all));
     TRY_OR_FAIL(measure_bandwidth_again(&s, threads, all, readers, &read));

@@ -18,7 +18,7 @@ typedef struct bench_options {
     uint32_t layers;
     uint32_t ranks, threads;
     const char *comm, *weights, *kv, *expert_layout;
-    uint64_t memory_bytes;
+    uint64_t memory_bytes, read_bytes;
     uint32_t prompt, depth, batch, generate, repeat, chunk;
     bool json, help;
 } bench_options;

@@ -39,6 +39,8 @@ static const option rows[] = {
      "rows of one prompt in one step"},
     {"memory", OPTION_BYTES, 0, AT(memory_bytes), "BYTES", NULL, NULL, 0, 0, NULL, NULL,
      "budget of a rank; default: 80 % of what is free"},
+    {"read", OPTION_BYTES, 0, AT(read_bytes), "BYTES", NULL, NULL, 1 << 20, (uint64_t)1 << 40, NULL, NULL,
+     "memory that the read bandwidth is measured on; default: 4GiB, more than caches hold"},
     {"comm", OPTION_WORD, 0, AT(comm), "KIND", NULL, "fork", 0, 0, "fork mpi", NULL,
      "fork starts the ranks itself; mpi: under mpirun"},
     {"json", OPTION_FLAG, 0, AT(json), NULL, NULL, NULL, 0, 0, NULL, NULL, "figures as one JSON object"},

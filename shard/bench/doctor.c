@@ -20,8 +20,9 @@
 enum { EXIT_USAGE = 2, ROUNDS = 7, ROWS = 1024, COLS = 2816, TOKENS = 256, HAND_OUTS = 2000, SUMS = 500 };
 
 typedef struct doctor_options {
-    const char *model, *shape, *weights;
+    const char *model, *shape, *weights, *comm;
     uint32_t ranks, threads;
+    uint64_t read_bytes;
     bool json, help;
 } doctor_options;
 
@@ -40,9 +41,13 @@ static const option rows[] = {
     {"weights", OPTION_WORD, 0, AT(weights), "TYPE", NULL, "q4", 0, 0, "bf16 q8 q4 f32", NULL,
      "type of the matrices that the outlook is for"},
     {"ranks", OPTION_U32, 0, AT(ranks), "N", NULL, NULL, 1, LIMIT_RANKS, NULL, NULL,
-     "ranks on this machine; default: 2, or 1 on a single CPU"},
+     "ranks on this machine; default: 2, or 1 on a single CPU; with --comm mpi as many as are launched"},
     {"threads", OPTION_U32, 0, AT(threads), "N", NULL, NULL, 1, 512, NULL, NULL,
      "threads of a rank; default: the CPUs this process may use / ranks"},
+    {"read", OPTION_BYTES, 0, AT(read_bytes), "BYTES", NULL, NULL, 1 << 20, (uint64_t)1 << 40, NULL, NULL,
+     "memory that the read bandwidth is measured on; default: 4GiB, more than caches hold"},
+    {"comm", OPTION_WORD, 0, AT(comm), "KIND", NULL, "fork", 0, 0, "fork mpi", NULL,
+     "fork starts the ranks itself; mpi: under mpirun, over all its hosts"},
     {"json", OPTION_FLAG, 0, AT(json), NULL, NULL, NULL, 0, 0, NULL, NULL, "one JSON object"},
     {"help", OPTION_FLAG, OPTION_ARGUMENT_ONLY, AT(help), NULL, NULL, NULL, 0, 0, NULL, NULL, "this text"},
 };
@@ -66,12 +71,12 @@ static uint32_t next_step(uint32_t threads, uint32_t most) {
     return threads < most && next > most ? most : next;
 }
 
-static status measure_reading(doctor_findings *f, comm *ranks) {
+static status measure_reading(doctor_findings *f, comm *ranks, uint64_t bytes) {
     for (uint32_t t = 1; t <= f->threads && f->step_count < DOCTOR_STEPS; t = next_step(t, f->threads)) {
         pool *threads;
         bandwidth read;
         TRY(pool_open(&threads, &(pool_options){.threads = t, .spin_us = 50}));
-        status st = bandwidth_measure(&read, ranks, threads, NULL, 0, NULL);
+        status st = bandwidth_measure(&read, ranks, threads, NULL, 0, bytes, NULL);
         pool_close(threads);
         TRY(st);
         f->read[f->step_count].threads = t;
@@ -159,7 +164,7 @@ static void name_processor(doctor_findings *f) {
     if (info) fclose(info);
 }
 
-static status measure(doctor_findings *f, comm *ranks) {
+static status measure(doctor_findings *f, comm *ranks, uint64_t read_bytes) {
     backend *b = NULL;
     cpu_backend_options cpu = {.threads = f->threads,
                                .spin_us = 50,
@@ -170,7 +175,7 @@ static status measure(doctor_findings *f, comm *ranks) {
                                .head_dim_max = 256,
                                .heads_per_kv_max = 1,
                                .columns_max = COLS};
-    TRY(measure_reading(f, ranks));
+    TRY(measure_reading(f, ranks, read_bytes));
     TRY(cpu_backend_open(&b, &cpu));
     snprintf(f->device, sizeof f->device, "%s", b->name);
     status st = ST_OK;
@@ -296,17 +301,38 @@ static status print_json(const doctor_options *o, const doctor_findings *f) {
 
 /* ---- the command ---- */
 
+typedef struct share {
+    uint64_t free_bytes; /* of its host, said by one rank of each */
+    uint32_t cpus, threads;
+} share;
+
+/* Ranks of other hosts may have other CPUs and memory: all take the threads that every one has. */
+static status agree(doctor_findings *f, comm *ranks, uint32_t threads) {
+    comm_node node = comm_where(ranks);
+    uint32_t each = placement_cpus() / node.local_ranks;
+    share mine = {.threads = threads ? threads : each ? each : 1}, *all;
+    if (node.local_rank == 0) mine.cpus = placement_cpus(), mine.free_bytes = budget_free_memory();
+    all = memory_alloc_array(comm_size(ranks), sizeof *all);
+    status st = comm_all_gather(ranks, &mine, sizeof mine, all);
+    *f = (doctor_findings){.ranks = comm_size(ranks), .threads = mine.threads};
+    for (uint32_t i = 0; st == ST_OK && i < comm_size(ranks); i++) {
+        f->cpus += all[i].cpus;
+        f->memory_free_bytes += all[i].free_bytes;
+        if (all[i].threads < f->threads) f->threads = all[i].threads;
+    }
+    free(all);
+    return st;
+}
+
 static status examine(comm *ranks, void *context) {
     const doctor_options *o = context;
-    doctor_findings f = {.cpus = placement_cpus(),
-                         .ranks = o->ranks,
-                         .threads = o->threads,
-                         .memory_free_bytes = budget_free_memory()};
+    doctor_findings f;
     placement place;
     comm_node node = comm_where(ranks);
-    TRY(placement_bind(&place, node.local_rank, node.local_ranks, o->threads));
+    TRY(agree(&f, ranks, o->threads));
+    TRY(placement_bind(&place, node.local_rank, node.local_ranks, f.threads));
     name_processor(&f);
-    status st = measure(&f, ranks);
+    status st = measure(&f, ranks, o->read_bytes);
     if (st != ST_OK || comm_rank(ranks) != 0) return st;
     return o->json ? print_json(o, &f) : print_text(o, &f);
 }
@@ -323,13 +349,21 @@ static status read_options(doctor_options *o, int argc, char **argv) {
     options_open(&reader, rows, OPTION_ROWS, "GEMMAD", o);
     status st = options_read_arguments(&reader, argc, argv);
     options_close(&reader);
-    uint32_t cpus = placement_cpus();
-    if (!o->ranks) o->ranks = cpus > 1 ? 2 : 1;
-    if (!o->threads) o->threads = cpus / o->ranks ? cpus / o->ranks : 1;
+    if (!o->ranks) o->ranks = placement_cpus() > 1 ? 2 : 1;
     return st;
 }
 
-int doctor_command(int argc, char **argv) {
+static status run(doctor_options *o, int argc, char **argv, bench_launched *launched) {
+    if (!strcmp(o->comm, "mpi")) {
+        if (!launched) return fail(ST_UNSUPPORTED, "this gemmad-shard was built without MPI");
+        return launched(examine, o, &argc, &argv);
+    }
+    uint64_t wanted = (uint64_t)o->ranks * (o->threads ? o->threads : 1);
+    return comm_fork_run(
+        &(comm_fork_options){.ranks = o->ranks, .spin_us = wanted <= placement_cpus() ? 50 : 0}, examine, o);
+}
+
+int doctor_command(int argc, char **argv, bench_launched *launched) {
     doctor_options o = {0};
     log_open("doctor", LOG_WARN);
     status st = read_options(&o, argc, argv);
@@ -341,9 +375,7 @@ int doctor_command(int argc, char **argv) {
         print_help();
         return 0;
     }
-    uint64_t wanted = (uint64_t)o.ranks * o.threads;
-    st = comm_fork_run(&(comm_fork_options){.ranks = o.ranks, .spin_us = wanted <= placement_cpus() ? 50 : 0},
-                       examine, &o);
+    st = run(&o, argc, argv, launched);
     if (st != ST_OK) fprintf(stderr, "doctor: %s\n", status_text());
     return bench_exit_code(st);
 }

@@ -7,6 +7,7 @@
 #ifndef SHARD_BENCH_DOCTOR_H
 #define SHARD_BENCH_DOCTOR_H
 
+#include "shard/bench/bench_command.h"
 #include "shard/model/instance.h"
 
 enum { DOCTOR_STEPS = 16, DOCTOR_TYPES = 4, DOCTOR_SUMS = 2 };
@@ -36,7 +37,7 @@ typedef struct doctor_outlook {
 /* config's matrices in memory as `type`. */
 void doctor_expect(doctor_outlook *out, const model_config *config, weight_type type, const doctor_findings *found);
 
-/* argv[0] is "doctor". Returns the process's exit code. */
-int doctor_command(int argc, char **argv);
+/* argv[0] is "doctor"; launched as bench_command.h. Returns the process's exit code. */
+int doctor_command(int argc, char **argv, bench_launched *launched);
 
 #endif

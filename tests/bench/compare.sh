@@ -16,20 +16,21 @@
 #   --depth N        tokens in the cache; default 16384. 0: not measured. The other engine reads them all first, which takes
 #                    long, so it is measured there with --peer-depth only
 #   --repeat N       runs of each; default 3
+#   --read BYTES     memory that our bandwidth is measured on; default 4GiB
 #   --build DIR      where gemmactl is; default build
 #   --json           one JSON object instead of a table
 set -eu
 usage() { sed -n '2,/^set -eu$/p' "$0" | sed '$d; s/^# \{0,1\}//'; }
 root=$(cd "$(dirname "$0")/../.." && pwd)
 model= shape= layers= weights=auto peer= synth= python=python3 ranks=2 threads=1 prompt=512 generate=24 streams=8
-depth=16384 peer_depth= repeat=3 build=$root/build json=
+depth=16384 peer_depth= repeat=3 build=$root/build json= read=4GiB
 while [ $# -gt 0 ]; do
     case $1 in
     --help | -h) usage; exit 0 ;;
     --json) json=1; shift; continue ;;
     --peer-depth) peer_depth=1; shift; continue ;;
     --model | --shape | --layers | --weights | --peer | --synth | --python | --ranks | --threads | --prompt | --generate | \
-        --streams | --depth | --repeat | --build) ;;
+        --streams | --depth | --repeat | --read | --build) ;;
     *) echo "compare.sh: unknown option $1; --help lists them" >&2; exit 2 ;;
     esac
     [ $# -gt 1 ] || { echo "compare.sh: $1 needs a value" >&2; exit 2; }
@@ -55,7 +56,7 @@ ours() { # NAME prefill|decode options…
     shift 2
     if [ -n "$model" ]; then set -- --model "$model" "$@"; else set -- --shape "$shape" ${layers:+--layers "$layers"} "$@"; fi
     echo "ours: $name" >&2
-    "$build/gemmactl" bench "$what" --ranks "$ranks" --threads "$threads" --weights "$weights" --repeat 1 "$@" --json \
+    "$build/gemmactl" bench "$what" --ranks "$ranks" --threads "$threads" --weights "$weights" --repeat 1 --read "$read" "$@" --json \
         >"$out/ours.$name.$run"
 }
 theirs() { # NAME options…

@@ -5,6 +5,7 @@ import math
 import os
 import pathlib
 import random
+import select
 import shutil
 import socket
 import subprocess
@@ -311,10 +312,23 @@ def connect(kind, address):
     return s
 
 
-def send_garbage(kind, address, payload):
-    with connect(kind, address) as s, contextlib.suppress(OSError):
-        s.sendall(payload)
-        s.recv(65536)
+def send_garbage(addresses, payloads):
+    """Each payload on a connection of its own to each address, and two seconds for all of them to be answered or closed."""
+    sockets = []
+    for kind, address in addresses:
+        for payload in payloads:
+            s = connect(kind, address)
+            sockets.append(s)
+            with contextlib.suppress(OSError):
+                s.sendall(payload)
+    waiting, deadline = list(sockets), time.monotonic() + 2
+    while waiting and time.monotonic() < deadline:
+        for s in select.select(waiting, [], [], 0.1)[0]:
+            with contextlib.suppress(OSError):
+                s.recv(65536)
+            waiting.remove(s)
+    for s in sockets:
+        s.close()
 
 
 NOISE = random.Random(2)
@@ -340,9 +354,8 @@ def test_random_bytes_on_every_port(listening):
     addresses = listeners(pids)
     assert len([a for a in addresses if a[0] == "tcp"]) >= 1 and len(addresses) >= 2, addresses
     held = []
+    send_garbage(addresses, GARBAGE)
     for kind, address in addresses:
-        for payload in GARBAGE:
-            send_garbage(kind, address, payload)
         # Some say nothing and stay.
         held += [connect(kind, address) for _ in range(8)]
     still_works(listening)

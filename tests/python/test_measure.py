@@ -15,6 +15,7 @@ BENCH_KEYS = {"prefill_tokens_per_s", "decode_tokens_per_s", "weight_bytes_per_t
               "imbalance"}
 SERVE_KEYS = {"duration", "completed", "total_input_tokens", "total_output_tokens", "request_throughput", "output_throughput",
               "total_token_throughput"} | {f"{a}_{b}_ms" for a in ("mean", "median", "std", "p99") for b in ("ttft", "tpot", "itl")}
+READ = ("--read", "64MiB")  # in place of 4 GiB: figures are not looked at
 MINUTES = 300  # memory is read by gigabytes, and the machine may be busy
 
 
@@ -27,7 +28,7 @@ def figures(*args):
 @pytest.mark.parametrize("model, what", [("tiny-dense", "prefill"), ("tiny-moe", "decode")])
 def test_bench(model, what):
     out = figures("bench", what, "--model", MODELS / model, "--ranks", 2, "--threads", 1, "--prompt", 100, "--batch", 3,
-                  "--depth", 200 if what == "decode" else 0, "--generate", 4, "--repeat", 2)
+                  "--depth", 200 if what == "decode" else 0, "--generate", 4, "--repeat", 2, *READ)
     assert BENCH_KEYS <= out.keys()
     other = {"prefill": "decode", "decode": "prefill"}[what]
     rate = out[f"{what}_tokens_per_s"]
@@ -44,7 +45,8 @@ def test_bench(model, what):
 
 
 def test_bench_says_it_to_people():
-    r = ctl("bench", "decode", "--model", MODELS / "tiny-dense", "--threads", 1, "--generate", 2, "--repeat", 1, timeout=MINUTES)
+    r = ctl("bench", "decode", "--model", MODELS / "tiny-dense", "--threads", 1, "--generate", 2, "--repeat", 1, *READ,
+            timeout=MINUTES)
     assert r.returncode == 0 and "tokens/s" in r.stdout and "read bandwidth" in r.stdout and "per step" in r.stdout
 
 
@@ -87,11 +89,27 @@ def test_random_weights_are_served(tmp_path):
 
 
 def test_doctor():
-    out = figures("doctor", "--ranks", 2, "--threads", 1, "--model", MODELS / "tiny-moe", "--weights", "q8")
+    out = figures("doctor", "--ranks", 2, "--threads", 1, "--model", MODELS / "tiny-moe", "--weights", "q8", *READ)
     assert out["read_bandwidth_gb_per_s"] > 0 and all(v > 0 for v in out["all_reduce_us"].values())
     assert set(out["gmac_per_s"]) == {"f32", "bf16", "q8", "q4"} and all(v > 0 for v in out["gmac_per_s"].values())
     [expected] = out["expected"]
     assert expected["decode_tokens_per_s"] > 0 and expected["prefill_tokens_per_s"] > 0 and expected["fits"]
+
+
+def launched(*args):
+    """Figures of two ranks that mpirun starts; gemmactl's own ranks are forked."""
+    env = {**os.environ, "OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
+    r = subprocess.run(["mpirun", "--bind-to", "none", "--oversubscribe", "-n", "2", BUILD / "gemmad-shard", *args, "--comm", "mpi",
+                        "--threads", "1", "--json"], capture_output=True, text=True, timeout=MINUTES, env=env)
+    assert r.returncode == 0, r.stderr
+    return json.loads(r.stdout)
+
+
+def test_ranks_that_mpirun_starts():
+    out = launched("bench", "decode", "--model", MODELS / "tiny-moe", "--generate", "2", "--repeat", "1", *READ)
+    assert BENCH_KEYS <= out.keys() and out["ranks"] == 2 and out["operators"]["collectives"] is not None
+    found = launched("doctor", "--shape", "e2b", *READ)
+    assert found["ranks"] == 2 and found["threads"] == 1 and all(v > 0 for v in found["all_reduce_us"].values())
 
 
 def test_eval(dense):
@@ -125,7 +143,7 @@ def test_compare(tmp_path):
     peer.write_text(PEER)
     r = subprocess.run([ROOT / "tests/bench/compare.sh", "--model", MODELS / "tiny-dense", "--peer", peer, "--python", sys.executable,
                         "--repeat", "1", "--prompt", "64", "--generate", "2", "--streams", "2", "--depth", "128", "--build", BUILD,
-                        "--json"], capture_output=True, text=True, timeout=MINUTES, env=dict(os.environ))
+                        *READ, "--json"], capture_output=True, text=True, timeout=MINUTES, env=dict(os.environ))
     assert r.returncode == 0, r.stderr
     rows = json.loads(r.stdout)["rows"]
     assert set(rows) == {"prefill 64", "decode", "decode, 2 streams", "decode, depth 128"}
