@@ -14,6 +14,7 @@
 
 const arg_option answer_option_table[] = {
     {"model", ARG_TEXT, "NAME", AT(model), 0, 0, "served model; default: the daemon's first"},
+    {"n", ARG_U32, "N", AT(n), 1, LIMIT_SAMPLES, "samples of the same prompt; default 1"},
     {"max-tokens", ARG_U32, "N", AT(max_tokens), 1, LIMIT_CONTEXT_TOKENS,
      "longest answer; default: what is left of the context"},
     {"temperature", ARG_FLOAT, "T", AT(temperature), 0, 2, "0 is greedy; default: the checkpoint's"},
@@ -41,20 +42,29 @@ const size_t answer_option_count = sizeof answer_option_table / sizeof *answer_o
 _Static_assert(sizeof answer_option_table / sizeof *answer_option_table <= ANSWER_OPTIONS_MAX,
                "room in the tables");
 
-/* What has arrived so far. */
+/* What has arrived of one sample. */
+typedef struct answer_sample {
+    strbuf text; /* unless it was printed at once */
+    arg_ids ids;
+    json_writer logprobs;                 /* a list without its brackets */
+    ProtobufCMessage *event;              /* of `finished` */
+    const Gemmad__V1__Finished *finished; /* in it */
+} answer_sample;
+
 typedef struct answer {
     ctl *ctl;
     const answer_style *style;
-    strbuf text; /* with --json */
-    char last;   /* last byte printed */
-    arg_ids ids;
-    json_writer logprobs, prompt_logprobs; /* lists without their brackets */
-    ProtobufCMessage *started;             /* the event */
-    ProtobufCMessage *finished;            /* the event */
+    char last;             /* byte printed */
+    answer_sample *sample; /* [count] */
+    uint32_t count, printed;
+    json_writer prompt_logprobs;
+    ProtobufCMessage *started; /* the event */
+    const Gemmad__V1__Usage *usage;
 } answer;
 
 static void fill_sampling(Gemmad__V1__Sampling *s, const answer_options *o) {
 #define FILL(field) s->has_##field = o->field.set, s->field = o->field.value
+    FILL(n);
     FILL(max_tokens);
     FILL(temperature);
     FILL(top_p);
@@ -94,22 +104,57 @@ static void free_sampling(Gemmad__V1__Sampling *s) {
 }
 
 static status take_delta(answer *a, const Gemmad__V1__GenerateDelta *d) {
-    if (d->index != 0) return fail(ST_INTERNAL, "sample %u answered, one was asked for", d->index);
+    if (d->index >= a->count)
+        return fail(ST_INTERNAL, "sample %u answered, %u were asked for", d->index, a->count);
+    answer_sample *s = &a->sample[d->index];
     if (d->n_token_ids) {
-        a->ids.at = memory_grow(a->ids.at, (a->ids.count + d->n_token_ids) * sizeof *a->ids.at);
-        memcpy(a->ids.at + a->ids.count, d->token_ids, d->n_token_ids * sizeof *a->ids.at);
-        a->ids.count += d->n_token_ids;
+        s->ids.at = memory_grow(s->ids.at, (s->ids.count + d->n_token_ids) * sizeof *s->ids.at);
+        memcpy(s->ids.at + s->ids.count, d->token_ids, d->n_token_ids * sizeof *s->ids.at);
+        s->ids.count += d->n_token_ids;
     }
-    for (size_t i = 0; i < d->n_logprobs; i++) json_message(&a->logprobs, &d->logprobs[i]->base);
+    for (size_t i = 0; i < d->n_logprobs; i++) json_message(&s->logprobs, &d->logprobs[i]->base);
     if (d->text.len == 0) return ST_OK;
-    if (a->ctl->json) {
-        strbuf_add(&a->text, d->text.data, d->text.len);
+    if (a->ctl->json || a->count > 1) {
+        strbuf_add(&s->text, d->text.data, d->text.len);
         return ST_OK;
     }
     terminal_progress(NULL);
     a->last = (char)d->text.data[d->text.len - 1];
     TRY(terminal_write_text(d->text.data, d->text.len));
     return terminal_flush();
+}
+
+/* Of several samples each is printed whole, in order, when those before it are. */
+static status print_samples(answer *a) {
+    if (a->ctl->json || a->count == 1) return ST_OK;
+    for (; a->printed < a->count && a->sample[a->printed].finished; a->printed++) {
+        const answer_sample *s = &a->sample[a->printed];
+        strbuf line = {0};
+        terminal_progress(NULL);
+        strbuf_add_format(&line, "%s--- sample %u of %u, ended by %s", a->printed ? "\n" : "", a->printed + 1,
+                          a->count, s->finished->finish_reason ? s->finished->finish_reason : "?");
+        status st = terminal_write_line(&line);
+        strbuf_close(&line);
+        TRY(st);
+        TRY(terminal_write_text(strbuf_text(&s->text), s->text.size));
+        a->last = '\n';
+        if (s->text.size == 0 || s->text.data[s->text.size - 1] != '\n')
+            TRY(terminal_write_line(&(strbuf){0}));
+    }
+    return terminal_flush();
+}
+
+static status take_finished(answer *a, ProtobufCMessage **message) {
+    const Gemmad__V1__Finished *f = ((Gemmad__V1__GenerateEvent *)(void *)*message)->finished;
+    if (f->index >= a->count)
+        return fail(ST_INTERNAL, "sample %u ended, %u were asked for", f->index, a->count);
+    answer_sample *s = &a->sample[f->index];
+    if (s->finished) return fail(ST_INTERNAL, "the daemon sent `finished` twice");
+    s->finished = f;
+    if (f->usage) a->usage = f->usage;
+    s->event = *message;
+    *message = NULL;
+    return print_samples(a);
 }
 
 /* Events that are kept own their message; *message is NULL then. */
@@ -132,45 +177,54 @@ static status take_event(answer *a, ProtobufCMessage **message) {
         for (size_t i = 0; i < event->prompt_logprobs->n_logprobs; i++)
             json_message(&a->prompt_logprobs, &event->prompt_logprobs->logprobs[i]->base);
         return ST_OK;
-    case GEMMAD__V1__GENERATE_EVENT__EVENT_FINISHED:
-        if (a->finished) return fail(ST_INTERNAL, "the daemon sent `finished` twice");
-        a->finished = *message;
-        *message = NULL;
-        return ST_OK;
+    case GEMMAD__V1__GENERATE_EVENT__EVENT_FINISHED: return take_finished(a, message);
     default: return ST_OK; /* an event of a newer daemon */
     }
 }
 
+static void add_list(json_writer *w, const char *key, const json_writer *items) {
+    json_key(w, key);
+    json_begin(w, '[');
+    strbuf_add(&w->out, items->out.data, items->out.size);
+    json_end(w, ']');
+}
+
+static void add_sample(json_writer *w, const answer *a, const answer_sample *s, const answer_options *o) {
+    json_key(w, a->style->text_key);
+    json_text(w, strbuf_text(&s->text), s->text.size);
+    json_key(w, "finish_reason");
+    json_string(w, s->finished->finish_reason ? s->finished->finish_reason : "");
+    json_key(w, "token_ids");
+    json_u32_array(w, s->ids.at, s->ids.count);
+    json_key(w, "timings");
+    if (s->finished->timings) json_message(w, &s->finished->timings->base);
+    else json_null(w);
+    if (o->logprobs.set) add_list(w, "logprobs", &s->logprobs);
+}
+
+/* The first sample stands at the top, as if it were the only one; several are also a list. */
 static status print_json(const answer *a, const answer_options *o) {
-    const Gemmad__V1__Finished *end = ((Gemmad__V1__GenerateEvent *)(void *)a->finished)->finished;
     const Gemmad__V1__Started *start =
         a->started ? ((Gemmad__V1__GenerateEvent *)(void *)a->started)->started : NULL;
     json_writer w = {0};
     json_begin(&w, '{');
-    json_key(&w, a->style->text_key);
-    json_text(&w, strbuf_text(&a->text), a->text.size);
-    json_key(&w, "finish_reason");
-    json_string(&w, end->finish_reason ? end->finish_reason : "");
-    json_key(&w, "token_ids");
-    json_u32_array(&w, a->ids.at, a->ids.count);
+    add_sample(&w, a, &a->sample[0], o);
     json_key(&w, "usage");
-    if (end->usage) json_message(&w, &end->usage->base);
-    else json_null(&w);
-    json_key(&w, "timings");
-    if (end->timings) json_message(&w, &end->timings->base);
+    if (a->usage) json_message(&w, &a->usage->base);
     else json_null(&w);
     if (start && start->request_id) json_key(&w, "request_id"), json_string(&w, start->request_id);
     if (start && start->has_seed) json_key(&w, "seed"), json_u64(&w, start->seed);
-    if (o->logprobs.set) {
-        json_key(&w, "logprobs");
+    if (o->prompt_logprobs.set) add_list(&w, "prompt_logprobs", &a->prompt_logprobs);
+    if (a->count > 1) {
+        json_key(&w, "samples");
         json_begin(&w, '[');
-        strbuf_add(&w.out, a->logprobs.out.data, a->logprobs.out.size);
-        json_end(&w, ']');
-    }
-    if (o->prompt_logprobs.set) {
-        json_key(&w, "prompt_logprobs");
-        json_begin(&w, '[');
-        strbuf_add(&w.out, a->prompt_logprobs.out.data, a->prompt_logprobs.out.size);
+        for (uint32_t i = 0; i < a->count; i++) {
+            json_begin(&w, '{');
+            json_key(&w, "index");
+            json_u64(&w, i);
+            add_sample(&w, a, &a->sample[i], o);
+            json_end(&w, '}');
+        }
         json_end(&w, ']');
     }
     json_end(&w, '}');
@@ -184,10 +238,10 @@ static void add_rate(strbuf *line, uint32_t tokens, double ms) {
 }
 
 static void print_speed(const answer *a) {
-    const Gemmad__V1__Finished *end = ((Gemmad__V1__GenerateEvent *)(void *)a->finished)->finished;
-    const Gemmad__V1__Usage *u = end->usage;
+    const Gemmad__V1__Finished *end = a->sample[0].finished;
+    const Gemmad__V1__Usage *u = a->usage;
     const Gemmad__V1__Timings *t = end->timings;
-    if (!u || !t) return;
+    if (!u || !t || a->count > 1) return;
     strbuf line = {0};
     strbuf_add_format(&line, "prompt: %u tokens", u->prompt_tokens);
     if (u->cached_tokens) strbuf_add_format(&line, ", %u of them from the cache,", u->cached_tokens);
@@ -203,11 +257,12 @@ static void print_speed(const answer *a) {
 }
 
 static status print_end(const answer *a, const answer_options *o) {
-    const Gemmad__V1__Finished *end = ((Gemmad__V1__GenerateEvent *)(void *)a->finished)->finished;
+    const Gemmad__V1__Finished *end = a->sample[0].finished;
     if (a->ctl->json) return print_json(a, o);
     if (a->last != '\n') TRY(terminal_write_line(&(strbuf){0}));
     if (a->ctl->verbose || isatty(STDERR_FILENO)) print_speed(a);
-    if (a->style->say_when_cut && end->finish_reason && !strcmp(end->finish_reason, "length"))
+    if (a->style->say_when_cut && a->count == 1 && end->finish_reason &&
+        !strcmp(end->finish_reason, "length"))
         fprintf(stderr,
                 "gemmactl: the token limit ended the answer (see --max-tokens and the model's context)\n");
     return ST_OK;
@@ -222,14 +277,31 @@ static status receive_all(answer *a, client_stream *stream) {
         if (message) protobuf_c_message_free_unpacked(message, NULL);
         TRY(st);
     }
-    return a->finished ? ST_OK : fail(ST_INTERNAL, "the daemon ended the stream without `finished`");
+    for (uint32_t i = 0; i < a->count; i++)
+        if (!a->sample[i].finished)
+            return fail(ST_INTERNAL, "the daemon ended the stream without `finished`");
+    return ST_OK;
+}
+
+static void answer_close(answer *a) {
+    for (uint32_t i = 0; i < a->count; i++) {
+        answer_sample *s = &a->sample[i];
+        if (s->event) protobuf_c_message_free_unpacked(s->event, NULL);
+        free(s->ids.at);
+        strbuf_close(&s->text);
+        strbuf_close(&s->logprobs.out);
+    }
+    free(a->sample);
+    if (a->started) protobuf_c_message_free_unpacked(a->started, NULL);
+    strbuf_close(&a->prompt_logprobs.out);
 }
 
 status answer_run(ctl *c, client *server, const answer_options *o, Gemmad__V1__GenerateRequest *request,
                   const answer_style *style) {
     if ((o->logprobs.set || o->prompt_logprobs.set) && !c->json)
         return ctl_usage(c, "--logprobs and --prompt-logprobs are printed with --json only");
-    answer a = {.ctl = c, .style = style, .last = '\n'};
+    answer a = {.ctl = c, .style = style, .last = '\n', .count = o->n.set ? o->n.value : 1};
+    a.sample = memory_alloc_array(a.count, sizeof *a.sample);
     client_stream *stream = NULL;
     Gemmad__V1__Sampling sampling = GEMMAD__V1__SAMPLING__INIT;
     fill_sampling(&sampling, o);
@@ -245,12 +317,7 @@ status answer_run(ctl *c, client *server, const answer_options *o, Gemmad__V1__G
     if (st == ST_OK) st = print_end(&a, o);
     else if (a.last != '\n') (void)!putchar('\n'); /* the message begins on a line of its own */
     client_stream_close(stream);
-    if (a.started) protobuf_c_message_free_unpacked(a.started, NULL);
-    if (a.finished) protobuf_c_message_free_unpacked(a.finished, NULL);
     free_sampling(&sampling);
-    free(a.ids.at);
-    strbuf_close(&a.text);
-    strbuf_close(&a.logprobs.out);
-    strbuf_close(&a.prompt_logprobs.out);
+    answer_close(&a);
     return st;
 }

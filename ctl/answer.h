@@ -11,7 +11,7 @@
 /* First member of the option structs of `ask` and `generate`. */
 typedef struct answer_options {
     const char *model, *request_id;
-    arg_u32 max_tokens, top_k, logprobs, prompt_logprobs, timeout_s;
+    arg_u32 n, max_tokens, top_k, logprobs, prompt_logprobs, timeout_s;
     arg_float temperature, top_p, min_p, repetition_penalty, presence_penalty, frequency_penalty;
     arg_u64 seed;
     arg_i32 priority;
@@ -27,8 +27,8 @@ extern const size_t answer_option_count;
 enum { ANSWER_OPTIONS_MAX = 24 };
 
 typedef struct answer_style {
-    const char *text_key;   /* of --json: "answer", "text" */
-    bool say_when_cut;      /* a word on standard error when the token limit ended the text */
+    const char *text_key; /* of --json: "answer", "text" */
+    bool say_when_cut;    /* a word on standard error when the token limit ended the text */
 } answer_style;
 
 /* Fills the sampling into request, which holds the prompt, and runs it. */

@@ -20,7 +20,8 @@ enum {
     LIMIT_LOGPROBS = 1024,               /* top n of one token */
     LIMIT_REQUESTS_PER_ENGINE = 256,     /* sequence slots: running at once */
     LIMIT_QUEUE_PER_MODEL = 4096,        /* waiting for a slot */
-    LIMIT_BACKLOG_BYTES = 16 << 20,      /* events of one request sent and not taken, and as much again held back */
+    LIMIT_BACKLOG_BYTES = 4 << 20,       /* events of one call sent and not taken: then its requests are paused */
+    LIMIT_OVERSHOOT_BYTES = 32 << 20,    /* of a paused request, already on its way from the engine */
     LIMIT_EVENT_BYTES = 1 << 20,         /* of one streamed event, about: stock clients refuse more than 4 MiB */
     LIMIT_CONNECTIONS = 1024,            /* of one gemmad, all listeners */
     LIMIT_PREFILL_SHARE = 90,            /* percent of an engine's time */

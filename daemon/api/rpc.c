@@ -124,7 +124,10 @@ static void on_sent(void *owner, bool ok) {
         grpc_byte_buffer_destroy(o->message);
         free(o);
     }
+    r->holds++;
+    if (r->handling && !r->cancelled && r->base.drained) r->base.drained(&r->base, r->base.context);
     pump(r);
+    r->holds--;
     release_if_done(r);
 }
 

@@ -7,6 +7,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "base/clock.h"
 #include "base/invariant.h"
 #include "base/log.h"
 #include "base/memory.h"
@@ -25,11 +26,8 @@ enum {
 };
 
 /* A leader dials before it loads; what comes before is the start of MPI. */
-const engine_times engine_times_default = {.first_hello_ms = 120000,
-                                           .prove_ms = 10000,
-                                           .silence_ms = 10000,
-                                           .end_ms = 15000,
-                                           .kill_ms = 15000};
+const engine_times engine_times_default = {
+    .first_hello_ms = 120000, .prove_ms = 10000, .silence_ms = 10000, .end_ms = 15000, .kill_ms = 15000};
 
 /* What the one alarm does when it goes off. */
 typedef enum alarm_stage { ALARM_NONE, ALARM_SETTLE, ALARM_END, ALARM_KILL } alarm_stage;
@@ -356,9 +354,18 @@ static void handle_heartbeat(supervisor *s, const Gemmad__Engine__Heartbeat *h) 
     s->heart_beats = true;
     s->counts = (engine_status){.running = h->running,
                                 .waiting = h->waiting,
+                                .paused = h->paused,
+                                .step_us = h->step_us,
+                                .counted_ms = clock_now_ns() / 1000000,
                                 .steps = h->steps,
                                 .kv_pages_used = h->kv_pages_used,
                                 .kv_pages_total = h->kv_pages_total,
+                                .cached_pages = h->cached_pages,
+                                .prefix_query_tokens = h->prefix_query_tokens,
+                                .prefix_hit_tokens = h->prefix_hit_tokens,
+                                .preemptions = h->preemptions,
+                                .spilled_bytes = h->spilled_bytes,
+                                .imbalance = h->imbalance,
                                 .prompt_tokens = h->prompt_tokens,
                                 .generated_tokens = h->generated_tokens};
     copy_ranks(s, h->ranks, h->n_ranks);
@@ -422,6 +429,19 @@ static void supervisor_cancel(engine *e, uint64_t id) {
     if (leader_send(s->leader, &f) != ST_OK) log_debug("engine %s: cancel: %s", e->id, status_text());
 }
 
+static void supervisor_pause(engine *e, uint64_t id, bool paused) {
+    supervisor *s = from_engine(e);
+    if (!requests_has(s->requests, id)) return;
+    Gemmad__Engine__Pause m = GEMMAD__ENGINE__PAUSE__INIT;
+    engine_frame f = GEMMAD__ENGINE__FRAME__INIT;
+    m.has_id = m.has_paused = true;
+    m.id = id;
+    m.paused = paused;
+    f.kind_case = GEMMAD__ENGINE__FRAME__KIND_PAUSE;
+    f.pause = &m;
+    if (leader_send(s->leader, &f) != ST_OK) log_debug("engine %s: pause: %s", e->id, status_text());
+}
+
 static void supervisor_get_status(const engine *e, engine_status *out) {
     const supervisor *s = (const supervisor *)(const void *)e;
     *out = s->counts;
@@ -469,8 +489,8 @@ static void supervisor_close(engine *e) {
     free_supervisor(s);
 }
 
-static const engine_ops supervisor_ops = {supervisor_submit, supervisor_cancel, supervisor_get_status,
-                                          supervisor_stop, supervisor_close};
+static const engine_ops supervisor_ops = {supervisor_submit,     supervisor_cancel, supervisor_pause,
+                                          supervisor_get_status, supervisor_stop,   supervisor_close};
 
 /* ---- starting ---- */
 

@@ -9,12 +9,12 @@
 #ifndef DAEMON_ENGINE_ENGINE_H
 #define DAEMON_ENGINE_ENGINE_H
 
+#include "base/status.h"
+#include "proto/limits.h"
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <uv.h>
-#include "base/status.h"
-#include "proto/limits.h"
 
 typedef enum engine_state {
     ENGINE_STARTING,
@@ -82,10 +82,16 @@ typedef struct engine_rank_status {
 } engine_rank_status;
 typedef struct engine_status {
     engine_state state;
-    uint32_t restarts, running, waiting;
-    uint64_t steps, kv_pages_used, kv_pages_total, prompt_tokens, generated_tokens;
+    uint32_t restarts;
+    /* Of the leader's last heartbeat, which was taken at counted_ms of a clock that only goes forward; 0: none
+     * came. */
+    uint64_t counted_ms;
+    uint32_t running, waiting, paused, step_us; /* step_us: a recent step that decoded */
+    uint64_t steps, kv_pages_used, kv_pages_total, cached_pages, prompt_tokens, generated_tokens;
+    uint64_t prefix_query_tokens, prefix_hit_tokens, preemptions, spilled_bytes;
+    float imbalance; /* the busiest rank's computing / the mean's; 0: not known */
     char layout[64], failure[512];
-    int exit_code; /* of the launcher, 128 + number for a signal; -1 while it runs */
+    int exit_code;                  /* of the launcher, 128 + number for a signal; -1 while it runs */
     const engine_rank_status *rank; /* [rank_count], the engine's */
     uint32_t rank_count;
 } engine_status;
@@ -119,7 +125,8 @@ typedef struct engine_request {
     uint32_t token_count, prompt_count, sample_index;
     engine_sampling sampling;
     int32_t priority;
-    uint64_t deadline_ms; /* from now; 0: none */
+    uint64_t deadline_ms;   /* from now; 0: none */
+    uint64_t client, group; /* who asks, and whose samples of one prompt belong together; 0: unknown, none */
 } engine_request;
 
 typedef struct engine_top {
@@ -154,6 +161,7 @@ typedef struct engine_ops {
                      uint64_t *id);
     void (*cancel)(engine *e,
                    uint64_t id); /* the request then ends with finished("cancelled") unless it ended before */
+    void (*pause)(engine *e, uint64_t id, bool paused); /* what is on its way still comes */
     void (*get_status)(const engine *e, engine_status *out);
     void (*stop)(engine *e, bool drain); /* then watch.closed; a second call with drain false hurries */
     void (*close)(engine *e);            /* only after watch.closed */
@@ -175,6 +183,7 @@ static inline status engine_submit(engine *e, const engine_request *r, const eng
     return e->ops->submit(e, r, l, context, id);
 }
 static inline void engine_cancel(engine *e, uint64_t id) { e->ops->cancel(e, id); }
+static inline void engine_pause(engine *e, uint64_t id, bool paused) { e->ops->pause(e, id, paused); }
 static inline void engine_get_status(const engine *e, engine_status *out) { e->ops->get_status(e, out); }
 static inline void engine_stop(engine *e, bool drain) { e->ops->stop(e, drain); }
 static inline void engine_close(engine *e) {

@@ -251,6 +251,10 @@ void requests_pack(submit_pack *p, uint64_t id, const engine_request *r) {
     m->sample_index = r->sample_index;
     m->priority = r->priority;
     m->deadline_ms = r->deadline_ms;
+    m->has_client = r->client != 0;
+    m->client = r->client;
+    m->has_group = r->group != 0;
+    m->group = r->group;
     pack_sampling(p, &r->sampling);
     m->sampling = &p->sampling;
 }

@@ -35,7 +35,8 @@ static status make_id(char text[33]) {
     return ST_OK;
 }
 
-status core_admit(core *c, core_model *m, const char *peer, const char *request_id, core_ticket *out) {
+status core_admit(core *c, core_model *m, const char *peer, const char *request_id, uint32_t samples,
+                  core_ticket *out) {
     char drawn[33];
     *out = (core_ticket){0};
     if (request_id && strlen(request_id) > LIMIT_REQUEST_ID_BYTES)
@@ -55,33 +56,45 @@ status core_admit(core *c, core_model *m, const char *peer, const char *request_
     for (const core_ticket *t = *bucket; t; t = t->next)
         if (!strcmp(t->key, key))
             st = fail(ST_EXISTS, "request_id \"%s\" is that of a live request", request_id);
-    if (st == ST_OK && m->waiting >= LIMIT_QUEUE_PER_MODEL)
+    if (st == ST_OK && m->waiting + samples > LIMIT_QUEUE_PER_MODEL)
         st = fail(ST_BUSY, "%u requests wait for model %s, at most %d", m->waiting, m->name,
                   LIMIT_QUEUE_PER_MODEL);
     if (st != ST_OK) {
         free(key);
         return st;
     }
-    *out = (core_ticket){
-        .model = m, .key = key, .request_id = key + peer_bytes + 1, .next = *bucket, .link = bucket};
+    *out = (core_ticket){.model = m,
+                         .key = key,
+                         .request_id = key + peer_bytes + 1,
+                         .waiting = samples,
+                         .next = *bucket,
+                         .link = bucket};
     if (out->next) out->next->link = &out->next;
     *bucket = out;
-    m->waiting++;
+    m->waiting += samples;
     return ST_OK;
 }
 
-void core_ticket_running(core_ticket *t) {
-    INVARIANT(t->model);
-    if (t->running) return;
-    t->running = true;
+void core_ticket_started(core_ticket *t) {
+    INVARIANT(t->model && t->waiting > 0);
+    t->waiting--;
+    t->running++;
     t->model->waiting--;
     t->model->running++;
 }
 
+void core_ticket_ended(core_ticket *t, bool was_running) {
+    uint32_t *own = was_running ? &t->running : &t->waiting;
+    INVARIANT(t->model && *own > 0);
+    --*own;
+    if (was_running) t->model->running--;
+    else t->model->waiting--;
+}
+
 void core_ticket_release(core_ticket *t) {
     if (!t->model) return;
-    if (t->running) t->model->running--;
-    else t->model->waiting--;
+    t->model->running -= t->running;
+    t->model->waiting -= t->waiting;
     *t->link = t->next;
     if (t->next) t->next->link = t->link;
     free(t->key);

@@ -30,6 +30,8 @@ struct call {
     uint64_t deadline_ms;    /* from arrival; 0: none */
     /* Set by the core in its handler; called at most once, when the client went away or the deadline passed. */
     void (*cancelled)(call *c, void *context, status why /* ST_CANCELLED or ST_TIMEOUT */);
+    /* Set by the core as well, or NULL; called whenever the backlog has become less. */
+    void (*drained)(call *c, void *context);
     void *context;
 };
 

@@ -21,6 +21,7 @@ void core_close(core *c) {
         log_warn("%u calls were cut off", c->calls);
         return;
     }
+    INVARIANT(c->paused == 0);
     free(c);
 }
 
@@ -104,6 +105,11 @@ void core_drain(core *c, void (*idle)(void *context), void *context) {
     c->idle = idle;
     c->idle_context = context;
     tell_idle(c);
+}
+
+void core_count_paused(core *c, bool paused) {
+    INVARIANT(paused || c->paused > 0);
+    c->paused += paused ? 1 : UINT32_MAX;
 }
 
 void core_call_begins(core *c) { c->calls++; }

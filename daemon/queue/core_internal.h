@@ -22,7 +22,7 @@ typedef struct core_ticket {
     core_model *model; /* NULL: not admitted */
     char *key;         /* peer, newline, request_id */
     const char *request_id;
-    bool running;
+    uint32_t waiting, running; /* its samples, before and after the engine started them */
     struct core_ticket *next, **link;
 } core_ticket;
 
@@ -30,7 +30,9 @@ struct core {
     uv_loop_t *loop;
     core_model model[LIMIT_MODELS];
     uint32_t model_count;
-    uint32_t calls; /* taken and not finished, of every kind: memory of ours that callbacks point to */
+    uint32_t paused; /* samples that wait for their reader */
+    uint64_t groups; /* made so far */
+    uint32_t calls;  /* taken and not finished, of every kind: memory of ours that callbacks point to */
     bool draining;
     void (*idle)(void *context);
     void *idle_context;
@@ -45,12 +47,16 @@ enum {
 
 /* Absent or "": the first. ST_NOT_FOUND names those there are. */
 STATUS_CHECKED status core_find_model(core *c, const char *name, core_model **out);
-/* A request waits from now on. request_id NULL or "": one is made. ST_UNAVAILABLE, ST_EXISTS, ST_BUSY,
+/* So many samples of a request wait from now on. request_id NULL or "": one is made. ST_UNAVAILABLE, ST_EXISTS, ST_BUSY,
  * ST_INVALID. */
 STATUS_CHECKED status core_admit(core *c, core_model *m, const char *peer, const char *request_id,
-                                 core_ticket *out);
-void core_ticket_running(core_ticket *t);
+                                 uint32_t samples, core_ticket *out);
+/* One of its samples. */
+void core_ticket_started(core_ticket *t);
+void core_ticket_ended(core_ticket *t, bool was_running);
 void core_ticket_release(core_ticket *t); /* one never admitted is fine */
+
+void core_count_paused(core *c, bool paused);
 
 /* Every handler that does not answer before it returns brackets its call's life with these. */
 void core_call_begins(core *c);

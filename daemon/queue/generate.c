@@ -5,33 +5,50 @@
 #include <string.h>
 
 #include "base/clock.h"
+#include "base/invariant.h"
 #include "base/log.h"
 #include "base/memory.h"
 
-const char *generate_why_text(const generate *g) {
-    return g->why == ST_TIMEOUT ? "the deadline passed" : "the client cancelled the request";
-}
-
-void generate_finish(generate *g, status st, const char *text) {
+static void finish(generate *g) {
     core *c = g->core;
     call *k = g->call;
-    if (st != ST_OK)
+    const char *text = g->failure_text ? g->failure_text : "";
+    if (g->failure != ST_OK)
         log_debug("generate %s of %s: %s: %s", g->ticket.request_id ? g->ticket.request_id : "",
-                  k->peer ? k->peer : "", status_name(st), text);
+                  k->peer ? k->peer : "", status_name(g->failure), text);
     core_ticket_release(&g->ticket);
     sampling_close(&g->sampling);
+    free(g->sample);
     free(g->text);
     free(g->tokens);
     k->cancelled = NULL;
-    k->ops->finish(k, st, text, st == ST_BUSY ? CORE_RETRY_AFTER_MS : 0);
+    k->drained = NULL;
+    k->ops->finish(k, g->failure, text, g->failure == ST_BUSY ? CORE_RETRY_AFTER_MS : 0);
+    free(g->failure_text);
     free(g);
     core_call_ends(c);
 }
 
-static void refuse(generate *g, status st) {
+void generate_release(generate *g) {
+    INVARIANT(g->busy > 0);
+    if (--g->busy == 0) finish(g);
+}
+
+void generate_fail(generate *g, status st, const char *text) {
+    INVARIANT(st != ST_OK && g->busy > 0);
+    if (g->failure != ST_OK) return;
+    g->failure = st;
+    g->failure_text = memory_copy_string(text);
+    g->busy++; /* a session may end while it is cancelled */
+    for (uint32_t i = 0; g->sample && i < g->sampling.n; i++)
+        if (g->sample[i].session) session_cancel(g->sample[i].session, st, g->failure_text);
+    generate_release(g);
+}
+
+static void fail_with_sentence(generate *g, status st) {
     char text[STATUS_TEXT_MAX];
     memcpy(text, status_text(), sizeof text);
-    generate_finish(g, st, text);
+    generate_fail(g, st, text);
 }
 
 /* What is left of the call's deadline; false: nothing. 0 in *left_ms: there is none. */
@@ -44,6 +61,25 @@ static bool deadline_left(const generate *g, uint64_t *left_ms) {
     return true;
 }
 
+static status open_sample(generate *g, engine_request *request, uint32_t index) {
+    generate_sample *sample = &g->sample[index];
+    sample->owner = g;
+    request->sample_index = index;
+    /* The prompt is the same for all: its log-probabilities are told once. */
+    if (index > 0) request->sampling.prompt_logprobs = -1;
+    session_options options = {.engine = g->model->engine,
+                               .tokenizer = g->model->tokenizer,
+                               .request = request,
+                               .stop = &g->sampling.stop,
+                               .arrival_ns = g->arrival_ns,
+                               .sink = &generate_sink,
+                               .context = sample};
+    TRY(session_open(&sample->session, &options));
+    g->live++;
+    g->busy++;
+    return ST_OK;
+}
+
 static status submit(generate *g) {
     const model_facts *facts = &g->model->engine->facts;
     uint64_t left_ms;
@@ -52,20 +88,15 @@ static status submit(generate *g) {
                            facts->vocab));
     if (!deadline_left(g, &left_ms)) return fail(ST_TIMEOUT, "the deadline passed");
     g->prompt_tokens = (uint32_t)g->token_count;
+    g->sample = memory_alloc_array(g->sampling.n, sizeof *g->sample);
     engine_request request = {.tokens = g->tokens,
                               .token_count = g->prompt_tokens,
                               .prompt_count = g->prompt_tokens,
                               .sampling = g->sampling.engine,
                               .priority = g->priority,
-                              .deadline_ms = left_ms};
-    session_options options = {.engine = g->model->engine,
-                               .tokenizer = g->model->tokenizer,
-                               .request = &request,
-                               .stop = &g->sampling.stop,
-                               .arrival_ns = g->arrival_ns,
-                               .sink = &generate_sink,
-                               .context = g};
-    TRY(session_open(&g->session, &options));
+                              .deadline_ms = left_ms,
+                              .group = g->sampling.n > 1 ? ++g->core->groups : 0};
+    for (uint32_t i = 0; i < g->sampling.n; i++) TRY(open_sample(g, &request, i));
     /* A million waiting tokens are 4 MB: the engine has its copy. */
     free(g->tokens);
     free(g->text);
@@ -89,14 +120,13 @@ static status encode(job *j) {
 
 static void encoded(job *j) {
     generate *g = (generate *)((char *)j - offsetof(generate, job));
-    if (g->why != ST_OK) {
-        generate_finish(g, g->why, generate_why_text(g));
-    } else if (j->st != ST_OK) {
-        generate_finish(g, j->st, j->text);
-    } else {
+    if (g->failure == ST_OK && j->st != ST_OK) {
+        generate_fail(g, j->st, j->text);
+    } else if (g->failure == ST_OK) {
         status st = submit(g);
-        if (st != ST_OK) refuse(g, st);
+        if (st != ST_OK) fail_with_sentence(g, st);
     }
+    generate_release(g);
 }
 
 static status take_text(generate *g, const Gemmad__V1__GenerateRequest *r) {
@@ -138,15 +168,21 @@ static status prepare(generate *g, const Gemmad__V1__GenerateRequest *r) {
     case GEMMAD__V1__GENERATE_REQUEST__PROMPT_TOKEN_IDS: TRY(take_ids(g, r->token_ids)); break;
     default: return fail(ST_INVALID, "there is no prompt: text and token_ids are both absent");
     }
-    return core_admit(g->core, g->model, g->call->peer, r->request_id, &g->ticket);
+    return core_admit(g->core, g->model, g->call->peer, r->request_id, g->sampling.n, &g->ticket);
 }
 
 static void cancelled(call *k, void *context, status why) {
     generate *g = context;
     (void)k;
-    g->why = why;
-    if (g->session) session_cancel(g->session, why, generate_why_text(g));
-    else job_cancel(&g->job);
+    if (g->job.queued) job_cancel(&g->job);
+    generate_fail(g, why, why == ST_TIMEOUT ? "the deadline passed" : "the client cancelled the request");
+}
+
+static void drained(call *k, void *context) {
+    generate *g = context;
+    (void)k;
+    for (uint32_t i = 0; g->sample && i < g->sampling.n; i++)
+        if (g->sample[i].session) session_drained(g->sample[i].session);
 }
 
 void core_generate(void *context, call *k, const ProtobufCMessage *message) {
@@ -155,17 +191,20 @@ void core_generate(void *context, call *k, const ProtobufCMessage *message) {
     g->core = context;
     g->call = k;
     g->arrival_ns = clock_now_ns();
+    g->busy = 1;
     core_call_begins(g->core);
-    status st = prepare(g, r);
-    if (st == ST_OK && !g->text) st = submit(g);
-    if (st != ST_OK) {
-        refuse(g, st);
-        return;
-    }
     k->cancelled = cancelled;
+    k->drained = drained;
     k->context = g;
-    if (!g->text) return;
-    g->job.run = encode;
-    g->job.done = encoded;
-    job_start(g->core->loop, &g->job, g->text_bytes <= CORE_TINY_BYTES);
+    status st = prepare(g, r);
+    if (st == ST_OK && g->text) {
+        g->busy++;
+        g->job.run = encode;
+        g->job.done = encoded;
+        job_start(g->core->loop, &g->job, g->text_bytes <= CORE_TINY_BYTES);
+    } else if (st == ST_OK) {
+        st = submit(g);
+    }
+    if (st != ST_OK) fail_with_sentence(g, st);
+    generate_release(g);
 }

@@ -7,14 +7,22 @@
 
 static void send_event(generate *g, Gemmad__V1__GenerateEvent *e) { g->call->ops->send(g->call, &e->base); }
 
+static generate *owner(void *sample) { return ((generate_sample *)sample)->owner; }
+static uint32_t index_of(const generate_sample *s) { return (uint32_t)(s - s->owner->sample); }
+
 static uint64_t backlog_bytes(void *context) {
-    generate *g = context;
+    const generate *g = owner(context);
     return g->call->ops->backlog_bytes(g->call);
 }
 
 static void started(void *context, uint32_t cached_tokens) {
-    generate *g = context;
-    core_ticket_running(&g->ticket);
+    generate_sample *sample = context;
+    generate *g = sample->owner;
+    sample->started = true;
+    core_ticket_started(&g->ticket);
+    if (g->told_started) return;
+    g->told_started = true;
+    g->cached_tokens = cached_tokens;
     Gemmad__V1__GenerateEvent e = GEMMAD__V1__GENERATE_EVENT__INIT;
     Gemmad__V1__Started s = GEMMAD__V1__STARTED__INIT;
     s.request_id = (char *)g->ticket.request_id;
@@ -28,7 +36,8 @@ static void started(void *context, uint32_t cached_tokens) {
 }
 
 static void progress(void *context, uint32_t prefilled_tokens) {
-    generate *g = context;
+    generate *g = owner(context);
+    if (index_of(context) > 0) return; /* the prompt is the same for all */
     Gemmad__V1__GenerateEvent e = GEMMAD__V1__GENERATE_EVENT__INIT;
     Gemmad__V1__Progress p = GEMMAD__V1__PROGRESS__INIT;
     p.has_prefilled_tokens = p.has_prompt_tokens = 1;
@@ -40,7 +49,7 @@ static void progress(void *context, uint32_t prefilled_tokens) {
 }
 
 static void prompt_logprobs(void *context, uint32_t first_position, const token_queue *q, size_t count) {
-    generate *g = context;
+    generate *g = owner(context);
     Gemmad__V1__GenerateEvent e = GEMMAD__V1__GENERATE_EVENT__INIT;
     Gemmad__V1__PromptLogprobs p = GEMMAD__V1__PROMPT_LOGPROBS__INIT;
     p.has_first_position = 1;
@@ -54,12 +63,13 @@ static void prompt_logprobs(void *context, uint32_t first_position, const token_
 }
 
 static void delta(void *context, const answer_part *part) {
-    generate *g = context;
+    generate *g = owner(context);
     Gemmad__V1__GenerateEvent e = GEMMAD__V1__GENERATE_EVENT__INIT;
     Gemmad__V1__GenerateDelta d = GEMMAD__V1__GENERATE_DELTA__INIT;
     uint32_t *ids = memory_alloc_array(part->token_count, sizeof *ids);
     for (size_t i = 0; i < part->token_count; i++) ids[i] = part->tokens->token[i].id;
     d.has_index = d.has_text = 1;
+    d.index = index_of(context);
     d.text = (ProtobufCBinaryData){part->text_bytes, (uint8_t *)part->text};
     d.n_token_ids = part->token_count;
     d.token_ids = ids;
@@ -75,15 +85,15 @@ static void delta(void *context, const answer_part *part) {
     free(ids);
 }
 
-static void send_finished(generate *g, const session_end *end) {
+static void send_finished(generate *g, uint32_t index, const session_end *end) {
     Gemmad__V1__GenerateEvent e = GEMMAD__V1__GENERATE_EVENT__INIT;
     Gemmad__V1__Finished f = GEMMAD__V1__FINISHED__INIT;
     Gemmad__V1__Usage u = GEMMAD__V1__USAGE__INIT;
     Gemmad__V1__Timings t = GEMMAD__V1__TIMINGS__INIT;
     u.has_prompt_tokens = u.has_cached_tokens = u.has_completion_tokens = u.has_reasoning_tokens = 1;
     u.prompt_tokens = g->prompt_tokens;
-    u.cached_tokens = end->cached_tokens;
-    u.completion_tokens = end->completion_tokens;
+    u.cached_tokens = g->cached_tokens;
+    u.completion_tokens = g->completion_tokens;
     t.has_queue_ms = t.has_prefill_ms = t.has_decode_ms = 1;
     t.queue_ms = end->queue_ms;
     t.prefill_ms = end->prefill_ms;
@@ -91,18 +101,32 @@ static void send_finished(generate *g, const session_end *end) {
     t.has_first_token_ms = end->first_token_ms > 0;
     t.first_token_ms = end->first_token_ms;
     f.has_index = 1;
+    f.index = index;
     f.finish_reason = (char *)end->reason;
-    f.usage = &u;
+    f.usage = g->live == 0 ? &u : NULL;
     f.timings = &t;
     e.event_case = GEMMAD__V1__GENERATE_EVENT__EVENT_FINISHED;
     e.finished = &f;
     send_event(g, &e);
 }
 
-static void ended(void *context, const session_end *end) {
-    generate *g = context;
-    if (end->st == ST_OK) send_finished(g, end);
-    generate_finish(g, end->st, end->st == ST_OK ? "" : end->text);
+static void pace(void *context, bool paused) {
+    generate_sample *sample = context;
+    sample->paused = paused;
+    core_count_paused(sample->owner->core, paused);
 }
 
-const session_sink generate_sink = {backlog_bytes, started, progress, prompt_logprobs, delta, ended};
+static void ended(void *context, const session_end *end) {
+    generate_sample *sample = context;
+    generate *g = sample->owner;
+    sample->session = NULL;
+    g->live--;
+    g->completion_tokens += end->completion_tokens;
+    if (sample->paused) core_count_paused(g->core, false);
+    core_ticket_ended(&g->ticket, sample->started);
+    if (end->st != ST_OK) generate_fail(g, end->st, end->text);
+    else if (g->failure == ST_OK) send_finished(g, index_of(sample), end);
+    generate_release(g);
+}
+
+const session_sink generate_sink = {backlog_bytes, started, progress, prompt_logprobs, delta, pace, ended};

@@ -123,9 +123,9 @@ static status read_bias(const Gemmad__V1__Sampling *s, uint32_t vocab, sampling_
 static status read_all(sampling_plan *p, const Gemmad__V1__Sampling *s, const model_facts *facts,
                        bool has_text) {
     engine_sampling *e = &p->engine;
-    if (s->has_n && s->n == 0) return fail(ST_INVALID, "sampling.n is 0, at least 1");
-    if (s->has_n && s->n > 1)
-        return fail(ST_UNSUPPORTED, "sampling.n is %u: more than one sample is not built yet", s->n);
+    if (s->has_n && (s->n == 0 || s->n > LIMIT_SAMPLES))
+        return fail(ST_INVALID, "sampling.n is %u, and must be 1 to %d", s->n, LIMIT_SAMPLES);
+    p->n = s->has_n ? s->n : 1;
     if (s->has_max_tokens && s->max_tokens == 0)
         return fail(ST_INVALID, "sampling.max_tokens is 0, at least 1");
     p->has_max_tokens = s->has_max_tokens;

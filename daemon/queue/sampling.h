@@ -15,6 +15,7 @@
 
 typedef struct sampling_plan {
     engine_sampling engine; /* its pointers point into this plan */
+    uint32_t n;             /* samples */
     bool has_max_tokens;
     uint32_t stop_token[LIMIT_STOP_TOKENS * 2];
     engine_bias *bias;

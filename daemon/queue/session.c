@@ -21,7 +21,7 @@ struct session {
     uint32_t *ending; /* [ending_count]: the tokens that end the answer */
     uint32_t ending_count;
     bool ended_by_token;
-    bool cancel_sent;
+    bool cancel_sent, paused;
     bool engine_done; /* finished or failed was called */
     unsigned depth;   /* calls of ours on the stack: the engine may answer from inside engine_cancel, a
                          transport from inside a send, and the session must outlive them all */
@@ -41,10 +41,23 @@ static void session_free(session *s) {
     free(s);
 }
 
+static uint64_t backlog(const session *s) { return s->sink->backlog_bytes(s->context); }
+
 /* Whether the client may be sent another event. At the end all of it goes: what waits has its bound already.
  */
 static bool room(const session *s) {
-    return s->why == ST_OK && (s->engine_done || s->sink->backlog_bytes(s->context) < LIMIT_BACKLOG_BYTES);
+    return s->why == ST_OK && (s->engine_done || backlog(s) < LIMIT_BACKLOG_BYTES);
+}
+
+/* Half of the bound apart, so that a client that reads one event at a time does not cost a frame for each. */
+static void set_pace(session *s) {
+    if (s->why != ST_OK || s->engine_done || s->cancel_sent) return;
+    uint64_t unread = backlog(s);
+    bool paused = unread >= LIMIT_BACKLOG_BYTES || (s->paused && unread > LIMIT_BACKLOG_BYTES / 2);
+    if (paused == s->paused) return;
+    s->paused = paused;
+    engine_pause(s->engine, s->engine_id, paused);
+    s->sink->paused(s->context, paused);
 }
 
 static void flush(session *s) {
@@ -63,6 +76,7 @@ static void flush(session *s) {
         s->sink->delta(s->context, &part);
         answer_drop(&s->answer, &part);
     }
+    set_pace(s);
 }
 
 static double ms_between(uint64_t from_ns, uint64_t to_ns) {
@@ -134,12 +148,11 @@ void session_cancel(session *s, status st, const char *text) {
  */
 static bool overflows(session *s) {
     uint64_t held = answer_bytes(&s->answer) + token_queue_bytes(&s->prompt_logprobs);
-    if (held <= LIMIT_BACKLOG_BYTES) return false;
-    status st = fail(
-        ST_NO_MEMORY,
-        "the client reads too slowly: %llu bytes of events unread and %llu more waiting, at most %d each",
-        (unsigned long long)s->sink->backlog_bytes(s->context), (unsigned long long)held,
-        LIMIT_BACKLOG_BYTES);
+    if (held <= LIMIT_OVERSHOOT_BYTES) return false;
+    status st =
+        fail(ST_INTERNAL,
+             "the engine does not pause: %llu bytes of events unread and %llu more waiting, at most %d",
+             (unsigned long long)backlog(s), (unsigned long long)held, LIMIT_OVERSHOOT_BYTES);
     give_up(s, st, status_text());
     return true;
 }
@@ -206,6 +219,13 @@ static void on_tokens(void *context, const uint32_t *tokens, uint32_t n, const e
     leave(s);
 }
 
+void session_drained(session *s) {
+    if (!s->paused) return;
+    enter(s);
+    flush(s);
+    leave(s);
+}
+
 static void on_finished(void *context, const char *reason, const engine_timings *t) {
     session *s = context;
     enter(s);
@@ -249,7 +269,9 @@ status session_open(session **out, const session_options *o) {
         session_free(s);
         return st;
     }
-    answer_open(&s->answer, o->tokenizer, o->stop);
+    stop_matcher stop;
+    stop_copy(&stop, o->stop);
+    answer_open(&s->answer, o->tokenizer, &stop);
     *out = s;
     return ST_OK;
 }

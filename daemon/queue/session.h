@@ -4,9 +4,9 @@
  *
  * Memory:  session_open allocates; the session frees itself after sink->ended.
  * Threads: loop thread.
- * Back-pressure: while the client has LIMIT_BACKLOG_BYTES unread, events wait here and grow together; when
- * more than that waits here too, the request is ended with ST_NO_MEMORY (an engine cannot be made to pause).
- */
+ * Back-pressure: while the client has LIMIT_BACKLOG_BYTES unread, the request is paused at the engine; what was
+ * on its way waits here and grows together, and goes on as the client reads. An engine that sends
+ * LIMIT_OVERSHOOT_BYTES all the same is at fault: ST_INTERNAL. */
 #ifndef DAEMON_QUEUE_SESSION_H
 #define DAEMON_QUEUE_SESSION_H
 
@@ -31,6 +31,7 @@ typedef struct session_sink {
     /* count log-probabilities, the oldest of the queue, of the prompt's positions from first_position on. */
     void (*prompt_logprobs)(void *context, uint32_t first_position, const token_queue *q, size_t count);
     void (*delta)(void *context, const answer_part *part);
+    void (*paused)(void *context, bool paused); /* at the engine; one that ends while paused is not resumed */
     void (*ended)(void *context, const session_end *end); /* once, the last; the session is gone afterwards */
 } session_sink;
 
@@ -38,7 +39,7 @@ typedef struct session_options {
     engine *engine;
     const tokenizer *tokenizer;    /* NULL: deltas carry ids only */
     const engine_request *request; /* copied by the engine */
-    stop_matcher *stop;            /* moves into the session when it is opened */
+    const stop_matcher *stop;      /* copied */
     uint64_t arrival_ns;
     const session_sink *sink;
     void *context;
@@ -46,6 +47,8 @@ typedef struct session_options {
 
 /* Unless ST_OK (the engine's refusal) there is no session and nothing is called. */
 STATUS_CHECKED status session_open(session **out, const session_options *options);
+/* The sink's backlog has become less. */
+void session_drained(session *s);
 /* The client is gone: the engine is told, and `ended` comes with st and text when it has let go. text is
  * copied. */
 void session_cancel(session *s, status st, const char *text);

@@ -89,7 +89,8 @@ void core_get_status(void *context, call *k, const ProtobufCMessage *request) {
     model_report *report = memory_alloc_array(c->model_count, sizeof *report);
     Gemmad__V1__ModelStatus *pointer[LIMIT_MODELS];
     Gemmad__V1__GetStatusResponse r = GEMMAD__V1__GET_STATUS_RESPONSE__INIT;
-    r.has_requests_running = r.has_requests_waiting = 1;
+    r.has_requests_running = r.has_requests_waiting = r.has_requests_paused = 1;
+    r.requests_paused = c->paused;
     for (uint32_t i = 0; i < c->model_count; i++) {
         report_model(&c->model[i], &report[i]);
         pointer[i] = &report[i].model;

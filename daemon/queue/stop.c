@@ -28,6 +28,15 @@ void stop_add(stop_matcher *m, const void *bytes, size_t n) {
     for (size_t i = 1; i < n; i++) s->border[i] = advance(s, s->border[i - 1], s->text[i]);
 }
 
+void stop_copy(stop_matcher *out, const stop_matcher *from) {
+    *out =
+        (stop_matcher){.string = memory_alloc_array(from->count, sizeof *out->string), .count = from->count};
+    for (uint32_t i = 0; i < from->count; i++) {
+        out->string[i] = from->string[i];
+        out->string[i].matched = 0;
+    }
+}
+
 void stop_close(stop_matcher *m) {
     free(m->string);
     *m = (stop_matcher){0};

@@ -19,6 +19,8 @@ typedef struct stop_matcher {
 
 /* n is 1 … LIMIT_STOP_BYTES, at most LIMIT_STOP_STRINGS strings. */
 void stop_add(stop_matcher *m, const void *bytes, size_t n);
+/* A matcher of the same strings that has seen nothing yet. */
+void stop_copy(stop_matcher *out, const stop_matcher *from);
 void stop_close(stop_matcher *m);
 /* The length of the longest stop string that ends with this byte; 0: none does. */
 size_t stop_feed(stop_matcher *m, uint8_t byte);

@@ -113,7 +113,7 @@ def test_ask_says_when_the_limit_cut_the_answer(fake, tmp_path):
     (["generate", "--prompt", "a", "--seed", "18446744073709551616"], "18446744073709551616"),
     (["generate", "--prompt", "a", "--logit-bias", "7"], "ID=BIAS"),
     (["generate", "--prompt", "a", "--logprobs", "1"], "--json"),
-    (["generate", "--prompt", "a", "--n", "2"], "unknown option --n"),
+    (["generate", "--prompt", "a", "--beams", "2"], "unknown option --beams"), (["generate", "--prompt", "a", "--n", "65"], "--n"),
     (["generate", "--prompt"], "--prompt needs a value"),
     (["generate", "--prompt", "a", "--prompt", "b"], "given twice"),
     (["generate", "--ignore-eos=yes", "--prompt", "a"], "--ignore-eos takes no value"),

@@ -68,6 +68,35 @@ static void flood(void *context, call *c, const ProtobufCMessage *request) {
     c->ops->finish(c, ST_OK, "", 0);
 }
 
+/* One message each time that the client has taken all. */
+static void send_next(call *c, void *context) {
+    static const char bytes[FLOOD_BYTES];
+    int *sent = context;
+    if (c->ops->backlog_bytes(c) > 0) return;
+    if (*sent == 8) {
+        free(sent);
+        c->cancelled = NULL;
+        c->drained = NULL;
+        c->ops->finish(c, ST_OK, "", 0);
+        return;
+    }
+    ++*sent;
+    send_text(c, bytes, sizeof bytes);
+}
+
+static void give_up_pacing(call *c, void *context, status why) {
+    free(context);
+    on_cancelled(c, NULL, why);
+}
+
+static void pace(void *context, call *c, const ProtobufCMessage *request) {
+    (void)context, (void)request;
+    c->context = memory_alloc(sizeof(int));
+    c->cancelled = give_up_pacing;
+    c->drained = send_next;
+    send_next(c, c->context);
+}
+
 static void add_methods(fixture *f) {
     static const call_method methods[] = {
         {"/test.Test/Echo", &gemmad__v1__tokenize_request__descriptor, false, echo},
@@ -75,6 +104,7 @@ static void add_methods(fixture *f) {
         {"/test.Test/Refuse", &gemmad__v1__tokenize_request__descriptor, false, refuse},
         {"/test.Test/Wait", &gemmad__v1__tokenize_request__descriptor, false, wait_for_ever},
         {"/test.Test/Flood", &gemmad__v1__tokenize_request__descriptor, false, flood},
+        {"/test.Test/Pace", &gemmad__v1__tokenize_request__descriptor, false, pace},
         {"/test.Test/Stream", &gemmad__v1__tokenize_request__descriptor, true, echo},
     };
     server_add_core(f->server, methods, sizeof methods / sizeof *methods, NULL);
@@ -221,6 +251,23 @@ TEST(what_a_client_does_not_take_is_the_backlog) {
     client_end(&k);
 }
 
+TEST(a_handler_hears_what_was_taken) {
+    client_call k;
+    for (int leave = 0; leave < 2; leave++) {
+        int seen = 0;
+        cancelled_with = -1;
+        client_begin(&k, &cli, "/test.Test/Pace", CLIENT_PATIENCE_S);
+        CHECK(client_send_bytes(&k, "", 0));
+        if (!leave) client_half_close(&k);
+        while (seen < (leave ? 1 : 9) && client_receive(&k, &answer)) seen++;
+        CHECK_THAT(seen == (leave ? 1 : 8), "%d", seen);
+        if (leave) grpc_call_cancel(k.handle, NULL);
+        CHECK(client_status(&k) == (leave ? GRPC_STATUS_CANCELLED : GRPC_STATUS_OK));
+        client_end(&k);
+        CHECK(fixture_await_counts(&fix, 1, 0));
+    }
+}
+
 TEST(a_flooded_client_may_leave) {
     client_call k;
     client_begin(&k, &cli, "/test.Test/Flood", CLIENT_PATIENCE_S);
@@ -262,6 +309,7 @@ int main(void) {
     RUN(a_connection_that_breaks_is_heard);
     RUN(a_deadline_is_a_timeout);
     RUN(what_a_client_does_not_take_is_the_backlog);
+    RUN(a_handler_hears_what_was_taken);
     RUN(a_flooded_client_may_leave);
     RUN(many_calls_at_once);
     client_begin(&last, &cli, "/test.Test/Wait", 0);

@@ -21,7 +21,7 @@ enum { VOCAB = 1000, CONTEXT = 4096, RUNNING_MAX = 64, DIE_AFTER = 3 };
 typedef struct run {
     link_request *request;
     uint32_t emitted;
-    bool started, cancelled;
+    bool started, cancelled, paused;
 } run;
 
 static const char *mode;
@@ -141,9 +141,11 @@ static status step(link_connection *l, run *r, bool *done) {
 }
 
 static status step_all(link_connection *l) {
+    uint32_t paused = 0;
     for (uint32_t i = 0; i < run_count;) {
-        bool done;
-        TRY(step(l, &runs[i], &done));
+        bool done = false;
+        if (runs[i].paused && !runs[i].cancelled) paused++;
+        else TRY(step(l, &runs[i], &done));
         if (!done) {
             i++;
             continue;
@@ -153,7 +155,16 @@ static status step_all(link_connection *l) {
     }
     atomic_fetch_add(&progress.steps, 1);
     atomic_store(&progress.running, run_count);
+    atomic_store(&progress.paused, paused);
     return link_flush(l);
+}
+
+static void take_word(const link_event *e) {
+    for (uint32_t i = 0; i < run_count; i++) {
+        if (runs[i].request->id != e->id) continue;
+        if (e->kind == LINK_PAUSE) runs[i].paused = e->paused;
+        else runs[i].cancelled = true;
+    }
 }
 
 static status serve_requests(link_connection *l) {
@@ -163,8 +174,7 @@ static status serve_requests(link_connection *l) {
         status st = link_poll(l, run_count ? 1 : -1, &e);
         if (st == ST_OK && e.kind == LINK_SUBMIT) st = start_request(l, e.request);
         else if (st == ST_OK && e.kind == LINK_DRAIN) drained = true;
-        else if (st == ST_OK)
-            for (uint32_t i = 0; i < run_count; i++) runs[i].cancelled |= runs[i].request->id == e.id;
+        else if (st == ST_OK) take_word(&e);
         if (st == ST_TIMEOUT) st = step_all(l);
         TRY(st);
         if (mode_is("give-up") && run_count > 0) {

@@ -50,7 +50,7 @@ typedef struct answer {
     char reason[16];
     status st;
     char text[600];
-    uint64_t cancel_at; /* tokens after which it is cancelled; 0: never */
+    uint64_t cancel_at, pause_at; /* tokens after which it is cancelled, or paused; 0: never */
     engine *e;
     uint64_t id;
 } answer;
@@ -74,6 +74,7 @@ static void on_tokens(void *context, const uint32_t *tokens, uint32_t n, const e
         a->tops += p[i].top_count;
     }
     if (a->cancel_at && a->count >= a->cancel_at) engine_cancel(a->e, a->id);
+    if (a->pause_at && a->count == a->pause_at) engine_pause(a->e, a->id, true);
 }
 static void on_finished(void *context, const char *reason, const engine_timings *t) {
     answer *a = context;
@@ -238,6 +239,28 @@ TEST(a_cancelled_request_ends_so) {
     engine_cancel(e, a.id);
     engine_cancel(e, 12345);
     finish(e, &s, true);
+}
+
+TEST(a_paused_request_waits_and_others_do_not) {
+    seen s;
+    engine *e = start(&s, "", 1, NULL);
+    CHECK(until(&s.ready));
+    answer a = {.pause_at = 5}, b = {0};
+    CHECK_STATUS(ask(e, &a, 60, -1), ST_OK);
+    CHECK_STATUS(ask(e, &b, 61, -1), ST_OK);
+    CHECK(until(&b.ended));
+    CHECK(b.count == 61 && a.count >= 5 && a.count < 60 && a.ended == 0);
+    uint32_t before = a.count;
+    run_for(1300);
+    engine_status now;
+    engine_get_status(e, &now);
+    CHECK(a.count == before && now.paused == 1 && now.running == 1 && now.counted_ms > 0);
+    engine_pause(e, a.id, false);
+    CHECK(until(&a.ended));
+    CHECK(!strcmp(a.reason, "length") && a.count == 60);
+    engine_pause(e, a.id, true); /* it has just ended */
+    finish(e, &s, true);
+    CHECK(s.failed == 0);
 }
 
 TEST(draining_lets_requests_finish) {
@@ -637,6 +660,7 @@ int main(int argc, char **argv) {
     uv_timer_init(&loop, &waker);
     RUN(answers_come_token_by_token);
     RUN(a_cancelled_request_ends_so);
+    RUN(a_paused_request_waits_and_others_do_not);
     RUN(draining_lets_requests_finish);
     RUN(stopping_at_once_fails_requests);
     RUN(a_killed_leader_fails_its_requests);
@@ -659,7 +683,8 @@ int main(int argc, char **argv) {
     RUN(idle_costs_nothing);
     run_for(50);
     uv_close((uv_handle_t *)&waker, NULL);
-    uv_run(&loop, UV_RUN_NOWAIT); /* and not DEFAULT: an engine that a failed test left would keep it for ever */
+    uv_run(&loop,
+           UV_RUN_NOWAIT); /* and not DEFAULT: an engine that a failed test left would keep it for ever */
     if (uv_loop_close(&loop) != 0) printf("handles are left in the loop\n"), test_failed++;
     if (remove_tree(state_dir) != 0) printf("cannot remove %s\n", state_dir);
     return test_result();

@@ -22,7 +22,9 @@ typedef struct fake_request {
     engine_sampling sampling;
     int32_t priority;
     uint64_t deadline_ms;
-    bool cancelled;
+    uint32_t sample_index;
+    uint64_t client, group;
+    bool cancelled, paused;
     uint32_t steps; /* a simulation's own */
     struct fake_request *next;
 } fake_request;
@@ -31,9 +33,10 @@ typedef struct fake_engine {
     engine base;
     engine_state state;
     status refuse;          /* of submit */
+    uint32_t refuse_after;  /* so many more, the others with ST_BUSY; 0: never */
     bool cancels_at_once;   /* finished is called from inside cancel */
     fake_request *first;    /* newest first */
-    uint32_t submitted, cancels, live;
+    uint32_t submitted, cancels, pauses, live;
 } fake_engine;
 
 static inline fake_request *fake_find(fake_engine *e, uint64_t id) {
@@ -81,11 +84,16 @@ static inline status fake_submit(engine *base, const engine_request *q, const en
                                  uint64_t *id) {
     fake_engine *e = (fake_engine *)base;
     if (e->refuse != ST_OK) return fail(e->refuse, "the fake engine refuses");
+    if (e->refuse_after == UINT32_MAX) {
+        e->refuse_after = 0;
+        return fail(ST_BUSY, "the fake engine is full");
+    }
+    if (e->refuse_after > 0 && --e->refuse_after == 0) e->refuse_after = UINT32_MAX;
     fake_request *r = memory_alloc(sizeof *r);
     *r = (fake_request){.id = ++e->submitted, .listener = *l, .context = context, .token_count = q->token_count,
                         .sampling = q->sampling, .priority = q->priority, .deadline_ms = q->deadline_ms,
-                        .next = e->first};
-    CHECK(q->prompt_count == q->token_count && q->sample_index == 0);
+                        .sample_index = q->sample_index, .client = q->client, .group = q->group, .next = e->first};
+    CHECK(q->prompt_count == q->token_count);
     r->tokens = memory_alloc_array(q->token_count, sizeof *r->tokens);
     memcpy(r->tokens, q->tokens, q->token_count * sizeof *r->tokens);
     if (q->sampling.stop_token_count > 0)
@@ -110,6 +118,15 @@ static inline void fake_cancel(engine *base, uint64_t id) {
     if (e->cancels_at_once) fake_finish(e, r, "cancelled");
 }
 
+static inline void fake_pause(engine *base, uint64_t id, bool paused) {
+    fake_engine *e = (fake_engine *)base;
+    fake_request *r = fake_find(e, id);
+    CHECK(r && r->paused != paused && !r->cancelled);
+    if (!r) return;
+    r->paused = paused;
+    e->pauses++;
+}
+
 static inline void fake_get_status(const engine *base, engine_status *out) {
     static const engine_rank_status rank[2] = {{.rank = 0, .pid = 41, .threads = 3, .host = "here", .state = "ready",
                                                 .isa = "avx2", .cpu_ms = 5, .kv_bytes = 6, .weight_bytes_read = 7},
@@ -120,7 +137,8 @@ static inline void fake_get_status(const engine *base, engine_status *out) {
 }
 
 static inline void fake_engine_open(fake_engine *e, const char *id) {
-    static const engine_ops ops = {.submit = fake_submit, .cancel = fake_cancel, .get_status = fake_get_status};
+    static const engine_ops ops = {.submit = fake_submit, .cancel = fake_cancel, .pause = fake_pause,
+                                   .get_status = fake_get_status};
     *e = (fake_engine){.base = {.ops = &ops}, .state = ENGINE_READY};
     snprintf(e->base.id, sizeof e->base.id, "%s", id);
     e->base.facts = (model_facts){.vocab = FAKE_VOCAB, .context_tokens = 100, .bos_token = BOS, .end_token = {EOS},

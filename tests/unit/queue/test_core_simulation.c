@@ -97,6 +97,7 @@ static bool is_ending(const sim_call *s, uint32_t id) {
 
 static void engine_step(fake_request *r) {
     sim_call *s = &calls[r->priority];
+    if (r->paused && !r->cancelled) return; /* until its reader has gone on, or nothing ends any more */
     uint32_t step = r->steps++;
     if (step == 0) {
         r->listener.started(r->context, 0);
@@ -139,6 +140,7 @@ static void on_idle(uv_idle_t *handle) {
         if (f->finished) continue;
         unfinished++;
         if (one_in(10)) f->backlog = one_in(3) ? LIMIT_BACKLOG_BYTES : 0;
+        if (f->backlog == 0 && f->base.drained) f->base.drained(&f->base, f->base.context);
         if (one_in(400)) {
             calls[i].cancelled = true;
             void (*cancelled)(call *, void *, status) = f->base.cancelled;
