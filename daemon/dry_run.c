@@ -81,11 +81,13 @@ fail:
 static double gib(uint64_t bytes) { return (double)bytes / (1024.0 * 1024 * 1024); }
 
 static void print_plan(const char *name, const json_t *p) {
+    uint64_t replicas = number(p, "replicas");
     const char *layout = json_string_value(json_object_get(p, "layout"));
     unsigned long long context = number(p, "context_tokens"), limit = number(p, "context_model");
     size_t i;
     json_t *rank;
     printf("%s\n", name);
+    if (replicas > 1) printf("  replicas         %llu engines, each:\n", (unsigned long long)replicas);
     printf("  layout           %s\n", layout ? layout : "");
     printf("  context          %llu tokens", context);
     if (json_is_true(json_object_get(p, "context_cut")))
@@ -138,6 +140,9 @@ status dry_run(const settings *s) {
             break;
         }
         json_object_set_new(p, "model", json_string(name));
+        json_object_set_new(
+            p, "replicas",
+            json_integer(s->options.shape ? s->options.replicas : s->model[i].options.replicas));
         json_array_append_new(plans, p);
     }
     if (st == ST_OK) st = print_all(s, plans);

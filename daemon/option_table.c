@@ -11,7 +11,9 @@ const option gemmad_option_table[] = {
     {"ranks", OPTION_U32, OPTION_OF_SECTION, FIELD(ranks), .value = "N", .preset = "1", .least = 1,
      .most = LIMIT_RANKS, .help = "processes that hold the model together; N must divide its query heads"},
     {"replicas", OPTION_U32, OPTION_OF_SECTION, FIELD(replicas), .value = "N", .preset = "1", .least = 1,
-     .most = 64, .help = "engines of each model; more than 1 is not available in this version"},
+     .most = LIMIT_REPLICAS,
+     .help = "engines of each model, which divide the machine; a prompt goes where its beginning was read lately, unless "
+             "that engine is much busier"},
     {"hosts", OPTION_TEXT, OPTION_OF_SECTION, FIELD(hosts), .value = "LIST",
      .help = "where ranks run, as localhost:2; other hosts are not available in this version; default this "
              "machine"},
@@ -49,6 +51,11 @@ const option gemmad_option_table[] = {
      .help =
          "gRPC address, unix:/path or host:port; may repeat; default unix:$XDG_RUNTIME_DIR/gemmad.sock, else "
          "gemmad.sock in the state directory"},
+    {"queue", OPTION_U32, 0, FIELD(queue), .value = "N", .unit = "requests", .preset = "1024", .least = 1,
+     .most = LIMIT_QUEUE_PER_MODEL,
+     .help = "that may wait for each model; more are told when to come again"},
+    {"queue-per-client", OPTION_U32, 0, FIELD(queue_per_client), .value = "N", .unit = "requests", .preset = "256",
+     .least = 1, .most = LIMIT_QUEUE_PER_MODEL, .help = "that may wait of one user or address"},
     {"http", OPTION_TEXT, OPTION_NOT_BUILT, FIELD(http), .value = "ADDR", .help = "OpenAI-compatible HTTP"},
     {"keys", OPTION_TEXT, OPTION_NOT_BUILT, FIELD(keys), .value = "FILE",
      .help = "keys that clients must show"},

@@ -24,15 +24,25 @@ enum { SHARD_EXIT_REFUSED = 3, SIGNALS = 3 };
 
 struct service;
 
+struct served;
+
+/* One engine of a model. */
+typedef struct replica {
+    struct served *model;
+    engine_options options;
+    engine *engine;
+    bool running; /* `closed` has not come */
+} replica;
+
 /* One model that is served. */
 typedef struct served {
     struct service *service;
     const model_settings *settings;
-    engine_options options;
     model_facts facts;
-    model_text text; /* without a tokenizer: token ids only */
-    engine *engine;
-    bool was_ready, start_failed, running; /* running: `closed` has not come */
+    model_text text;  /* without a tokenizer: token ids only */
+    replica *replica; /* [count] */
+    uint32_t count;
+    bool was_ready, start_failed; /* was_ready: an engine of it */
 } served;
 
 /* Calls that still run when everything else has ended get this long, then are cancelled. */
@@ -93,9 +103,11 @@ static void listening_stopped(void *context) {
 static void close_when_engines_ended(service *s) {
     if (s->stage != STAGE_ENDING) return;
     for (uint32_t i = 0; i < s->count; i++)
-        if (s->model[i].running) return;
+        for (uint32_t k = 0; k < s->model[i].count; k++)
+            if (s->model[i].replica[k].running) return;
     s->stage = STAGE_CLOSING;
     if (s->health) health_stop(s->health);
+    core_end_watches(s->core);
     if (s->acceptor) acceptor_stop(s->acceptor, listening_stopped, s);
     else listening_stopped(s);
 }
@@ -104,7 +116,8 @@ static void close_when_engines_ended(service *s) {
 static void end_engines(service *s, bool drain) {
     s->stage = STAGE_ENDING;
     for (uint32_t i = 0; i < s->count; i++)
-        if (s->model[i].running) engine_stop(s->model[i].engine, drain);
+        for (uint32_t k = 0; k < s->model[i].count; k++)
+            if (s->model[i].replica[k].running) engine_stop(s->model[i].replica[k].engine, drain);
     close_when_engines_ended(s);
 }
 
@@ -151,27 +164,37 @@ static void tell_ready(service *s) {
     strbuf_add_string(&text, "; serving");
     for (uint32_t i = 0; i < s->count; i++) {
         const served *m = &s->model[i];
-        strbuf_add_format(&text, "%s %s (%s, context %u%s)", i ? "," : "", m->settings->name,
-                          m->engine->facts.layout, m->engine->facts.context_tokens,
-                          m->text.tokenizer ? "" : ", token ids only");
+        const model_facts *facts = &m->replica[0].engine->facts;
+        strbuf_add_format(&text, "%s %s (%s, context %u%s)", i ? "," : "", m->settings->name, facts->layout,
+                          facts->context_tokens, m->text.tokenizer ? "" : ", token ids only");
     }
     log_info("%s", strbuf_text(&text));
     strbuf_close(&text);
     notify_manager("READY=1");
 }
 
-/* The engine never served: nothing will be better by waiting, and whoever started gemmad wants to know. */
-static void start_failed(service *s, served *m) {
+/* The model was never served: nothing will be better by waiting, and whoever started gemmad wants to know. */
+static void start_failed(service *s, served *m, engine *e) {
     engine_status now = {0};
-    engine_get_status(m->engine, &now);
+    engine_get_status(e, &now);
     m->start_failed = true;
     s->exit_code = now.exit_code == SHARD_EXIT_REFUSED ? EXIT_REFUSED : EXIT_FAILED;
     log_error("model %s cannot be served: %s", m->settings->name, now.failure);
     stop(s, false);
 }
 
+static bool all_failed(const served *m) {
+    engine_status now = {0};
+    for (uint32_t i = 0; i < m->count; i++) {
+        if (!m->replica[i].engine) return false;
+        engine_get_status(m->replica[i].engine, &now);
+        if (now.state != ENGINE_FAILED) return false;
+    }
+    return true;
+}
+
 static void engine_changed(void *context, engine *e, engine_state now) {
-    served *m = context;
+    served *m = ((replica *)context)->model;
     service *s = m->service;
     /* An engine that has ended as asked is no news to clients, who heard of the draining. */
     if (now != ENGINE_STOPPED) core_engine_changed(s->core, e, now);
@@ -180,23 +203,26 @@ static void engine_changed(void *context, engine *e, engine_state now) {
         m->was_ready = true;
         tell_ready(s);
     }
-    if (now == ENGINE_FAILED && !m->was_ready && s->stage == STAGE_RUNNING) start_failed(s, m);
+    if (now == ENGINE_FAILED && !m->was_ready && s->stage == STAGE_RUNNING && all_failed(m))
+        start_failed(s, m, e);
 }
 
 static void engine_closed(void *context, engine *e) {
-    served *m = context;
+    replica *r = context;
     engine_status last = {0};
     engine_get_status(e, &last);
     /* A leader may tell of its failure a while before the launcher ends and tells which kind it was. */
-    if (m->start_failed && last.exit_code == SHARD_EXIT_REFUSED) m->service->exit_code = EXIT_REFUSED;
-    m->running = false;
-    close_when_engines_ended(m->service);
+    if (r->model->start_failed && last.exit_code == SHARD_EXIT_REFUSED)
+        r->model->service->exit_code = EXIT_REFUSED;
+    r->running = false;
+    close_when_engines_ended(r->model->service);
 }
 
 /* A name of any length gives an id that fits, and different names different ids. */
-static void name_engine(const char *model, char *id, size_t size) {
-    if (strlen(model) + 3 <= size) {
-        snprintf(id, size, "%.*s/0", (int)size - 3, model);
+static void name_engine(const char *model, uint32_t number, char *id, size_t size) {
+    INVARIANT(number < LIMIT_REPLICAS);
+    if (strlen(model) + 4 <= size) {
+        snprintf(id, size, "%.*s/%u", (int)size - 4, model, number);
         return;
     }
     uint8_t digest[32];
@@ -206,14 +232,16 @@ static void name_engine(const char *model, char *id, size_t size) {
     sha256_add(&hash, model, strlen(model));
     sha256_end(&hash, digest);
     sha256_hex(digest, hex);
-    snprintf(id, size, "model-%.16s/0", hex);
+    snprintf(id, size, "model-%.16s/%u", hex, number);
 }
 
-static status start_engine(service *s, served *m) {
-    const engine_watch watch = {engine_changed, engine_closed, m};
-    TRY(engine_open(&m->engine, &s->loop, &m->options, &m->facts, &watch));
-    m->running = true;
-    return core_add_model(s->core, m->settings->name, m->text.tokenizer, m->engine);
+static status start_engine(service *s, served *m, uint32_t number) {
+    replica *r = &m->replica[number];
+    const engine_watch watch = {engine_changed, engine_closed, r};
+    TRY(engine_open(&r->engine, &s->loop, &r->options, &m->facts, &watch));
+    r->running = true;
+    if (number > 0) return core_add_replica(s->core, m->settings->name, r->engine);
+    return core_add_model(s->core, m->settings->name, m->text.tokenizer, r->engine);
 }
 
 /* ---- the way up ---- */
@@ -244,14 +272,21 @@ static void tell_budget(const char *name, const model_facts *f) {
 static status plan_model(service *s, served *m, const model_settings *from) {
     m->service = s;
     m->settings = from;
-    m->options = settings_engine_options(&from->options, from->path);
-    m->options.state_dir = s->state.path;
-    m->options.grace_seconds = s->settings->options.engine_grace;
-    name_engine(from->name, m->options.id, sizeof m->options.id);
-    status st = engine_plan(&m->options, &m->facts);
+    m->count = from->options.replicas;
+    m->replica = memory_alloc_array(m->count, sizeof *m->replica);
+    for (uint32_t i = 0; i < m->count; i++) {
+        replica *r = &m->replica[i];
+        r->model = m;
+        r->options = settings_engine_options(&from->options, from->path);
+        r->options.state_dir = s->state.path;
+        r->options.grace_seconds = s->settings->options.engine_grace;
+        r->options.replica = i;
+        name_engine(from->name, i, r->options.id, sizeof r->options.id);
+    }
+    status st = engine_plan(&m->replica[0].options, &m->facts);
     if (st == ST_OK) {
         tell_budget(from->name, &m->facts);
-        if (!m->options.context && m->facts.context_tokens < m->facts.context_model)
+        if (!from->options.context && m->facts.context_tokens < m->facts.context_model)
             log_warn(
                 "model %s: the context is cut from %u to %u tokens, which is what memory holds; --memory, "
                 "--kv q8, smaller --weights or more --ranks make room",
@@ -298,10 +333,11 @@ static status open_server(service *s) {
 static status start_all(service *s) {
     TRY(catch_signals(s));
     TRY(open_server(s));
-    for (uint32_t i = 0; i < s->count; i++) {
-        status st = start_engine(s, &s->model[i]);
-        if (st != ST_OK) return fail_within(st, "model %s", s->model[i].settings->name);
-    }
+    for (uint32_t i = 0; i < s->count; i++)
+        for (uint32_t k = 0; k < s->model[i].count; k++) {
+            status st = start_engine(s, &s->model[i], k);
+            if (st != ST_OK) return fail_within(st, "model %s", s->model[i].settings->name);
+        }
     return ST_OK;
 }
 
@@ -333,7 +369,10 @@ static status prepare(service *s) {
         TRY(plan_model(s, &s->model[i], &s->settings->model[i]));
     }
     if (uv_loop_init(&s->loop) != 0) return fail(ST_INTERNAL, "cannot make the event loop");
-    return core_open(&s->core, &s->loop);
+    TRY(core_open(&s->core, &s->loop));
+    core_set_limits(s->core,
+                    (core_limits){s->settings->options.queue, s->settings->options.queue_per_client});
+    return ST_OK;
 }
 
 int service_run(const settings *asked) {
@@ -351,9 +390,13 @@ int service_run(const settings *asked) {
     server_close(s.server);
     health_close(s.health);
     reflection_close(s.reflection);
-    for (uint32_t i = 0; i < s.count; i++) engine_close(s.model[i].engine);
+    for (uint32_t i = 0; i < s.count; i++)
+        for (uint32_t k = 0; k < s.model[i].count; k++) engine_close(s.model[i].replica[k].engine);
     core_close(s.core);
-    for (uint32_t i = 0; i < s.count; i++) model_text_close(&s.model[i].text);
+    for (uint32_t i = 0; i < s.count; i++) {
+        model_text_close(&s.model[i].text);
+        free(s.model[i].replica);
+    }
     if (st == ST_OK && uv_loop_close(&s.loop) != 0) log_debug("the event loop had handles left");
     free(s.model);
     state_dir_close(&s.state);

@@ -205,13 +205,7 @@ static status check_layout(const char *text) {
     return fail(ST_INVALID, "--expert-layout is \"%.64s\", it is written as 2x1", text);
 }
 
-static status check_model(const model_settings *m) {
-    TRY(check_layout(m->options.expert_layout));
-    if (m->options.replicas > 1)
-        return fail(ST_UNSUPPORTED, "--replicas %u is not available in this version; allowed is 1",
-                    m->options.replicas);
-    return ST_OK;
-}
+static status check_model(const model_settings *m) { return check_layout(m->options.expert_layout); }
 
 static status read_models(settings *s) {
     for (size_t i = 0; i < s->options.model.count; i++) {
@@ -249,6 +243,7 @@ static status check_modes(settings *s) {
 engine_options settings_engine_options(const gemmad_options *o, const char *path) {
     return (engine_options){.model_path = path,
                             .ranks = o->ranks,
+                            .replicas = o->replicas,
                             .threads = o->threads,
                             .context = o->context,
                             .memory_bytes = o->memory,

@@ -11,6 +11,7 @@ enum {
     LIMIT_REQUEST_ID_BYTES = 256,
     LIMIT_MODEL_NAME_BYTES = 128,
     LIMIT_MODELS = 16,                   /* --model of one gemmad */
+    LIMIT_REPLICAS = 64,                 /* engines of one model */
     LIMIT_RANKS = 1024,                  /* of one engine */
     LIMIT_STOP_STRINGS = 16,
     LIMIT_STOP_BYTES = 256,              /* one stop string */

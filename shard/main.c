@@ -43,6 +43,8 @@ static const char usage[] =
     "  --context N           tokens a request may have; default: the model's limit, cut to what fits\n"
     "  --memory BYTES        budget of a rank, e.g. 40GiB\n"
     "  --expert-layout ExW   EP degree x width degree; default: what decodes fastest\n"
+    "  --share I/N           this engine is the I-th from 0 of N on its machine, which divide CPUs and "
+    "memory\n"
     "  --prefill-chunk N     rows of one prompt in one step; default 512\n"
     "  --prefill-min-share N  percent of the time for prompts at least, beside answers; default 10\n"
     "  --engine-grace S      accepted for the launcher's sake; an engine without gemmad ends at once\n"
@@ -109,6 +111,16 @@ static int read_layout(const char *value, plan_command_options *p) {
     return 0;
 }
 
+static int read_share(const char *value, plan_command_options *p) {
+    unsigned i, n;
+    char rest;
+    if (sscanf(value, "%u/%u%c", &i, &n, &rest) != 2 || n > LIMIT_REPLICAS || i >= n)
+        return usage_error("share", value, "give I/N with I below N, such as 0/2");
+    p->share = i;
+    p->shares = n;
+    return 0;
+}
+
 static int read_word(const char *option, const char *value, const char *const *words, int *out) {
     char want[96] = "allowed are";
     for (int i = 0; words[i]; i++) {
@@ -140,6 +152,7 @@ static int take_option(arguments *a, const char *name, const char *value) {
     else if (!strcmp(name, "engine-grace")) code = read_u32(name, value, 0, 86400, &a->grace);
     else if (!strcmp(name, "memory")) code = read_bytes(name, value, &p->memory_bytes);
     else if (!strcmp(name, "expert-layout")) code = read_layout(value, p);
+    else if (!strcmp(name, "share")) code = read_share(value, p);
     else if (!strcmp(name, "device")) code = read_word(name, value, device_words, &word);
     else if (!strcmp(name, "comm")) {
         code = read_word(name, value, comm_words, &word);
@@ -167,6 +180,7 @@ static int read_arguments(arguments *a, int argc, char **argv) {
                                             {"context", required_argument, 0, 0},
                                             {"memory", required_argument, 0, 0},
                                             {"expert-layout", required_argument, 0, 0},
+                                            {"share", required_argument, 0, 0},
                                             {"prefill-chunk", required_argument, 0, 0},
                                             {"prefill-min-share", required_argument, 0, 0},
                                             {"engine-grace", required_argument, 0, 0},
@@ -246,6 +260,8 @@ static int serve_command(arguments *a, int argc, char **argv) {
                             .kv_given = a->plan.kv_given,
                             .kv = a->plan.kv,
                             .threads = a->threads,
+                            .share = a->plan.share,
+                            .shares = a->plan.shares,
                             .expert_degree = a->plan.expert_degree,
                             .width_degree = a->plan.width_degree,
                             .context = a->plan.context,
@@ -255,7 +271,8 @@ static int serve_command(arguments *a, int argc, char **argv) {
     if (!i->threads) i->threads = cpus;
     /* Spinning pays only while every rank of the host has a core to itself. */
     i->pin = true;
-    i->spin_us = (uint64_t)i->threads * a->plan.ranks <= cpus ? 50 : 0;
+    uint64_t ranks_beside = (uint64_t)a->plan.ranks * (i->shares ? i->shares : 1);
+    i->spin_us = i->threads * ranks_beside <= cpus ? 50 : 0;
     status st = watchdog_follow_parent();
     if (st != ST_OK) {
         log_error("%s", status_text());

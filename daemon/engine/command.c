@@ -124,6 +124,11 @@ static status shard_program(const engine_options *o, char path[PATH_MAX]) {
 
 static uint32_t rank_count(const engine_options *o) { return o->ranks ? o->ranks : 1; }
 
+/* Of all replicas: they divide the machine. */
+static uint32_t ranks_here(const engine_options *o) {
+    return rank_count(o) * (o->replicas ? o->replicas : 1);
+}
+
 /* The options that plan and serve share: what one predicts, the other must do. */
 static status add_model_options(command *c, const engine_options *o) {
     char model[PATH_MAX];
@@ -133,10 +138,14 @@ static status add_model_options(command *c, const engine_options *o) {
     add_number(c, "--ranks", rank_count(o));
     add_option(c, "--weights", o->weights);
     add_option(c, "--kv", o->kv);
-    add_number(c, "--threads", o->threads ? o->threads : cpus_threads_per_rank(cpus_usable(), rank_count(o)));
+    add_number(c, "--threads", o->threads ? o->threads : cpus_threads_per_rank(cpus_usable(), ranks_here(o)));
     add_number(c, "--context", o->context);
     add_number(c, "--memory", o->memory_bytes);
     add_option(c, "--expert-layout", o->expert_layout);
+    if (o->replicas > 1) {
+        command_add(c, "--share");
+        command_add_format(c, "%u/%u", o->replica, o->replicas);
+    }
     add_option(c, "--device", o->device);
     return ST_OK;
 }
@@ -177,7 +186,8 @@ static status add_mpirun(command *c, const engine_options *o, const command_path
     add_mca(c, "oob_tcp_if_include", interface);
     add_mca(c, "pml", "ob1");
     add_mca(c, "btl", "self,vader,tcp");
-    add_mca(c, "opal_if_do_not_resolve", "1"); /* a host whose own name does not resolve waits seconds for DNS */
+    add_mca(c, "opal_if_do_not_resolve",
+            "1"); /* a host whose own name does not resolve waits seconds for DNS */
     add_mca(c, "btl_tcp_if_include", interface);
     add_mca(c, "btl_vader_single_copy_mechanism", "none");
     /* Everything that MPI leaves behind when it is killed lies in one folder, which the keeper removes. */
@@ -187,7 +197,7 @@ static status add_mpirun(command *c, const engine_options *o, const command_path
     /* Ranks have nothing to save: when one has died, the second that mpirun gives the others only delays the
      * news. */
     add_mca(c, "odls_base_sigkill_timeout", "0");
-    if (ranks > cpus_usable()) add_mca(c, "mpi_yield_when_idle", "1");
+    if (ranks_here(o) > cpus_usable()) add_mca(c, "mpi_yield_when_idle", "1");
     return o->launcher_args ? command_add_words(c, o->launcher_args) : ST_OK;
 }
 

@@ -53,6 +53,7 @@ typedef struct engine_options {
     char id[64]; /* "tiny-dense/0" */
     const char *model_path;
     uint32_t ranks;                                    /* default 1 */
+    uint32_t replica, replicas;                        /* this one of so many on the machine; 0: the only one */
     uint32_t threads;                                  /* per rank; 0: chosen */
     uint32_t context;                                  /* 0: chosen */
     uint64_t memory_bytes;                             /* 0: chosen */

@@ -11,6 +11,7 @@
 status core_open(core **out, uv_loop_t *loop) {
     *out = memory_alloc(sizeof **out);
     (*out)->loop = loop;
+    (*out)->limits = (core_limits){CORE_QUEUE, CORE_QUEUE_PER_CLIENT};
     return ST_OK;
 }
 
@@ -22,7 +23,18 @@ void core_close(core *c) {
         return;
     }
     INVARIANT(c->paused == 0);
+    for (uint32_t i = 0; i < c->model_count; i++)
+        for (uint32_t k = 0; k < c->model[i].engine_count; k++)
+            prefix_index_close(c->model[i].engine[k].prefixes);
     free(c);
+}
+
+void core_set_limits(core *c, core_limits limits) { c->limits = limits; }
+
+static void add_engine(core_model *m, engine *e) {
+    m->engine[m->engine_count] = (core_engine){.engine = e, .model = m};
+    m->engine[m->engine_count].last_state = core_engine_state(&m->engine[m->engine_count]);
+    m->engine_count++;
 }
 
 status core_add_model(core *c, const char *name, const tokenizer *tokens, engine *e) {
@@ -37,10 +49,18 @@ status core_add_model(core *c, const char *name, const tokenizer *tokens, engine
     core_model *m = &c->model[c->model_count++];
     memcpy(m->name, name, n + 1);
     m->tokenizer = tokens;
-    m->engine = e;
-    engine_status s = {0};
-    engine_get_status(e, &s);
-    m->last_state = s.state;
+    add_engine(m, e);
+    return ST_OK;
+}
+
+status core_add_replica(core *c, const char *name, engine *e) {
+    core_model *m;
+    TRY(core_find_model(c, name, &m));
+    if (m->engine_count == LIMIT_REPLICAS)
+        return fail(ST_INVALID, "model %s: at most %d engines", name, LIMIT_REPLICAS);
+    add_engine(m, e);
+    for (uint32_t i = 0; i < m->engine_count; i++)
+        if (!m->engine[i].prefixes) m->engine[i].prefixes = prefix_index_open();
     return ST_OK;
 }
 
@@ -65,7 +85,7 @@ status core_find_model(core *c, const char *name, core_model **out) {
 }
 
 static engine_state worst_state(const core *c) {
-    /* One engine that is gone makes the daemon failed: whoever watches shall hear of it, though others still
+    /* A model that is gone makes the daemon failed: whoever watches shall hear of it, though others still
      * serve. */
     static const int rank[] = {[ENGINE_READY] = 0,
                                [ENGINE_STARTING] = 1,
@@ -74,23 +94,26 @@ static engine_state worst_state(const core *c) {
                                [ENGINE_FAILED] = 4};
     engine_state worst = c->model_count > 0 ? ENGINE_READY : ENGINE_STARTING;
     for (uint32_t i = 0; i < c->model_count; i++) {
-        engine_status s = {0};
-        engine_get_status(c->model[i].engine, &s);
-        if (rank[s.state] > rank[worst]) worst = s.state;
+        engine_state s = core_model_state(&c->model[i]);
+        if (rank[s] > rank[worst]) worst = s;
     }
     return worst;
 }
 
 const char *core_state(const core *c) { return c->draining ? "draining" : engine_state_name(worst_state(c)); }
 
+static void engine_changed(core_engine *e, engine_state now) {
+    if (e->last_state == now) return;
+    log_info("model %s: engine %s is %s, was %s", e->model->name, e->engine->id, engine_state_name(now),
+             engine_state_name(e->last_state));
+    e->last_state = now;
+    if (e->prefixes && now != ENGINE_READY) prefix_index_clear(e->prefixes); /* another run of it has an empty cache */
+}
+
 void core_engine_changed(core *c, engine *e, engine_state now) {
-    for (uint32_t i = 0; i < c->model_count; i++) {
-        core_model *m = &c->model[i];
-        if (m->engine != e || m->last_state == now) continue;
-        log_info("model %s: engine %s is %s, was %s", m->name, e->id, engine_state_name(now),
-                 engine_state_name(m->last_state));
-        m->last_state = now;
-    }
+    for (uint32_t i = 0; i < c->model_count; i++)
+        for (uint32_t k = 0; k < c->model[i].engine_count; k++)
+            if (c->model[i].engine[k].engine == e) engine_changed(&c->model[i].engine[k], now);
 }
 
 static void tell_idle(core *c) {

@@ -19,12 +19,22 @@ STATUS_CHECKED status core_open(core **out, uv_loop_t *loop);
 void core_close(core *c);
 /* tokens NULL: the model serves token-id prompts only. The first model added is the default. */
 STATUS_CHECKED status core_add_model(core *c, const char *name, const tokenizer *tokens, engine *e);
+/* One more engine of a model that was added; it must be of the same checkpoint and vocabulary. */
+STATUS_CHECKED status core_add_replica(core *c, const char *name, engine *e);
+/* Requests that may wait for an engine to begin them; beyond, ST_BUSY. */
+typedef struct core_limits {
+    uint32_t queue, queue_per_client; /* of each model; of each client over all models */
+} core_limits;
+enum { CORE_QUEUE = 1024, CORE_QUEUE_PER_CLIENT = 256 }; /* unless set */
+void core_set_limits(core *c, core_limits limits);
 /* All rpcs of gemmad.v1; unbuilt ones answer ST_UNSUPPORTED with the name of the rpc. */
 const call_method *core_methods(uint32_t *count);
 /* New Generate calls are refused with ST_UNAVAILABLE from now on; core_idle tells when the running ones are done. */
 void core_drain(core *c, void (*idle)(void *context), void *context);
 /* "starting", "ready", "draining", "failed": of the whole daemon; the same word GetStatus reports. */
 const char *core_state(const core *c);
+/* WatchStatus calls last until this: they shall see how the daemon ends. Before the loop stops. */
+void core_end_watches(core *c);
 /* Called by whoever watches engines, so that health and waiting clients hear of it. */
 void core_engine_changed(core *c, engine *e, engine_state now);
 

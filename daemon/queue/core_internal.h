@@ -4,27 +4,59 @@
 #define DAEMON_QUEUE_CORE_INTERNAL_H
 
 #include "daemon/queue/core.h"
+#include "daemon/queue/prefix_index.h"
+#include "daemon/queue/retry.h"
 #include "proto/gemmad.pb-c.h"
 #include "proto/limits.h"
 
-typedef struct core_model {
+typedef struct core_model core_model;
+
+/* One engine of a model. */
+typedef struct core_engine {
+    engine *engine;
+    core_model *model;
+    engine_state last_state;   /* for the log: the engine itself is asked for what counts */
+    uint32_t waiting, running; /* requests sent to it, before and after it started them */
+    uint64_t sent;             /* calls, ever */
+    prefix_index *prefixes;    /* NULL while it is the only one */
+} core_engine;
+
+struct core_model {
     char name[LIMIT_MODEL_NAME_BYTES + 1];
     const tokenizer *tokenizer; /* NULL: token ids only */
-    engine *engine;
-    engine_state last_state;   /* for the log: the engine itself is asked for what counts */
-    uint32_t waiting, running; /* admitted requests before and after the engine started them */
-} core_model;
+    core_engine engine[LIMIT_REPLICAS];
+    uint32_t engine_count;     /* at least 1 */
+    uint32_t waiting, running; /* admitted requests before and after an engine started them */
+    retry_estimate retry;
+};
 
-enum { CORE_TICKET_BUCKETS = 4096 };
+/* Engines by their place in the model. */
+typedef struct core_engine_set {
+    bool has[LIMIT_REPLICAS];
+} core_engine_set;
+
+/* Whoever has live requests. */
+typedef struct core_client {
+    char *name; /* of the transport: a user, an address */
+    uint64_t hash;
+    uint32_t waiting, tickets;
+    struct core_client *next, **link;
+} core_client;
+
+enum { CORE_TICKET_BUCKETS = 4096, CORE_CLIENT_BUCKETS = 256 };
 
 /* An admitted request: its place in the model's queue and its id among the live ones of its caller. */
 typedef struct core_ticket {
-    core_model *model; /* NULL: not admitted */
-    char *key;         /* peer, newline, request_id */
+    core_model *model;   /* NULL: not admitted */
+    core_engine *engine; /* NULL: not routed yet */
+    core_client *client;
+    char *key; /* peer, newline, request_id */
     const char *request_id;
     uint32_t waiting, running; /* its samples, before and after the engine started them */
     struct core_ticket *next, **link;
 } core_ticket;
+
+typedef struct core_watch core_watch; /* a client of WatchStatus */
 
 struct core {
     uv_loop_t *loop;
@@ -36,7 +68,10 @@ struct core {
     bool draining;
     void (*idle)(void *context);
     void *idle_context;
+    core_limits limits;
+    struct core_watch *watch;
     core_ticket *bucket[CORE_TICKET_BUCKETS];
+    core_client *client[CORE_CLIENT_BUCKETS];
 };
 
 enum {
@@ -51,10 +86,20 @@ STATUS_CHECKED status core_find_model(core *c, const char *name, core_model **ou
  * ST_INVALID. */
 STATUS_CHECKED status core_admit(core *c, core_model *m, const char *peer, const char *request_id,
                                  uint32_t samples, core_ticket *out);
+/* The engine that it goes to; prompt is remembered there. */
+void core_ticket_route(core_ticket *t, core_engine *e, const prefix_chain *prompt);
 /* One of its samples. */
 void core_ticket_started(core_ticket *t);
 void core_ticket_ended(core_ticket *t, bool was_running);
 void core_ticket_release(core_ticket *t); /* one never admitted is fine */
+
+/* The engine for a prompt, none of `except`; NULL: none is ready. */
+core_engine *core_route(core_model *m, const prefix_chain *prompt, const core_engine_set *except);
+engine_state core_engine_state(const core_engine *e);
+engine_state core_model_state(const core_model *m);
+const model_facts *core_facts(const core_model *m);
+/* Why the model takes nothing now. */
+STATUS_CHECKED status core_check_available(const core *c, const core_model *m);
 
 void core_count_paused(core *c, bool paused);
 
@@ -66,6 +111,7 @@ void core_call_ends(core *c);
 void core_refuse(call *k, status st);
 void core_answer(call *k, const ProtobufCMessage *message);
 
-call_handler core_generate, core_tokenize, core_detokenize, core_list_models, core_get_status;
+call_handler core_generate, core_tokenize, core_detokenize, core_list_models, core_get_status,
+    core_watch_status;
 
 #endif

@@ -23,7 +23,9 @@ static void finish(generate *g) {
     free(g->tokens);
     k->cancelled = NULL;
     k->drained = NULL;
-    k->ops->finish(k, g->failure, text, g->failure == ST_BUSY ? CORE_RETRY_AFTER_MS : 0);
+    uint32_t retry_ms =
+        g->failure == ST_BUSY ? retry_after_ms(&g->model->retry, clock_now_ns() / 1000000) : 0;
+    k->ops->finish(k, g->failure, text, retry_ms);
     free(g->failure_text);
     free(g);
     core_call_ends(c);
@@ -61,13 +63,13 @@ static bool deadline_left(const generate *g, uint64_t *left_ms) {
     return true;
 }
 
-static status open_sample(generate *g, engine_request *request, uint32_t index) {
+static status open_sample(generate *g, engine *at, engine_request *request, uint32_t index) {
     generate_sample *sample = &g->sample[index];
     sample->owner = g;
     request->sample_index = index;
     /* The prompt is the same for all: its log-probabilities are told once. */
     if (index > 0) request->sampling.prompt_logprobs = -1;
-    session_options options = {.engine = g->model->engine,
+    session_options options = {.engine = at,
                                .tokenizer = g->model->tokenizer,
                                .request = request,
                                .stop = &g->sampling.stop,
@@ -80,8 +82,38 @@ static status open_sample(generate *g, engine_request *request, uint32_t index) 
     return ST_OK;
 }
 
+/* The first sample chooses the engine; one that has just become full or lost is passed over for another. */
+static status open_first(generate *g, engine_request *request, const prefix_chain *prompt, engine **out) {
+    core_engine_set tried = {0};
+    for (;;) {
+        core_engine *e = core_route(g->model, prompt, &tried);
+        if (!e) {
+            TRY(core_check_available(g->core, g->model));
+            return fail(ST_UNAVAILABLE, "no engine of model %s takes the request", g->model->name);
+        }
+        status st = open_sample(g, e->engine, request, 0);
+        if (st == ST_OK) {
+            core_ticket_route(&g->ticket, e, prompt);
+            *out = e->engine;
+            return ST_OK;
+        }
+        tried.has[e - g->model->engine] = true;
+        if ((st != ST_UNAVAILABLE && st != ST_BUSY) || !core_route(g->model, prompt, &tried)) return st;
+    }
+}
+
+static status open_samples(generate *g, engine_request *request) {
+    prefix_chain prompt = {0};
+    engine *e = NULL;
+    if (g->model->engine_count > 1) prefix_chain_make(&prompt, request->tokens, request->token_count);
+    status st = open_first(g, request, &prompt, &e);
+    prefix_chain_close(&prompt);
+    for (uint32_t i = 1; st == ST_OK && i < g->sampling.n; i++) st = open_sample(g, e, request, i);
+    return st;
+}
+
 static status submit(generate *g) {
-    const model_facts *facts = &g->model->engine->facts;
+    const model_facts *facts = core_facts(g->model);
     uint64_t left_ms;
     TRY(sampling_fit(&g->sampling, g->token_count, facts));
     TRY(sampling_check_ids(g->text ? "the prompt's token" : "token_ids", g->tokens, g->token_count,
@@ -95,8 +127,9 @@ static status submit(generate *g) {
                               .sampling = g->sampling.engine,
                               .priority = g->priority,
                               .deadline_ms = left_ms,
+                              .client = g->ticket.client->hash,
                               .group = g->sampling.n > 1 ? ++g->core->groups : 0};
-    for (uint32_t i = 0; i < g->sampling.n; i++) TRY(open_sample(g, &request, i));
+    TRY(open_samples(g, &request));
     /* A million waiting tokens are 4 MB: the engine has its copy. */
     free(g->tokens);
     free(g->text);
@@ -136,7 +169,7 @@ static status take_text(generate *g, const Gemmad__V1__GenerateRequest *r) {
     if (r->text.len > LIMIT_PROMPT_BYTES)
         return fail(ST_INVALID, "text has %zu bytes, at most %d", r->text.len, LIMIT_PROMPT_BYTES);
     g->add_bos = !r->has_add_bos || r->add_bos;
-    g->bos = g->model->engine->facts.bos_token;
+    g->bos = core_facts(g->model)->bos_token;
     g->parse_special = !r->has_parse_special || r->parse_special;
     g->tokenizer = g->model->tokenizer;
     g->text_bytes = r->text.len;
@@ -148,7 +181,7 @@ static status take_text(generate *g, const Gemmad__V1__GenerateRequest *r) {
 static status take_ids(generate *g, const Gemmad__V1__TokenIds *ids) {
     if (!ids || ids->n_ids == 0) return fail(ST_INVALID, "token_ids is empty");
     /* Before they are copied: a message holds more ids than any context. */
-    TRY(sampling_fit(&g->sampling, ids->n_ids, &g->model->engine->facts));
+    TRY(sampling_fit(&g->sampling, ids->n_ids, core_facts(g->model)));
     g->token_count = ids->n_ids;
     g->tokens = memory_alloc_array(ids->n_ids, sizeof *g->tokens);
     memcpy(g->tokens, ids->ids, ids->n_ids * sizeof *g->tokens);
@@ -157,7 +190,7 @@ static status take_ids(generate *g, const Gemmad__V1__TokenIds *ids) {
 
 static status prepare(generate *g, const Gemmad__V1__GenerateRequest *r) {
     TRY(core_find_model(g->core, r->model, &g->model));
-    const model_facts *facts = &g->model->engine->facts;
+    const model_facts *facts = core_facts(g->model);
     if (r->has_resume_from)
         return fail(ST_UNSUPPORTED, "resume_from is %u: resuming is not built yet", r->resume_from);
     TRY(sampling_read(&g->sampling, r->sampling, facts, g->model->tokenizer != NULL));

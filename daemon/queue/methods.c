@@ -14,7 +14,6 @@ UNBUILT(get_job, "Jobs.Get")
 UNBUILT(list_jobs, "Jobs.List")
 UNBUILT(cancel_job, "Jobs.Cancel")
 UNBUILT(job_results, "Jobs.Results")
-UNBUILT(watch_status, "Control.WatchStatus")
 UNBUILT(drain, "Control.Drain")
 
 const call_method *core_methods(uint32_t *count) {
@@ -34,7 +33,8 @@ const call_method *core_methods(uint32_t *count) {
         {"/gemmad.v1.Jobs/Cancel", &gemmad__v1__cancel_job_request__descriptor, false, cancel_job},
         {"/gemmad.v1.Jobs/Results", &gemmad__v1__job_results_request__descriptor, false, job_results},
         {"/gemmad.v1.Control/GetStatus", &gemmad__v1__get_status_request__descriptor, false, core_get_status},
-        {"/gemmad.v1.Control/WatchStatus", &gemmad__v1__get_status_request__descriptor, false, watch_status},
+        {"/gemmad.v1.Control/WatchStatus", &gemmad__v1__get_status_request__descriptor, false,
+         core_watch_status},
         {"/gemmad.v1.Control/Drain", &gemmad__v1__drain_request__descriptor, false, drain},
     };
     *count = sizeof methods / sizeof *methods;

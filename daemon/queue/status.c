@@ -1,16 +1,18 @@
-/* ListModels and GetStatus. */
+/* ListModels, GetStatus and WatchStatus. */
 #include <stdlib.h>
 
 #include "base/memory.h"
 #include "build_id.h"
 #include "daemon/queue/core_internal.h"
 
+enum { WATCH_DEFAULT_MS = 1000, WATCH_LEAST_MS = 100, WATCH_MOST_MS = 60000 };
+
 void core_list_models(void *context, call *k, const ProtobufCMessage *request) {
     core *c = context;
     (void)request;
     Gemmad__V1__Model model[LIMIT_MODELS], *pointer[LIMIT_MODELS];
     for (uint32_t i = 0; i < c->model_count; i++) {
-        model_facts *facts = &c->model[i].engine->facts;
+        const model_facts *facts = core_facts(&c->model[i]);
         gemmad__v1__model__init(&model[i]);
         model[i].name = c->model[i].name;
         model[i].has_context_tokens = model[i].has_vocab_size = model[i].has_has_tokenizer = 1;
@@ -18,8 +20,8 @@ void core_list_models(void *context, call *k, const ProtobufCMessage *request) {
         model[i].vocab_size = facts->vocab;
         model[i].has_tokenizer = c->model[i].tokenizer != NULL;
         model[i].n_end_token_ids = facts->end_token_count;
-        model[i].end_token_ids = facts->end_token;
-        model[i].checkpoint_hash = facts->checkpoint_hash;
+        model[i].end_token_ids = (uint32_t *)facts->end_token;
+        model[i].checkpoint_hash = (char *)facts->checkpoint_hash;
         pointer[i] = &model[i];
     }
     Gemmad__V1__ListModelsResponse r = GEMMAD__V1__LIST_MODELS_RESPONSE__INIT;
@@ -28,15 +30,20 @@ void core_list_models(void *context, call *k, const ProtobufCMessage *request) {
     core_answer(k, &r.base);
 }
 
-/* One model with its one engine, and what the message points to. */
-typedef struct model_report {
-    Gemmad__V1__ModelStatus model;
-    Gemmad__V1__EngineStatus engine, *engine_pointer;
+/* One engine, and what its message points to. */
+typedef struct engine_report {
+    Gemmad__V1__EngineStatus message;
     Gemmad__V1__RankStatus *rank, **rank_pointer; /* [rank_count] */
     engine_status status;
+} engine_report;
+
+typedef struct model_report {
+    Gemmad__V1__ModelStatus message;
+    engine_report *engine; /* [engine_count] */
+    Gemmad__V1__EngineStatus **pointer;
 } model_report;
 
-static void report_ranks(model_report *r) {
+static void report_ranks(engine_report *r) {
     uint32_t n = r->status.rank_count;
     r->rank = memory_alloc_array(n, sizeof *r->rank);
     r->rank_pointer = memory_alloc_array(n, sizeof *r->rank_pointer);
@@ -60,32 +67,69 @@ static void report_ranks(model_report *r) {
     }
 }
 
-static void report_model(core_model *m, model_report *r) {
-    gemmad__v1__model_status__init(&r->model);
-    gemmad__v1__engine_status__init(&r->engine);
-    engine_get_status(m->engine, &r->status);
+static void report_counts(const engine_status *from, Gemmad__V1__EngineStatus *e) {
+    if (!from->counted_ms) return;
+    e->has_counted_ms = e->has_requests_running = e->has_requests_waiting = e->has_requests_paused = 1;
+    e->has_prompt_tokens = e->has_generated_tokens = e->has_prefix_query_tokens = e->has_prefix_hit_tokens =
+        1;
+    e->has_preemptions = e->has_step_us = e->has_cached_pages = e->has_imbalance = e->has_spilled_bytes = 1;
+    e->counted_ms = from->counted_ms;
+    e->requests_running = from->running;
+    e->requests_waiting = from->waiting;
+    e->requests_paused = from->paused;
+    e->prompt_tokens = from->prompt_tokens;
+    e->generated_tokens = from->generated_tokens;
+    e->prefix_query_tokens = from->prefix_query_tokens;
+    e->prefix_hit_tokens = from->prefix_hit_tokens;
+    e->preemptions = from->preemptions;
+    e->step_us = from->step_us;
+    e->cached_pages = from->cached_pages;
+    e->imbalance = from->imbalance;
+    e->spilled_bytes = from->spilled_bytes;
+}
+
+static void report_engine(engine *from, engine_report *r) {
+    Gemmad__V1__EngineStatus *e = &r->message;
+    gemmad__v1__engine_status__init(e);
+    engine_get_status(from, &r->status);
     report_ranks(r);
-    Gemmad__V1__EngineStatus *e = &r->engine;
-    e->id = m->engine->id;
+    report_counts(&r->status, e);
+    e->id = from->id;
     e->state = (char *)engine_state_name(r->status.state);
     e->has_restarts = e->has_kv_pages_used = e->has_kv_pages_total = e->has_steps = 1;
     e->restarts = r->status.restarts;
     e->kv_pages_used = r->status.kv_pages_used;
     e->kv_pages_total = r->status.kv_pages_total;
     e->steps = r->status.steps;
-    e->layout = r->status.layout[0] ? r->status.layout : m->engine->facts.layout;
+    e->layout = r->status.layout[0] ? r->status.layout : from->facts.layout;
     if (r->status.failure[0]) e->failure = r->status.failure;
     e->n_ranks = r->status.rank_count;
     e->ranks = r->rank_pointer;
-    r->engine_pointer = e;
-    r->model.name = m->name;
-    r->model.n_engines = 1;
-    r->model.engines = &r->engine_pointer;
 }
 
-void core_get_status(void *context, call *k, const ProtobufCMessage *request) {
-    core *c = context;
-    (void)request;
+static void report_model(core_model *m, model_report *r) {
+    gemmad__v1__model_status__init(&r->message);
+    r->engine = memory_alloc_array(m->engine_count, sizeof *r->engine);
+    r->pointer = memory_alloc_array(m->engine_count, sizeof *r->pointer);
+    for (uint32_t i = 0; i < m->engine_count; i++) {
+        report_engine(m->engine[i].engine, &r->engine[i]);
+        r->pointer[i] = &r->engine[i].message;
+    }
+    r->message.name = m->name;
+    r->message.n_engines = m->engine_count;
+    r->message.engines = r->pointer;
+}
+
+static void release_report(model_report *r) {
+    for (size_t i = 0; i < r->message.n_engines; i++) {
+        free(r->engine[i].rank);
+        free(r->engine[i].rank_pointer);
+    }
+    free(r->engine);
+    free(r->pointer);
+}
+
+static void send_status(core *c, call *k) {
     model_report *report = memory_alloc_array(c->model_count, sizeof *report);
     Gemmad__V1__ModelStatus *pointer[LIMIT_MODELS];
     Gemmad__V1__GetStatusResponse r = GEMMAD__V1__GET_STATUS_RESPONSE__INIT;
@@ -93,7 +137,7 @@ void core_get_status(void *context, call *k, const ProtobufCMessage *request) {
     r.requests_paused = c->paused;
     for (uint32_t i = 0; i < c->model_count; i++) {
         report_model(&c->model[i], &report[i]);
-        pointer[i] = &report[i].model;
+        pointer[i] = &report[i].message;
         r.requests_running += c->model[i].running;
         r.requests_waiting += c->model[i].waiting;
     }
@@ -102,10 +146,70 @@ void core_get_status(void *context, call *k, const ProtobufCMessage *request) {
     r.models = pointer;
     r.version = (char *)GEMMAD_VERSION;
     r.build_id = (char *)GEMMAD_BUILD_ID;
-    core_answer(k, &r.base);
-    for (uint32_t i = 0; i < c->model_count; i++) {
-        free(report[i].rank);
-        free(report[i].rank_pointer);
-    }
+    k->ops->send(k, &r.base);
+    for (uint32_t i = 0; i < c->model_count; i++) release_report(&report[i]);
     free(report);
+}
+
+void core_get_status(void *context, call *k, const ProtobufCMessage *request) {
+    (void)request;
+    send_status(context, k);
+    k->ops->finish(k, ST_OK, "", 0);
+}
+
+/* ---- WatchStatus ---- */
+
+struct core_watch {
+    core *core;
+    call *call; /* NULL: ended, and the timer is being closed */
+    uv_timer_t timer;
+    core_watch *next, **link;
+};
+
+static void free_watch(uv_handle_t *timer) { free(timer->data); }
+
+static void end_watch(core_watch *w, status st, const char *text) {
+    call *k = w->call;
+    *w->link = w->next;
+    if (w->next) w->next->link = w->link;
+    w->call = NULL;
+    uv_close((uv_handle_t *)&w->timer, free_watch);
+    k->cancelled = NULL;
+    k->ops->finish(k, st, text, 0);
+}
+
+static void on_watch_cancelled(call *k, void *context, status why) {
+    (void)k;
+    end_watch(context, why, "the watch was given up");
+}
+
+/* Whoever has not read the last answer needs no other yet. */
+static void on_interval(uv_timer_t *timer) {
+    core_watch *w = timer->data;
+    if (w->call->ops->backlog_bytes(w->call) == 0) send_status(w->core, w->call);
+}
+
+void core_watch_status(void *context, call *k, const ProtobufCMessage *message) {
+    const Gemmad__V1__GetStatusRequest *r = (const Gemmad__V1__GetStatusRequest *)message;
+    core *c = context;
+    uint32_t interval = r->has_interval_ms ? r->interval_ms : WATCH_DEFAULT_MS;
+    if (interval < WATCH_LEAST_MS || interval > WATCH_MOST_MS) {
+        core_refuse(k, fail(ST_INVALID, "interval_ms is %u, and must be %d to %d", interval, WATCH_LEAST_MS,
+                            WATCH_MOST_MS));
+        return;
+    }
+    core_watch *w = memory_alloc(sizeof *w);
+    *w = (core_watch){.core = c, .call = k, .next = c->watch, .link = &c->watch};
+    if (w->next) w->next->link = &w->next;
+    c->watch = w;
+    uv_timer_init(c->loop, &w->timer);
+    w->timer.data = w;
+    uv_timer_start(&w->timer, on_interval, interval, interval);
+    k->cancelled = on_watch_cancelled;
+    k->context = w;
+    send_status(c, k);
+}
+
+void core_end_watches(core *c) {
+    while (c->watch) end_watch(c->watch, ST_UNAVAILABLE, "gemmad is stopping");
 }

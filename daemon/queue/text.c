@@ -41,7 +41,7 @@ static status begin(core *c, call *k, const char *model, text_call **out) {
     t->core = c;
     t->call = k;
     t->tokenizer = m->tokenizer;
-    t->bos = m->engine->facts.bos_token;
+    t->bos = core_facts(m)->bos_token;
     t->text.max = LIMIT_MESSAGE_BYTES - 16; /* what stands before it in the answer's message */
     *out = t;
     core_call_begins(c);

@@ -122,6 +122,8 @@ static status split_model(instance *i, const instance_options *o, uint32_t ranks
     return ST_OK;
 }
 
+static uint32_t shares(const instance_options *o) { return o->shares ? o->shares : 1; }
+
 static status prepare(instance *i, const instance_options *o, uint32_t ranks_of_host, rank_card *card) {
     comm_node node = comm_where(o->ranks);
     TRY(open_model(i, o, card));
@@ -135,7 +137,8 @@ static status prepare(instance *i, const instance_options *o, uint32_t ranks_of_
                           .kv = i->kv,
                           .context = o->context,
                           .memory_bytes = o->memory_bytes,
-                          .free_bytes = budget_free_memory() / (node.local_ranks ? node.local_ranks : 1),
+                          .free_bytes =
+                              budget_free_memory() / (node.local_ranks ? node.local_ranks : 1) / shares(o),
                           .slots = o->slots,
                           .rows_max = o->rows_max,
                           .chunk_max = o->chunk_max}));
@@ -198,7 +201,8 @@ status instance_open(instance *out, const instance_options *o) {
     TRY(common_ranks_of_host(o->ranks, &ranks_of_host));
     comm_node node = comm_where(o->ranks);
     if (o->placed) i.place = *o->placed;
-    else if (o->pin && placement_bind(&i.place, node.local_rank, node.local_ranks, o->threads) != ST_OK)
+    else if (o->pin && placement_bind(&i.place, o->share * node.local_ranks + node.local_rank,
+                                      shares(o) * node.local_ranks, o->threads) != ST_OK)
         log_warn("%s; going on where the system puts us", status_text());
     status st = agree(o->ranks, &card, prepare(&i, o, ranks_of_host, &card), &i);
     if (st != ST_OK) goto fail;

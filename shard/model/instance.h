@@ -23,6 +23,7 @@ typedef struct instance_options {
     uint32_t threads, spin_us;
     bool pin;                     /* binds this rank to CPUs of its own, and each thread to one if they are as many */
     const placement *placed;      /* the caller bound this rank already; NULL: not */
+    uint32_t share, shares;       /* this engine is one of so many on its machine, which divide CPUs and memory; 0: 1 */
     uint32_t expert_degree, width_degree;
     uint32_t context, slots, rows_max, chunk_max;
     uint64_t memory_bytes;

@@ -68,7 +68,6 @@ TEST(refuses_what_is_not_built) {
                                         "--launcher srun",
                                         "--launcher external",
                                         "--device cuda",
-                                        "--replicas 2",
                                         "--weights fp8"};
     for (size_t i = 0; i < sizeof lines / sizeof *lines; i++) {
         char line[128];

@@ -114,9 +114,12 @@ TEST(command_lines) {
 
     o.launcher_args = NULL;
     o.threads = 0;
+    o.replicas = 2;
+    o.replica = 1;
     o.ranks = 1024;
     CHECK_STATUS(command_plan(&c, &o), ST_OK);
-    CHECK(has(&c, "plan", NULL) && has(&c, "--threads", "1") && has(&c, "--ranks", "1024"));
+    CHECK(has(&c, "plan", NULL) && has(&c, "--threads", "1") && has(&c, "--ranks", "1024") &&
+          has(&c, "--share", "1/2"));
     command_close(&c);
     o.ranks = 1025;
     CHECK_STATUS(command_plan(&c, &o), ST_INVALID);

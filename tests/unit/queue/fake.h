@@ -132,7 +132,9 @@ static inline void fake_get_status(const engine *base, engine_status *out) {
                                                 .isa = "avx2", .cpu_ms = 5, .kv_bytes = 6, .weight_bytes_read = 7},
                                                {.rank = 1, .pid = 42, .threads = 3, .host = "there", .state = "ready"}};
     const fake_engine *e = (const fake_engine *)base;
-    *out = (engine_status){.state = e->state, .restarts = 2, .steps = 9, .rank = rank, .rank_count = 2};
+    *out = (engine_status){.state = e->state, .restarts = 2, .steps = 9, .rank = rank, .rank_count = 2, .counted_ms = 77,
+                            .step_us = 1500, .imbalance = 1.25F, .prefix_query_tokens = 100, .prefix_hit_tokens = 64,
+                            .preemptions = 3, .paused = 2};
     snprintf(out->failure, sizeof out->failure, "%s", e->state == ENGINE_FAILED ? "rank 1 was killed" : "");
 }
 

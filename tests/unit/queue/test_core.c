@@ -83,29 +83,82 @@ TEST(request_ids) {
     check_end(&f[0], ST_OK, "");
 }
 
+static const Gemmad__V1__GetStatusResponse *get_status(fake_call *f) {
+    Gemmad__V1__GetStatusRequest q = GEMMAD__V1__GET_STATUS_REQUEST__INIT;
+    fake_call_open(f, "p");
+    fake_handle(c, f, "GetStatus", &q.base);
+    return (Gemmad__V1__GetStatusResponse *)f->sent[0];
+}
+
 TEST(a_full_queue) {
-    enum { N = LIMIT_QUEUE_PER_MODEL };
-    fake_call *f = memory_alloc_array(N + 3, sizeof *f);
-    for (int i = 0; i < N; i++) generate_as(&f[i], "p", "", 0);
+    enum { N = CORE_QUEUE };
+    fake_call *f = memory_alloc_array(N + 2, sizeof *f), more;
+    char peer[32];
+    for (int i = 0; i < N; i++) {
+        snprintf(peer, sizeof peer, "uid %d", i / CORE_QUEUE_PER_CLIENT);
+        generate_as(&f[i], peer, "", 0);
+    }
     CHECK(dense.live == N);
-    generate_as(&f[N], "p", "", 0);
-    CHECK(f[N].retry_after_ms > 0);
-    check_end(&f[N], ST_BUSY, "4096 requests wait for model dense, at most 4096");
+    generate_as(&more, "another", "", 0);
+    CHECK(more.retry_after_ms > 0);
+    check_end(&more, ST_BUSY, "1024 requests wait for model dense, at most 1024");
     /* One begins: there is a place. */
     dense.first->listener.started(dense.first->context, 0);
-    generate_as(&f[N], "p", "", 0);
+    generate_as(&f[N], "another", "", 0);
     CHECK(f[N].finished == 0);
-    generate_as(&f[N + 1], "p", "", 0);
-    check_end(&f[N + 1], ST_BUSY, "");
-    fake_call_open(&f[N + 2], "p");
-    Gemmad__V1__GetStatusRequest q = GEMMAD__V1__GET_STATUS_REQUEST__INIT;
-    fake_handle(c, &f[N + 2], "GetStatus", &q.base);
-    const Gemmad__V1__GetStatusResponse *s = (Gemmad__V1__GetStatusResponse *)f[N + 2].sent[0];
-    CHECK(s->requests_running == 1 && s->requests_waiting == N);
-    fake_call_close(&f[N + 2]);
+    generate_as(&more, "another", "", 0);
+    check_end(&more, ST_BUSY, "");
+    const Gemmad__V1__GetStatusResponse *s = get_status(&more);
+    CHECK(s->requests_running == 1 && s->requests_waiting == N && s->requests_paused == 0);
+    fake_call_close(&more);
     while (dense.first) fake_finish(&dense, dense.first, "length");
     for (int i = 0; i <= N; i++) check_end(&f[i], ST_OK, "");
     free(f);
+}
+
+TEST(a_client_with_many_does_not_fill_the_queue) {
+    enum { N = 4 };
+    fake_call f[N + 2], more;
+    core_set_limits(c, (core_limits){.queue = 100, .queue_per_client = N});
+    for (int i = 0; i < N; i++) generate_as(&f[i], "alice", "", 0);
+    CHECK(dense.first->client != 0 && dense.first->client == dense.first->next->client && dense.first->group == 0);
+    generate_as(&more, "alice", "", 0);
+    CHECK(more.retry_after_ms > 0);
+    check_end(&more, ST_BUSY, "4 requests of client alice wait, at most 4");
+    generate_as(&f[N], "bob", "", 0);
+    CHECK(f[N].finished == 0 && dense.first->client != dense.first->next->client);
+    fake_request *q = dense.first->next; /* the last of alice */
+    q->listener.started(q->context, 0);
+    generate_as(&f[N + 1], "alice", "", 0);
+    CHECK(f[N + 1].finished == 0);
+    generate_as(&more, "alice", "", 0);
+    check_end(&more, ST_BUSY, "4 requests of client alice");
+    while (dense.first) fake_finish(&dense, dense.first, "length");
+    for (int i = 0; i < N + 2; i++) check_end(&f[i], ST_OK, "");
+    core_set_limits(c, (core_limits){CORE_QUEUE, CORE_QUEUE_PER_CLIENT});
+}
+
+TEST(watching_the_status) {
+    fake_call f[2];
+    Gemmad__V1__GetStatusRequest q = GEMMAD__V1__GET_STATUS_REQUEST__INIT;
+    q.has_interval_ms = 1;
+    q.interval_ms = 99;
+    fake_call_open(&f[0], "p");
+    fake_handle(c, &f[0], "WatchStatus", &q.base);
+    check_end(&f[0], ST_INVALID, "interval_ms is 99, and must be 100 to 60000");
+    q.interval_ms = 100;
+    for (int i = 0; i < 2; i++) {
+        fake_call_open(&f[i], "p");
+        fake_handle(c, &f[i], "WatchStatus", &q.base);
+        CHECK(f[i].sent_count == 1 && f[i].finished == 0);
+    }
+    f[1].backlog = 1; /* has not read the first yet */
+    while (f[0].sent_count < 3) uv_run(&loop, UV_RUN_ONCE);
+    CHECK(f[1].sent_count == 1 && !strcmp(((Gemmad__V1__GetStatusResponse *)f[0].sent[2])->state, "ready"));
+    f[1].base.cancelled(&f[1].base, f[1].base.context, ST_CANCELLED);
+    check_end(&f[1], ST_CANCELLED, "");
+    core_end_watches(c);
+    check_end(&f[0], ST_UNAVAILABLE, "gemmad is stopping");
 }
 
 TEST(a_client_that_leaves) {
@@ -212,7 +265,7 @@ TEST(unbuilt) {
     static const struct { const char *method, *name; } v[] = {
         {"Chat", "Inference.Chat"}, {"RenderChat", "Inference.RenderChat"}, {"ParseChat", "Inference.ParseChat"},
         {"Submit", "Jobs.Submit"}, {"Get", "Jobs.Get"}, {"List", "Jobs.List"}, {"Cancel", "Jobs.Cancel"},
-        {"Results", "Jobs.Results"}, {"WatchStatus", "Control.WatchStatus"}, {"Drain", "Control.Drain"},
+        {"Results", "Jobs.Results"}, {"Drain", "Control.Drain"},
     };
     uint32_t n;
     const call_method *m = core_methods(&n);
@@ -386,6 +439,8 @@ int main(void) {
     RUN(models);
     RUN(request_ids);
     RUN(a_full_queue);
+    RUN(a_client_with_many_does_not_fill_the_queue);
+    RUN(watching_the_status);
     RUN(a_client_that_leaves);
     RUN(deadlines);
     RUN(an_engine_that_is_lost);
