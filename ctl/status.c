@@ -35,6 +35,19 @@ static void add_engine(strbuf *out, const Gemmad__V1__EngineStatus *e) {
                       or_dash(e->id), or_dash(e->state), or_dash(e->layout), e->restarts,
                       (unsigned long long)e->steps, (unsigned long long)e->kv_pages_used,
                       (unsigned long long)e->kv_pages_total);
+    if (e->has_counted_ms) {
+        strbuf_add_format(
+            out,
+            "    %u running, %u waiting, %u paused; %llu prompt tokens read, %llu of %llu looked up were "
+            "cached, %llu generated",
+            e->requests_running, e->requests_waiting, e->requests_paused,
+            (unsigned long long)e->prompt_tokens, (unsigned long long)e->prefix_hit_tokens,
+            (unsigned long long)e->prefix_query_tokens, (unsigned long long)e->generated_tokens);
+        strbuf_add_format(out, "; step %.2f ms, %llu preemptions", e->step_us / 1e3,
+                          (unsigned long long)e->preemptions);
+        if (e->imbalance > 0) strbuf_add_format(out, ", imbalance %.2f", (double)e->imbalance);
+        strbuf_add_string(out, "\n");
+    }
     if (e->failure && *e->failure) strbuf_add_format(out, "    failed: %s\n", e->failure);
     for (size_t i = 0; i < e->n_ranks; i++) {
         const Gemmad__V1__RankStatus *r = e->ranks[i];
@@ -54,8 +67,9 @@ static status print_status(const ctl *c, const Gemmad__V1__GetStatusResponse *s)
         json_message(&w, &s->base);
     } else {
         strbuf *out = &w.out;
-        strbuf_add_format(out, "gemmad %s at %s: %s, %u requests running, %u waiting\n", or_dash(s->version),
-                          c->server, or_dash(s->state), s->requests_running, s->requests_waiting);
+        strbuf_add_format(out, "gemmad %s at %s: %s, %u requests running, %u waiting, %u paused\n",
+                          or_dash(s->version), c->server, or_dash(s->state), s->requests_running,
+                          s->requests_waiting, s->requests_paused);
         for (size_t i = 0; i < s->n_models; i++) {
             strbuf_add_format(out, "model %s\n", or_dash(s->models[i]->name));
             for (size_t k = 0; k < s->models[i]->n_engines; k++) add_engine(out, s->models[i]->engines[k]);

@@ -28,6 +28,7 @@ class FakeGemmad(rpc.InferenceServicer, rpc.ControlServicer):
         self.requests = []                  # every request, in order
         self.states = ["ready"]             # GetStatus says them one after the other, the last for ever
         self.failure = ""                   # of the one engine
+        self.counts = []                    # fields of its EngineStatus, likewise
         self.fail_with = None               # (grpc.StatusCode, sentence) for every Inference rpc
         self.text = None                    # answer with this text, whatever the prompt
         self.hang_after = None              # Generate sends so many deltas, then nothing
@@ -121,6 +122,9 @@ class FakeGemmad(rpc.InferenceServicer, rpc.ControlServicer):
         engine = pb.EngineStatus(id=f"{self.model}/0", state=state, restarts=0, ranks=ranks, layout="tp2", steps=7)
         if self.failure:
             engine.failure = self.failure
+        if self.counts:
+            for name, value in (self.counts[0] if len(self.counts) == 1 else self.counts.pop(0)).items():
+                setattr(engine, name, value)
         return pb.GetStatusResponse(state=state, models=[pb.ModelStatus(name=self.model, engines=[engine])],
                                     requests_running=1, requests_waiting=0, version="0.1.0")
 

@@ -245,6 +245,55 @@ def test_status_json_has_the_contracts_names(fake):
     assert text.endswith("\n") and not text.endswith("\n\n")
 
 
+COUNTS = {"counted_ms": 5000, "requests_running": 3, "requests_waiting": 2, "requests_paused": 1, "kv_pages_used": 30,
+          "kv_pages_total": 120, "prompt_tokens": 1000, "generated_tokens": 100, "prefix_query_tokens": 800,
+          "prefix_hit_tokens": 200, "preemptions": 4, "step_us": 12500, "imbalance": 1.25}
+LATER = {**COUNTS, "counted_ms": 7000, "prompt_tokens": 1500, "generated_tokens": 140}
+
+
+def test_top_once(fake):
+    fake.counts = [COUNTS, COUNTS, LATER]
+    out = json.loads(ctl("top", "--once", "--json", server=fake.address).stdout)
+    assert out["state"] == "ready" and out["requests_running"] == 1 and out["requests_paused"] == 0
+    assert out["engines"] == [{
+        "model": "tiny-dense", "id": "tiny-dense/0", "state": "ready", "requests_running": 3, "requests_waiting": 2,
+        "requests_paused": 1, "kv_usage": 0.25, "cache_hit_rate": 0.25, "prompt_tokens_per_s": 250,
+        "generated_tokens_per_s": 20, "step_ms": 12.5, "preemptions": 4, "imbalance": 1.25}]
+    fake.counts = [COUNTS, LATER]
+    r = ctl("top", server=fake.address)
+    lines = r.stdout.splitlines()
+    assert r.returncode == 0 and len(lines) == 4 and "1 requests running, 0 waiting, 0 paused" in lines[0]
+    assert lines[2].split()[:2] == ["ENGINE", "STATE"]
+    assert lines[3].split() == ["tiny-dense/0", "ready", "3", "2", "1", "25.0", "25.0", "250.0", "20.0", "12.50", "4", "1.25"]
+
+
+def test_top_of_an_engine_that_has_not_counted(fake):
+    fake.failure = "rank 1 ended by signal 9"
+    r = ctl("top", "--once", server=fake.address)
+    assert r.stdout.splitlines()[3].split()[2:] == ["-"] * 10 and "failed: rank 1" in r.stdout
+    engine = json.loads(ctl("top", "--once", "--json", server=fake.address).stdout)["engines"][0]
+    assert engine["prompt_tokens_per_s"] is None and engine["kv_usage"] is None and engine["requests_running"] is None
+
+
+def test_top_goes_on_until_it_is_ended(fake):
+    fake.counts = [COUNTS, LATER]
+    command = [BUILD / "gemmactl", "--server", fake.address, "top", "--interval", "0.1"]
+    with subprocess.Popen([*command, "--json"], stdout=subprocess.PIPE, text=True) as process:
+        lines = [json.loads(process.stdout.readline()) for _ in range(3)]
+        assert [e["prompt_tokens_per_s"] for line in lines for e in line["engines"]] == [None, 250, 250]
+        process.send_signal(signal.SIGINT)
+        assert process.wait(20) == 0
+    leader, follower = pty.openpty()
+    process = subprocess.Popen(command, stdout=follower)
+    os.close(follower)
+    shown = b""
+    while shown.count(b"\x1b[H\x1b[J") < 3:
+        shown += os.read(leader, 4096)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(20) == 0 and b"ENGINE" in shown
+    os.close(leader)
+
+
 def test_status_wait_ends_when_ready(fake):
     fake.states = ["starting"] * 4 + ["ready"]
     started = time.monotonic()
@@ -333,7 +382,7 @@ def test_standard_output_that_fails_is_an_error(fake):
 
 
 def test_every_command_has_help():
-    commands = ["ask", "generate", "tokenize", "detokenize", "status", "models"]
+    commands = ["ask", "generate", "tokenize", "detokenize", "status", "top", "models"]
     r = ctl("--help")
     assert r.returncode == 0 and all(c in r.stdout for c in commands)
     for c in commands:

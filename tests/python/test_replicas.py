@@ -104,3 +104,11 @@ def test_watching_the_status(pair):
     with pytest.raises(grpc.RpcError) as error:
         next(control.WatchStatus(pb.GetStatusRequest(interval_ms=1), timeout=60))
     assert error.value.code() == grpc.StatusCode.INVALID_ARGUMENT
+
+
+def test_top_has_a_row_for_each_engine(pair):
+    pair.generate([2, 5, 6, 7], max_tokens=40, ignore_eos=True)
+    out = json.loads(pair.ctl("top", "--once", "--json").stdout)
+    assert [e["id"] for e in out["engines"]] == ["tiny-dense/0", "tiny-dense/1"]
+    assert all(e["state"] == "ready" and e["generated_tokens_per_s"] >= 0 and 0 <= e["kv_usage"] <= 1 for e in out["engines"])
+    assert len(pair.ctl("top").stdout.splitlines()) == 5
