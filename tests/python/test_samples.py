@@ -70,7 +70,8 @@ def idle(daemon):
 def test_a_cancel_ends_all_samples(dense):
     call = dense.inference().Generate(request([2, 5], n=6, max_tokens=3000, ignore_eos=True), timeout=60)
     next(call)
-    assert dense.status().requests_running + dense.status().requests_waiting == 6
+    status = dense.status()
+    assert status.requests_running + status.requests_waiting == 6
     call.cancel()
     assert eventually(lambda: idle(dense))
 
