@@ -107,7 +107,8 @@ static void engine_changed(core_engine *e, engine_state now) {
     log_info("model %s: engine %s is %s, was %s", e->model->name, e->engine->id, engine_state_name(now),
              engine_state_name(e->last_state));
     e->last_state = now;
-    if (e->prefixes && now != ENGINE_READY) prefix_index_clear(e->prefixes); /* another run of it has an empty cache */
+    if (e->prefixes && now != ENGINE_READY)
+        prefix_index_clear(e->prefixes); /* another run of it has an empty cache */
 }
 
 void core_engine_changed(core *c, engine *e, engine_state now) {
@@ -127,12 +128,26 @@ void core_drain(core *c, void (*idle)(void *context), void *context) {
     c->draining = true;
     c->idle = idle;
     c->idle_context = context;
+    for (core_paused *p = c->first_paused, *next; p; p = next) {
+        next = p->next;
+        p->go_on(p->context);
+    }
     tell_idle(c);
 }
 
-void core_count_paused(core *c, bool paused) {
-    INVARIANT(paused || c->paused > 0);
-    c->paused += paused ? 1 : UINT32_MAX;
+void core_paused_begin(core *c, core_paused *p) {
+    p->next = c->first_paused;
+    p->link = &c->first_paused;
+    if (p->next) p->next->link = &p->next;
+    c->first_paused = p;
+    c->paused++;
+}
+
+void core_paused_end(core *c, core_paused *p) {
+    INVARIANT(c->paused > 0);
+    *p->link = p->next;
+    if (p->next) p->next->link = p->link;
+    c->paused--;
 }
 
 void core_call_begins(core *c) { c->calls++; }

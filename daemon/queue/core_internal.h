@@ -56,13 +56,21 @@ typedef struct core_ticket {
     struct core_ticket *next, **link;
 } core_ticket;
 
+/* A sample that waits for its reader; part of its owner's struct. */
+typedef struct core_paused {
+    void (*go_on)(void *context);
+    void *context;
+    struct core_paused *next, **link;
+} core_paused;
+
 typedef struct core_watch core_watch; /* a client of WatchStatus */
 
 struct core {
     uv_loop_t *loop;
     core_model model[LIMIT_MODELS];
     uint32_t model_count;
-    uint32_t paused; /* samples that wait for their reader */
+    uint32_t paused; /* samples that wait for their reader, and the list of them */
+    core_paused *first_paused;
     uint64_t groups; /* made so far */
     uint32_t calls;  /* taken and not finished, of every kind: memory of ours that callbacks point to */
     bool draining;
@@ -101,7 +109,9 @@ const model_facts *core_facts(const core_model *m);
 /* Why the model takes nothing now. */
 STATUS_CHECKED status core_check_available(const core *c, const core_model *m);
 
-void core_count_paused(core *c, bool paused);
+/* A sample waits for its reader, until core_paused_end. A drain waits for no reader: it tells those that do. */
+void core_paused_begin(core *c, core_paused *p);
+void core_paused_end(core *c, core_paused *p);
 
 /* Every handler that does not answer before it returns brackets its call's life with these. */
 void core_call_begins(core *c);

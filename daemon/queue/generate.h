@@ -13,7 +13,8 @@ typedef struct generate generate;
 typedef struct generate_sample {
     generate *owner;
     session *session; /* NULL before it is at the engine, and after its end */
-    bool started, paused;
+    bool started, is_paused;
+    core_paused paused;
 } generate_sample;
 
 struct generate {

@@ -110,10 +110,21 @@ static void send_finished(generate *g, uint32_t index, const session_end *end) {
     send_event(g, &e);
 }
 
+static bool may_pause(void *context) { return !owner(context)->core->draining; }
+
+static void go_on(void *context) {
+    generate_sample *sample = context;
+    if (sample->session) session_drained(sample->session);
+}
+
 static void pace(void *context, bool paused) {
     generate_sample *sample = context;
-    sample->paused = paused;
-    core_count_paused(sample->owner->core, paused);
+    core *c = sample->owner->core;
+    sample->is_paused = paused;
+    sample->paused.go_on = go_on;
+    sample->paused.context = sample;
+    if (paused) core_paused_begin(c, &sample->paused);
+    else core_paused_end(c, &sample->paused);
 }
 
 static void ended(void *context, const session_end *end) {
@@ -122,11 +133,12 @@ static void ended(void *context, const session_end *end) {
     sample->session = NULL;
     g->live--;
     g->completion_tokens += end->completion_tokens;
-    if (sample->paused) core_count_paused(g->core, false);
+    if (sample->is_paused) core_paused_end(g->core, &sample->paused);
     core_ticket_ended(&g->ticket, sample->started);
     if (end->st != ST_OK) generate_fail(g, end->st, end->text);
     else if (g->failure == ST_OK) send_finished(g, index_of(sample), end);
     generate_release(g);
 }
 
-const session_sink generate_sink = {backlog_bytes, started, progress, prompt_logprobs, delta, pace, ended};
+const session_sink generate_sink = {backlog_bytes, started,   progress, prompt_logprobs,
+                                    delta,         may_pause, pace,     ended};

@@ -53,7 +53,8 @@ static bool room(const session *s) {
 static void set_pace(session *s) {
     if (s->why != ST_OK || s->engine_done || s->cancel_sent) return;
     uint64_t unread = backlog(s);
-    bool paused = unread >= LIMIT_BACKLOG_BYTES || (s->paused && unread > LIMIT_BACKLOG_BYTES / 2);
+    bool paused = s->sink->may_pause(s->context) &&
+                  (unread >= LIMIT_BACKLOG_BYTES || (s->paused && unread > LIMIT_BACKLOG_BYTES / 2));
     if (paused == s->paused) return;
     s->paused = paused;
     engine_pause(s->engine, s->engine_id, paused);
@@ -149,10 +150,14 @@ void session_cancel(session *s, status st, const char *text) {
 static bool overflows(session *s) {
     uint64_t held = answer_bytes(&s->answer) + token_queue_bytes(&s->prompt_logprobs);
     if (held <= LIMIT_OVERSHOOT_BYTES) return false;
+    unsigned long long unread = backlog(s), waiting = held;
     status st =
-        fail(ST_INTERNAL,
-             "the engine does not pause: %llu bytes of events unread and %llu more waiting, at most %d",
-             (unsigned long long)backlog(s), (unsigned long long)held, LIMIT_OVERSHOOT_BYTES);
+        s->sink->may_pause(s->context)
+            ? fail(ST_INTERNAL,
+                   "the engine does not pause: %llu bytes of events unread and %llu more waiting, at most %d",
+                   unread, waiting, LIMIT_OVERSHOOT_BYTES)
+            : fail(ST_UNAVAILABLE, "gemmad is draining, and the client has left %llu bytes of events unread",
+                   unread + waiting);
     give_up(s, st, status_text());
     return true;
 }

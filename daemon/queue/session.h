@@ -31,6 +31,7 @@ typedef struct session_sink {
     /* count log-probabilities, the oldest of the queue, of the prompt's positions from first_position on. */
     void (*prompt_logprobs)(void *context, uint32_t first_position, const token_queue *q, size_t count);
     void (*delta)(void *context, const answer_part *part);
+    bool (*may_pause)(void *context);           /* false: the request goes on whatever its client reads */
     void (*paused)(void *context, bool paused); /* at the engine; one that ends while paused is not resumed */
     void (*ended)(void *context, const session_end *end); /* once, the last; the session is gone afterwards */
 } session_sink;

@@ -154,6 +154,31 @@ TEST(the_failure_of_one_sample_is_that_of_all) {
     dense.cancels_at_once = false;
 }
 
+TEST(a_drain_waits_for_no_reader) { /* the last: a core does not come back from it */
+    fake_call f[3];
+    fake_request *q[3];
+    sampling_message s = GEMMAD__V1__SAMPLING__INIT;
+    s.has_logprobs = 1;
+    s.logprobs = FAKE_VOCAB;
+    generate_request r = ids_request(&s);
+    for (int i = 0; i < 3; i++) {
+        q[i] = begin_started(&f[i], &r);
+        f[i].backlog = LIMIT_BACKLOG_BYTES;
+        if (i < 2) fake_token(q[i], A);
+        CHECK(q[i]->paused == (i < 2));
+    }
+    core_drain(c, NULL, NULL);
+    CHECK(!q[0]->paused && !q[1]->paused);
+    for (int i = 0; i < 3; i++) fake_token(q[i], B);
+    CHECK(!q[0]->paused && !q[2]->paused);
+    while (!q[1]->cancelled) fake_token(q[1], A); /* more than may be held */
+    for (int i = 0; i < 3; i++) {
+        fake_finish(&dense, q[i], i == 1 ? "cancelled" : "length");
+        CHECK(f[i].finished == 1 && f[i].st == (i == 1 ? ST_UNAVAILABLE : ST_OK));
+        fake_call_close(&f[i]);
+    }
+}
+
 int main(void) {
     open_core();
     RUN(a_slow_reader_pauses_its_request);
@@ -161,6 +186,7 @@ int main(void) {
     RUN(an_engine_that_does_not_pause_is_bounded);
     RUN(samples_of_one_prompt);
     RUN(the_failure_of_one_sample_is_that_of_all);
+    RUN(a_drain_waits_for_no_reader);
     close_core();
     return test_result();
 }
