@@ -330,3 +330,9 @@ void prefix_count(prefix_cache *c, uint32_t queried, uint32_t hit) {
 }
 
 prefix_statistics prefix_state(const prefix_cache *c) { return c->state; }
+
+void prefix_alone(const prefix_cache *c, uint32_t pages[KV_KINDS]) {
+    pages[KV_SLIDING] = pages[KV_FULL] = 0;
+    for (uint32_t i = 0; i < c->fresh_node; i++)
+        for (int kind = 0; kind < KV_KINDS; kind++) pages[kind] += alone(c, &c->node[i], kind);
+}

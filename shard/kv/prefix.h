@@ -84,5 +84,7 @@ typedef struct prefix_statistics {
     uint32_t nodes, points, pages[KV_KINDS];
 } prefix_statistics;
 prefix_statistics prefix_state(const prefix_cache *c);
+/* Pages that nobody else holds; walks through the cache. */
+void prefix_alone(const prefix_cache *c, uint32_t pages[KV_KINDS]);
 
 #endif

@@ -277,6 +277,12 @@ bool prefix_spill_find(prefix_spill *s, uint64_t request, const prefix_chain *ch
     return load_begin(s, &hit, chain, tokens);
 }
 
+bool prefix_spill_abandon(prefix_spill *s) {
+    bool active = s->load.active;
+    load_end(s);
+    return active;
+}
+
 static void plan_reads(prefix_spill *s) {
     spill_load *l = &s->load;
     for (; l->next < KV_KINDS * l->pages; l->next++) {

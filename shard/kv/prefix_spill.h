@@ -37,6 +37,8 @@ bool prefix_spill_find(prefix_spill *s, uint64_t request, const prefix_chain *ch
 
 /* Puts what is to be written next into this step, so that its page is held no longer than that. False: nothing is. */
 bool prefix_spill_flush(prefix_spill *s);
+/* Gives up what is being read. False: nothing is. */
+bool prefix_spill_abandon(prefix_spill *s);
 /* The step's operations, for all ranks, before its rows. Valid until prefix_spill_done. */
 const spill_op *prefix_spill_plan(prefix_spill *s, uint32_t *count);
 /* After the step; ok[count]: whether every rank did it. */
