@@ -68,8 +68,9 @@ const option gemmad_option_table[] = {
      .words = "gemma4 gemma4-small", .help = "for a checkpoint whose own template is unknown"},
     {"media-root", OPTION_TEXT, OPTION_NOT_BUILT, FIELD(media_root), .value = "DIR",
      .help = "local files that requests may name"},
-    {"spill", OPTION_TEXT, OPTION_NOT_BUILT, FIELD(spill), .value = "DIR[:SIZE]",
-     .help = "prefix cache on disk"},
+    {"spill", OPTION_TEXT, OPTION_OF_SECTION, FIELD(spill), .value = "DIR[:SIZE]",
+     .help = "folder where the prefix cache keeps pages beyond memory and restarts, with what they were computed "
+             "from; may be deleted at any time; SIZE of an engine's files, as 200GiB, default 64GiB"},
     {"engine-grace", OPTION_U32, 0, FIELD(engine_grace), .value = "N", .unit = "seconds", .preset = "120",
      .least = 0, .most = 86400, .help = "how long an engine waits for a coordinator that is gone"},
     {"state", OPTION_TEXT, 0, FIELD(state), .value = "DIR",

@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/dir_size.h"
 #include "base/memory.h"
 #include "base/paths.h"
 #include "base/strbuf.h"
@@ -205,7 +206,18 @@ static status check_layout(const char *text) {
     return fail(ST_INVALID, "--expert-layout is \"%.64s\", it is written as 2x1", text);
 }
 
-static status check_model(const model_settings *m) { return check_layout(m->options.expert_layout); }
+static status check_spill(const char *text) {
+    char *dir = NULL;
+    uint64_t bytes;
+    status st = text ? dir_size_read("--spill", text, &dir, &bytes) : ST_OK;
+    free(dir);
+    return st;
+}
+
+static status check_model(const model_settings *m) {
+    TRY(check_layout(m->options.expert_layout));
+    return check_spill(m->options.spill);
+}
 
 static status read_models(settings *s) {
     for (size_t i = 0; i < s->options.model.count; i++) {
@@ -250,6 +262,7 @@ engine_options settings_engine_options(const gemmad_options *o, const char *path
                             .prefill_min_share = o->prefill_min_share,
                             .weights = o->weights,
                             .kv = o->kv,
+                            .spill = o->spill,
                             .device = o->device,
                             .expert_layout = o->expert_layout,
                             .launcher = o->launcher,

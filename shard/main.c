@@ -6,6 +6,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "base/dir_size.h"
 #include "base/log.h"
 #include "build_id.h"
 #include "shard/bench/bench_command.h"
@@ -47,6 +48,8 @@ static const char usage[] =
     "memory\n"
     "  --prefill-chunk N     rows of one prompt in one step; default 512\n"
     "  --prefill-min-share N  percent of the time for prompts at least, beside answers; default 10\n"
+    "  --spill DIR[:SIZE]    folder for pages of the prefix cache; SIZE of all ranks together, default "
+    "64GiB\n"
     "  --engine-grace S      accepted for the launcher's sake; an engine without gemmad ends at once\n"
     "  --version, --help\n"
     "\n"
@@ -55,6 +58,8 @@ static const char usage[] =
 
 typedef struct arguments {
     const char *command, *comm, *link, *secret_file;
+    char *spill_dir;
+    uint64_t spill_bytes;
     plan_command_options plan;
     uint32_t threads, chunk, min_share, grace;
 } arguments;
@@ -133,6 +138,14 @@ static int read_word(const char *option, const char *value, const char *const *w
     return usage_error(option, value, want);
 }
 
+static int read_spill(const char *value, arguments *a) {
+    free(a->spill_dir);
+    a->spill_dir = NULL;
+    if (dir_size_read("--spill", value, &a->spill_dir, &a->spill_bytes) == ST_OK) return 0;
+    fprintf(stderr, "gemmad-shard: %s\n", status_text());
+    return EXIT_USAGE;
+}
+
 static int take_option(arguments *a, const char *name, const char *value) {
     static const char *const weight_words[] = {"auto", "f32", "bf16", "q8", "q4", NULL},
                              *const kv_words[] = {"auto", "f32", "bf16", "q8", NULL},
@@ -149,6 +162,7 @@ static int take_option(arguments *a, const char *name, const char *value) {
     else if (!strcmp(name, "prefill-chunk")) code = read_u32(name, value, 1, BUDGET_ROWS, &a->chunk);
     else if (!strcmp(name, "prefill-min-share"))
         code = read_u32(name, value, 1, LIMIT_PREFILL_SHARE, &a->min_share);
+    else if (!strcmp(name, "spill")) code = read_spill(value, a);
     else if (!strcmp(name, "engine-grace")) code = read_u32(name, value, 0, 86400, &a->grace);
     else if (!strcmp(name, "memory")) code = read_bytes(name, value, &p->memory_bytes);
     else if (!strcmp(name, "expert-layout")) code = read_layout(value, p);
@@ -183,6 +197,7 @@ static int read_arguments(arguments *a, int argc, char **argv) {
                                             {"share", required_argument, 0, 0},
                                             {"prefill-chunk", required_argument, 0, 0},
                                             {"prefill-min-share", required_argument, 0, 0},
+                                            {"spill", required_argument, 0, 0},
                                             {"engine-grace", required_argument, 0, 0},
                                             {"device", required_argument, 0, 0},
                                             {0, 0, 0, 0}};
@@ -266,7 +281,9 @@ static int serve_command(arguments *a, int argc, char **argv) {
                             .width_degree = a->plan.width_degree,
                             .context = a->plan.context,
                             .memory_bytes = a->plan.memory_bytes,
-                            .chunk_max = a->chunk};
+                            .chunk_max = a->chunk,
+                            .spill_dir = a->spill_dir,
+                            .spill_bytes = a->spill_bytes};
     uint32_t cpus = placement_cpus();
     if (!i->threads) i->threads = cpus;
     /* Spinning pays only while every rank of the host has a core to itself. */

@@ -15,7 +15,7 @@
 #include "shard/link/link.h"
 #include "shard/link/watchdog.h"
 #include "shard/model/plan_send.h"
-#include "shard/sched/sched.h"
+#include "shard/sched/sched_cache.h"
 
 /* ---- what gemmad is told of the ranks ---- */
 
@@ -59,6 +59,8 @@ typedef struct leader {
     instance *in;
     link_connection *link;
     sched *s;
+    sched_cache *cache;  /* the scheduler's */
+    uint64_t counted_ns; /* when the cache was last walked through */
     plan_channel channel;
     plan p;
     watchdog *dog;
@@ -89,6 +91,8 @@ static status open_sched(leader *l) {
     sched_options o = sched_options_of(
         l->in, (sched_sink){l, say_started, say_progress, say_prompt, say_token, say_finished});
     o.prefill_min_share = l->o->prefill_min_share;
+    sched_cache_open(&l->cache, &o, l->in);
+    o.prefix = sched_cache_hooks(l->cache);
     return sched_open(&l->s, &o);
 }
 
@@ -99,6 +103,7 @@ static status run_plan(leader *l) {
     status st = comm_wake(l->ranks);
     if (st == ST_OK) st = plan_send(&l->channel, &l->p);
     if (st == ST_OK && !l->p.stop) st = runner_step(l->in->run, &l->p, sched_take_result, l->s);
+    if (st == ST_OK && !l->p.stop) sched_spilled(l->s, runner_spilled(l->in->run));
     if (st == ST_OK && !l->p.stop) st = sched_step_done(l->s);
     l->last_plan_ns = clock_now_ns();
     if (l->p.span_count) atomic_fetch_add(&l->progress.steps, 1); /* keep-alives are no steps */
@@ -107,7 +112,20 @@ static status run_plan(leader *l) {
     return st;
 }
 
+/* A walk through a large cache takes milliseconds. */
+static void count_cache(leader *l) {
+    uint64_t now = clock_now_ns();
+    if (sched_running(l->s) && now - l->counted_ns < 1000000000u) return;
+    l->counted_ns = now;
+    sched_cache_counts c = sched_cache_state(l->cache);
+    atomic_store(&l->progress.prefix_query_tokens, c.queried_tokens);
+    atomic_store(&l->progress.prefix_hit_tokens, c.hit_tokens);
+    atomic_store(&l->progress.cached_pages, c.pages);
+    atomic_store(&l->progress.spilled_bytes, c.spilled_bytes);
+}
+
 static void update_progress(leader *l) {
+    count_cache(l);
     atomic_store(&l->progress.running, sched_running(l->s));
     atomic_store(&l->progress.waiting, sched_waiting(l->s));
     atomic_store(&l->progress.prompt_tokens, sched_prompt_tokens(l->s));
@@ -159,7 +177,7 @@ static status take_events(leader *l) {
     for (;;) {
         link_event e;
         bool idle = !sched_has_work(l->s);
-        if (l->draining && !has_requests(l)) return ST_OK;
+        if (l->draining && !has_requests(l) && !sched_has_work(l->s)) return ST_OK;
         uint64_t since_ms = (clock_now_ns() - l->last_plan_ns) / 1000000,
                  keep = SERVE_KEEPALIVE_SECONDS * 1000;
         if (idle && comm_size(l->ranks) > 1 && since_ms >= keep) return ST_OK;
@@ -186,7 +204,7 @@ static status lead(leader *l) {
             return ST_OK;
         }
         TRY(st);
-        if (l->draining && !has_requests(l)) return ST_OK;
+        if (l->draining && !has_requests(l) && !sched_has_work(l->s)) return ST_OK;
         TRY(sched_plan(l->s, &l->p));
         TRY(run_plan(l));
         update_progress(l);

@@ -9,7 +9,7 @@
 #include "base/memory.h"
 #include "shard/model/instance.h"
 #include "shard/model/plan_send.h"
-#include "shard/sched/sched.h"
+#include "shard/sched/sched_cache.h"
 
 typedef struct driver_request {
     /* in */
@@ -17,6 +17,7 @@ typedef struct driver_request {
     uint32_t token_count, prompt_count;
     sampling params;
     uint32_t submit_at_step;      /* steps before it is submitted */
+    uint32_t after;               /* submitted when request after - 1 has ended; 0: at its step */
     uint32_t cancel_after;        /* tokens after which it is cancelled; 0: never */
     int32_t priority;
     /* out */
@@ -28,13 +29,16 @@ typedef struct driver_request {
     uint32_t prompt_logprob_count;
     char reason[16];
     status error;
-    bool cancelled;
+    bool cancelled, submitted, ended;
+    uint32_t cached_tokens;
 } driver_request;
 
 typedef struct driver_options {
     uint32_t slabs;               /* 0: all of the instance */
     bool random_chunks;           /* of 1 … chunk_max rows */
+    bool cached;                  /* with a prefix cache, and disk where the instance has a folder */
     uint64_t preemptions;         /* out */
+    sched_cache_counts counts;    /* out */
 } driver_options;
 
 typedef struct driver {
@@ -49,7 +53,8 @@ static inline sampling driver_greedy(uint32_t max_tokens) {
 }
 
 static inline status driver_started_(void *c, uint64_t id, uint32_t cached, uint64_t us) {
-    (void)c, (void)id, (void)cached, (void)us;
+    (void)us;
+    ((driver *)c)->requests[id].cached_tokens = cached;
     return ST_OK;
 }
 static inline status driver_progress_(void *c, uint64_t id, uint32_t n) {
@@ -83,6 +88,7 @@ static inline status driver_finished_(void *c, uint64_t id, const sched_finish *
     driver *d = c;
     snprintf(d->requests[id].reason, sizeof d->requests[id].reason, "%s", f->reason);
     d->requests[id].error = f->error;
+    d->requests[id].ended = true;
     d->left--;
     return ST_OK;
 }
@@ -96,14 +102,15 @@ static inline void driver_free(driver_request *r, uint32_t n) {
         r[i].out = NULL;
         r[i].logprob = r[i].prompt_logprob = r[i].prompt_top = NULL;
         r[i].out_count = r[i].prompt_logprob_count = 0;
-        r[i].cancelled = false;
+        r[i].cancelled = r[i].submitted = r[i].ended = false;
     }
 }
 
 static inline status driver_submit_due_(driver *d, uint32_t step) {
     for (uint32_t i = 0; i < d->count; i++) {
         driver_request *r = &d->requests[i];
-        if (r->submit_at_step != step) continue;
+        if (r->submitted || (r->after ? !d->requests[r->after - 1].ended : r->submit_at_step > step)) continue;
+        r->submitted = true;
         sched_request q = {.id = i, .token_count = r->token_count, .prompt_count = r->prompt_count,
                            .priority = r->priority, .sampling = r->params};
         q.tokens = memory_alloc_array(r->token_count, sizeof *q.tokens);
@@ -123,13 +130,14 @@ static inline status driver_lead_(instance *in, plan_channel *channel, driver *d
     plan p = {0};
     status st = ST_OK;
     uint32_t random = 1;
-    for (uint32_t step = 0; st == ST_OK && d->left > 0; step++) {
+    for (uint32_t step = 0; st == ST_OK && (d->left > 0 || sched_has_work(d->s)); step++) {
         st = driver_submit_due_(d, step);
         random = random * 1664525u + 1013904223u;
         if (d->chunk_max) sched_fix_chunk(d->s, 1 + (random >> 8) % d->chunk_max);
         if (st == ST_OK) st = sched_plan(d->s, &p);
         if (st == ST_OK) st = plan_send(channel, &p);
         if (st == ST_OK) st = runner_step(in->run, &p, sched_take_result, d->s);
+        if (st == ST_OK) sched_spilled(d->s, runner_spilled(in->run));
         if (st == ST_OK) st = sched_step_done(d->s);
     }
     plan_clear(&p);
@@ -160,11 +168,17 @@ static inline status driver_run_with(instance *in, comm *ranks, driver_request *
         sched_options o = sched_options_of(in, (sched_sink){&d, driver_started_, driver_progress_, driver_prompt_,
                                                             driver_token_, driver_finished_});
         o.fixed_chunk = o.chunk_max; /* what a test sees does not depend on the time */
+        sched_cache *cache = NULL;
         if (tune->slabs) o.slabs = tune->slabs;
         if (tune->random_chunks) d.chunk_max = o.chunk_max;
+        if (tune->cached) {
+            sched_cache_open(&cache, &o, in);
+            o.prefix = sched_cache_hooks(cache);
+        }
         st = sched_open(&d.s, &o);
         if (st == ST_OK) st = driver_lead_(in, &channel, &d);
         if (st == ST_OK) tune->preemptions = sched_preemptions(d.s);
+        if (st == ST_OK && cache) tune->counts = sched_cache_state(cache);
         sched_close(d.s);
     } else {
         st = driver_follow_(in, &channel);

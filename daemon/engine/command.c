@@ -8,6 +8,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "base/file.h"
 #include "base/invariant.h"
 #include "base/memory.h"
 #include "base/strbuf.h"
@@ -201,6 +202,23 @@ static status add_mpirun(command *c, const engine_options *o, const command_path
     return o->launcher_args ? command_add_words(c, o->launcher_args) : ST_OK;
 }
 
+/* The keeper changes its folder, so that the name must not depend on it. */
+static status add_spill(command *c, const char *spill) {
+    char here[PATH_MAX];
+    if (!spill) return ST_OK;
+    command_add(c, "--spill");
+    if (spill[0] == '/') {
+        command_add(c, spill);
+        return ST_OK;
+    }
+    if (!getcwd(here, sizeof here)) return fail_errno(ST_IO, "the current folder");
+    if (strlen(spill) >= PATH_MAX) return fail(ST_INVALID, "--spill: a path of %zu bytes", strlen(spill));
+    char *path = file_join(here, spill);
+    command_add(c, path);
+    free(path);
+    return ST_OK;
+}
+
 status command_serve(command *c, const engine_options *o, const command_paths *p) {
     char shard[PATH_MAX];
     TRY(command_check_options(o));
@@ -213,6 +231,7 @@ status command_serve(command *c, const engine_options *o, const command_paths *p
     command_add(c, "serve");
     add_option(c, "--comm", alone ? "self" : "mpi");
     TRY(add_model_options(c, o));
+    TRY(add_spill(c, o->spill));
     add_option(c, "--link", p->link_address);
     add_option(c, "--secret-file", p->secret_file);
     add_number(c, "--prefill-min-share", o->prefill_min_share);

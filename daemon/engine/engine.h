@@ -59,6 +59,7 @@ typedef struct engine_options {
     uint64_t memory_bytes;                             /* 0: chosen */
     uint32_t prefill_min_share;                        /* percent; 0: the shard's default */
     const char *weights, *kv, *device, *expert_layout; /* NULL: default */
+    const char *spill;                                 /* DIR[:SIZE]; NULL: none */
     const char *launcher;                              /* "local" */
     const char *launcher_args, *hosts, *interface;     /* NULL: none */
     const char *state_dir;                             /* engine records, logs, link sockets below it */

@@ -24,8 +24,9 @@ struct prefix_cache {
     prefix_options o;
     node *node;
     uint32_t *bucket;
-    uint32_t buckets, window_pages, free_node, free_nodes;
-    uint32_t oldest, newest; /* points, by use */
+    uint32_t buckets, window_pages;
+    uint32_t free_nodes, free_node, fresh_node; /* from fresh_node on none was ever used */
+    uint32_t oldest, newest;                    /* points, by use */
     prefix_statistics state;
 };
 
@@ -65,10 +66,6 @@ void prefix_open(prefix_cache **out, const prefix_options *o) {
     memset(c->bucket, 0xFF, c->buckets * sizeof *c->bucket);
     c->node = memory_alloc_array(c->o.nodes, sizeof *c->node);
     c->free_node = c->oldest = c->newest = NONE;
-    for (uint32_t i = c->o.nodes; i-- > 0;) {
-        c->node[i].next = c->free_node;
-        c->free_node = i;
-    }
     c->free_nodes = c->o.nodes;
     *out = c;
 }
@@ -106,9 +103,9 @@ static void let_go(prefix_cache *c, node *n, kv_kind kind) {
 
 static uint32_t node_add(prefix_cache *c, uint32_t parent, const uint8_t *key, const uint32_t *tokens,
                          const uint32_t *full) {
-    uint32_t i = c->free_node, *bucket = bucket_of(c, key);
+    uint32_t i = c->free_node == NONE ? c->fresh_node++ : c->free_node, *bucket = bucket_of(c, key);
     node *n = &c->node[i];
-    c->free_node = n->next;
+    if (i == c->free_node) c->free_node = n->next;
     c->free_nodes--;
     c->state.nodes++;
     *n = (node){.parent = parent, .next = *bucket, .page = {PREFIX_NO_PAGE, PREFIX_NO_PAGE}};
@@ -236,6 +233,21 @@ void prefix_hold(prefix_cache *c, const prefix_hit *hit, uint32_t *const page[KV
     }
 }
 
+void prefix_peek(prefix_cache *c, const prefix_chain *chain, const uint32_t *tokens, uint32_t pages,
+                 uint32_t *const page[KV_KINDS]) {
+    uint32_t at = NONE;
+    bool known = true;
+    INVARIANT(chain->pages >= pages);
+    for (uint32_t i = 0; i < pages; i++) {
+        if (known) at = child_of(c, at, chain->key[i], tokens + (size_t)i * KV_TOKENS_PER_PAGE);
+        known = known && at != NONE;
+        for (int kind = 0; kind < KV_KINDS; kind++) {
+            uint32_t id = page[kind][i] = known ? c->node[at].page[kind] : PREFIX_NO_PAGE;
+            if (id != PREFIX_NO_PAGE) c->o.pages.retain(c->o.pages.context, kind, id);
+        }
+    }
+}
+
 /* ---- adding ---- */
 
 /* Room for nodes by dropping old points; the path's last node, which the new ones will hang on, stays. */
@@ -298,9 +310,29 @@ uint32_t prefix_reclaim(prefix_cache *c, kv_kind kind, uint32_t n) {
     return freed;
 }
 
+static bool needs(const prefix_cache *c, uint32_t point, kv_kind kind, uint32_t page) {
+    uint32_t left = kind == KV_SLIDING ? c->window_pages : c->o.nodes;
+    for (uint32_t at = point; left && at != NONE; left--, at = c->node[at].parent)
+        if (c->node[at].page[kind] == page) return true;
+    return false;
+}
+
+void prefix_drop(prefix_cache *c, kv_kind kind, uint32_t page) {
+    for (uint32_t at = c->oldest, next; at != NONE; at = next) {
+        next = c->node[at].newer;
+        if (needs(c, at, kind, page)) evict(c, at);
+    }
+}
+
 void prefix_count(prefix_cache *c, uint32_t queried, uint32_t hit) {
     c->state.queried_tokens += queried;
     c->state.hit_tokens += hit;
 }
 
 prefix_statistics prefix_state(const prefix_cache *c) { return c->state; }
+
+void prefix_alone(const prefix_cache *c, uint32_t pages[KV_KINDS]) {
+    pages[KV_SLIDING] = pages[KV_FULL] = 0;
+    for (uint32_t i = 0; i < c->fresh_node; i++)
+        for (int kind = 0; kind < KV_KINDS; kind++) pages[kind] += alone(c, &c->node[i], kind);
+}

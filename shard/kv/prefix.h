@@ -66,6 +66,13 @@ uint32_t prefix_window_pages(const prefix_cache *c);
 bool prefix_add(prefix_cache *c, const prefix_chain *chain, const uint32_t *tokens, uint32_t pages,
                 const uint32_t *const page[KV_KINDS]);
 
+/* What the cache has of a text's first `pages` pages, whether they can be gone on from or not: ids into page[kind][pages],
+ * PREFIX_NO_PAGE elsewhere, each retained for the caller. */
+void prefix_peek(prefix_cache *c, const prefix_chain *chain, const uint32_t *tokens, uint32_t pages,
+                 uint32_t *const page[KV_KINDS]);
+/* Drops every point that needs a page, because the page is lost. */
+void prefix_drop(prefix_cache *c, kv_kind kind, uint32_t page);
+
 /* Drops what was used longest ago, as far as it takes, until n pages of a kind are free that the cache alone held.
  * Returns how many that were. */
 uint32_t prefix_reclaim(prefix_cache *c, kv_kind kind, uint32_t n);
@@ -77,5 +84,7 @@ typedef struct prefix_statistics {
     uint32_t nodes, points, pages[KV_KINDS];
 } prefix_statistics;
 prefix_statistics prefix_state(const prefix_cache *c);
+/* Pages that nobody else holds; walks through the cache. */
+void prefix_alone(const prefix_cache *c, uint32_t pages[KV_KINDS]);
 
 #endif

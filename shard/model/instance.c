@@ -173,6 +173,7 @@ static status load(instance *i, const instance_options *o) {
     cpu.columns_max = model_weights_columns(i->weights);
     TRY(cpu_backend_open(&i->device, &cpu));
     if (o->timed) timed_open(&i->device, i->device);
+    TRY(instance_open_spill(i, o));
     runner_options r = {.config = c,
                         .split = i->split,
                         .weights = i->weights,
@@ -184,6 +185,7 @@ static status load(instance *i, const instance_options *o) {
                         .context = i->plan.context,
                         .slabs = i->plan.slabs,
                         .exchange = o->exchange,
+                        .spill = i->spill,
                         .tap = o->tap,
                         .tap_context = o->tap_context};
     memcpy(r.pages_per_slab, i->plan.geometry.pages_per_slab, sizeof r.pages_per_slab);
@@ -210,6 +212,7 @@ status instance_open(instance *out, const instance_options *o) {
      */
     status loaded = load(&i, o);
     st = agree(o->ranks, &card, loaded, &i);
+    if (st == ST_OK) st = instance_agree_spill(&i, o->ranks);
     if (st != ST_OK) goto fail;
     *out = i;
     return ST_OK;
@@ -220,6 +223,8 @@ fail:
 
 void instance_close(instance *i) {
     runner_close(i->run);
+    spill_close(i->spill);
+    free(i->spilled);
     if (i->device) i->device->ops->close(i->device);
     model_weights_close(i->weights);
     checkpoint_close(i->files);

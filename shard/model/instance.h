@@ -27,6 +27,8 @@ typedef struct instance_options {
     uint32_t expert_degree, width_degree;
     uint32_t context, slots, rows_max, chunk_max;
     uint64_t memory_bytes;
+    const char *spill_dir;        /* where cached pages are kept; NULL: nowhere */
+    uint64_t spill_bytes;         /* of all ranks; 0: INSTANCE_SPILL_BYTES */
     expert_exchange exchange;     /* EXCHANGE_AUTO but in tests */
     runner_tap *tap;
     void *tap_context;
@@ -43,13 +45,23 @@ typedef struct instance {
     model_weights *weights;
     backend *device;
     runner *run;
+    spill_store *spill;           /* NULL: none */
+    spill_page *spilled;          /* rank 0: [spilled_count] on every rank's disk at the start, oldest use first */
+    uint32_t spilled_count;
+    uint64_t spill_bytes, spill_file_bytes[KV_KINDS]; /* the limit, and one page's files; of all ranks */
     placement place;
     budget plan;                  /* slabs and context are the agreed ones */
     char checkpoint_hash[65], layout_text[64];
     uint64_t load_ns;
 } instance;
 
+#define INSTANCE_SPILL_BYTES (UINT64_C(64) << 30)
+
 STATUS_CHECKED status instance_open(instance *out, const instance_options *options);
 void instance_close(instance *i);
+
+/* Parts of instance_open: this rank's folder, and what all ranks have in theirs. */
+STATUS_CHECKED status instance_open_spill(instance *i, const instance_options *options);
+STATUS_CHECKED status instance_agree_spill(instance *i, comm *ranks);
 
 #endif

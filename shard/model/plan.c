@@ -15,13 +15,14 @@ static void *grow(void *array, uint32_t need, uint32_t *cap, size_t size) {
 
 void plan_clear(plan *p) {
     p->stop = 0;
-    p->open_count = p->span_count = p->page_count = p->token_count = p->listed_count = 0;
+    p->open_count = p->span_count = p->page_count = p->spill_count = p->token_count = p->listed_count = 0;
 }
 
 void plan_close(plan *p) {
     free(p->open);
     free(p->span);
     free(p->page);
+    free(p->spill);
     free(p->tokens);
     free(p->listed);
     *p = (plan){0};
@@ -46,6 +47,12 @@ void plan_add_page(plan *p, uint32_t slot, kv_kind kind, uint32_t index, uint32_
     p->page[p->page_count++] = (plan_page){slot, kind, index, page};
 }
 
+void plan_add_spills(plan *p, const spill_op *ops, uint32_t n) {
+    p->spill = grow(p->spill, p->spill_count + n, &p->spill_cap, sizeof *p->spill);
+    if (n) memcpy(p->spill + p->spill_count, ops, n * sizeof *ops);
+    p->spill_count += n;
+}
+
 uint32_t plan_add_tokens(plan *p, const uint32_t *tokens, uint32_t n) {
     uint32_t first = p->token_count;
     p->tokens = grow(p->tokens, first + n, &p->token_cap, sizeof *p->tokens);
@@ -60,10 +67,10 @@ uint32_t plan_add_tokens(plan *p, const uint32_t *tokens, uint32_t n) {
 typedef struct plan_header {
     char magic[8];
     uint64_t step;
-    uint32_t stop, open_count, span_count, page_count, token_count, listed_count;
+    uint32_t stop, open_count, span_count, page_count, spill_count, token_count, listed_count;
 } plan_header;
 
-static const char magic[8] = "gplan01";
+static const char magic[8] = "gplan02";
 
 typedef struct open_header {
     uint32_t slot, prompt_count, first_history, history_count;
@@ -79,12 +86,14 @@ void plan_encode(const plan *p, strbuf *out) {
                      .open_count = p->open_count,
                      .span_count = p->span_count,
                      .page_count = p->page_count,
+                     .spill_count = p->spill_count,
                      .token_count = p->token_count,
                      .listed_count = p->listed_count};
     memcpy(h.magic, magic, sizeof magic);
     strbuf_add(out, &h, sizeof h);
     strbuf_add(out, p->span, p->span_count * sizeof *p->span);
     strbuf_add(out, p->page, p->page_count * sizeof *p->page);
+    strbuf_add(out, p->spill, p->spill_count * sizeof *p->spill);
     strbuf_add(out, p->tokens, p->token_count * sizeof *p->tokens);
     strbuf_add(out, p->listed, p->listed_count * sizeof *p->listed);
     for (uint32_t i = 0; i < p->open_count; i++) {
@@ -146,6 +155,19 @@ static status check_span(const plan *p, const plan_span *s, const plan_bounds *b
     return ST_OK;
 }
 
+static status check_spills(const plan *p, const plan_bounds *b) {
+    if (p->spill_count && !b->spills)
+        return fail(ST_FORMAT, "step plan: %u files, and this rank has no folder for them", p->spill_count);
+    for (uint32_t i = 0; i < p->spill_count; i++) {
+        const spill_op *op = &p->spill[i];
+        if (op->action > SPILL_REMOVE || op->what.kind >= KV_KINDS ||
+            (op->action != SPILL_REMOVE && op->page >= b->pages[op->what.kind]))
+            return fail(ST_FORMAT, "step plan: operation %u on the file of page %u of kind %u", op->action,
+                        op->page, op->what.kind);
+    }
+    return ST_OK;
+}
+
 static status check(const plan *p, const plan_bounds *b) {
     uint64_t rows = 0;
     for (uint32_t i = 0; i < p->span_count; i++) {
@@ -164,6 +186,7 @@ static status check(const plan *p, const plan_bounds *b) {
             return fail(ST_FORMAT, "step plan: page %u of kind %u at index %u of slot %u", g->page, g->kind,
                         g->index, g->slot);
     }
+    TRY(check_spills(p, b));
     for (uint32_t i = 0; i < p->open_count; i++) {
         const plan_open *o = &p->open[i];
         if (o->slot >= b->slots || o->first_history > p->token_count ||
@@ -212,6 +235,10 @@ status plan_decode(plan *p, const void *bytes, size_t n, const plan_bounds *boun
     st = take_array(&r, &array, h.page_count, &p->page_cap, sizeof *p->page, "pages");
     p->page = array;
     TRY(st);
+    array = p->spill;
+    st = take_array(&r, &array, h.spill_count, &p->spill_cap, sizeof *p->spill, "files");
+    p->spill = array;
+    TRY(st);
     array = p->tokens;
     st = take_array(&r, &array, h.token_count, &p->token_cap, sizeof *p->tokens, "tokens");
     p->tokens = array;
@@ -222,6 +249,7 @@ status plan_decode(plan *p, const void *bytes, size_t n, const plan_bounds *boun
     TRY(st);
     p->span_count = h.span_count;
     p->page_count = h.page_count;
+    p->spill_count = h.spill_count;
     p->token_count = h.token_count;
     p->listed_count = h.listed_count;
     for (uint32_t i = 0; i < h.open_count; i++) TRY(read_open(&r, plan_add_open(p)));

@@ -13,6 +13,7 @@
 #include "base/status.h"
 #include "base/strbuf.h"
 #include "shard/kv/geometry.h"
+#include "shard/kv/spill.h"
 #include "shard/sample/sampling.h"
 
 typedef enum plan_input { PLAN_TOKENS, PLAN_SOFT_ROWS } plan_input;
@@ -57,9 +58,10 @@ typedef struct plan {
     plan_open *open;
     plan_span *span;
     plan_page *page;
+    spill_op *spill;          /* pages from and to every rank's disk, in order, before the rows */
     uint32_t *tokens, *listed;
-    uint32_t open_count, span_count, page_count, token_count, listed_count;
-    uint32_t open_cap, span_cap, page_cap, token_cap, listed_cap;
+    uint32_t open_count, span_count, page_count, spill_count, token_count, listed_count;
+    uint32_t open_cap, span_cap, page_cap, spill_cap, token_cap, listed_cap;
 } plan;
 
 void plan_clear(plan *p);
@@ -67,6 +69,7 @@ void plan_close(plan *p);
 plan_open *plan_add_open(plan *p);
 plan_span *plan_add_span(plan *p);
 void plan_add_page(plan *p, uint32_t slot, kv_kind kind, uint32_t index, uint32_t page);
+void plan_add_spills(plan *p, const spill_op *ops, uint32_t n);
 /* Copies tokens in, returns the index of the first. */
 uint32_t plan_add_tokens(plan *p, const uint32_t *tokens, uint32_t n);
 
@@ -74,6 +77,7 @@ uint32_t plan_add_tokens(plan *p, const uint32_t *tokens, uint32_t n);
 typedef struct plan_bounds {
     uint32_t slots, rows_max, context, vocab, pages_per_slot;
     uint32_t pages[KV_KINDS];
+    bool spills;              /* there is a folder for pages */
 } plan_bounds;
 
 void plan_encode(const plan *p, strbuf *out);

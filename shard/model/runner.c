@@ -304,6 +304,7 @@ void runner_close(runner *r) {
     free(r->moe_index);
     free(r->expert_ids);
     free(r->expert_weights);
+    free(r->spilled);
     free(r->attention);
     free(r->moe);
     free(r->layer_offset);
@@ -315,7 +316,8 @@ plan_bounds runner_bounds(const runner *r) {
                      .rows_max = r->o.rows_max,
                      .context = r->o.context,
                      .vocab = r->config->vocab,
-                     .pages_per_slot = r->pages_per_slot};
+                     .pages_per_slot = r->pages_per_slot,
+                     .spills = r->o.spill != NULL};
     for (int kind = 0; kind < KV_KINDS; kind++) b.pages[kind] = r->o.slabs * r->geometry.pages_per_slab[kind];
     return b;
 }
@@ -369,6 +371,7 @@ static status finish_rows(runner *r, uint32_t first, uint32_t n, runner_sink *si
 
 status runner_step(runner *r, const plan *p, runner_sink *sink, void *context) {
     const model_config *c = r->config;
+    TRY(runner_spill(r, p));
     open_slots(r, p);
     if (p->span_count == 0) return ST_OK;
     TRY(rows_begin(r, p));

@@ -38,6 +38,7 @@ typedef struct runner_options {
     uint32_t pages_per_slab[KV_KINDS]; /* rank 0's choice */
     uint32_t slabs;         /* the same on every rank */
     expert_exchange exchange;
+    spill_store *spill;     /* NULL: none; the caller's */
     runner_tap *tap;        /* NULL: none */
     void *tap_context;
 } runner_options;
@@ -59,6 +60,8 @@ typedef struct runner_result {
 typedef status runner_sink(void *context, const runner_result *result);
 
 STATUS_CHECKED status runner_step(runner *r, const plan *p, runner_sink *sink, void *context);
+/* [spill_count of the last step's plan]: whether every rank did it; valid until the next step. */
+const uint8_t *runner_spilled(const runner *r);
 /* Random values in every page that the slot's table names, for measurements at a depth that would take long to compute. */
 void runner_fill_kv(runner *r, uint32_t slot);
 /* Bounds for plan_decode. */

@@ -43,10 +43,9 @@ void runner_fill_kv(runner *r, uint32_t slot) {
     for (int kind = 0; kind < KV_KINDS; kind++) {
         uint64_t bytes = r->geometry.page_bytes[kind];
         for (uint32_t i = 0; bytes && i < r->pages_per_slot; i++) {
-            uint32_t page = r->table[kind][slot][i], per_slab = r->geometry.pages_per_slab[kind];
+            uint32_t page = r->table[kind][slot][i];
             if (page == PLAN_NO_TOKEN) continue;
-            char *at = (char *)r->pool + page / per_slab * r->geometry.slab_bytes + page % per_slab * bytes;
-            fill_page((uint64_t *)(void *)at, bytes / 8, r->o.kv, ((uint64_t)slot << 32) + i);
+            fill_page(runner_page(r, (kv_kind)kind, page), bytes / 8, r->o.kv, ((uint64_t)slot << 32) + i);
             if (r->o.kv == KV_Q8) fill_scales(r, (kv_kind)kind, page);
         }
     }

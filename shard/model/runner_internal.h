@@ -44,12 +44,19 @@ struct runner {
     uint32_t *moe_index;            /* [2 · rows_max + 2 · ranks] */
     struct block { void *p; size_t bytes; } blocks[24];
     uint32_t block_count;
+    uint8_t *spilled;               /* [spilled_cap · ranks]: this rank's, then everybody's */
+    uint32_t spilled_cap;
+    uint64_t spill_failures;
 };
 
 /* Fills r->live and r->wanted from a plan. */
 status rows_begin(runner *r, const plan *p);
 /* Keeps only the wanted rows: r->live and r->wanted (now 0 … count-1) follow; r->index holds where each was. */
 void rows_keep_wanted(runner *r);
+/* Reads and writes files of pages as the plan says. */
+status runner_spill(runner *r, const plan *p);
+/* Where a page's bytes lie on this rank. */
+void *runner_page(const runner *r, kv_kind kind, uint32_t page);
 /* The decoder up to the last layer's output in r->h, rows r->live. */
 status forward(runner *r);
 /* From r->partial = this rank's sums [dense | experts] of n rows to r->partial = rms(dense) + rms(experts). */

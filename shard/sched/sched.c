@@ -42,6 +42,7 @@ status sched_open(sched **out, const sched_options *o) {
         sched_close(s);
         return st;
     }
+    if (s->o.prefix.open) s->o.prefix.open(s->o.prefix.context, s->pages);
     *out = s;
     return ST_OK;
 }
@@ -49,6 +50,7 @@ status sched_open(sched **out, const sched_options *o) {
 void sched_close(sched *s) {
     if (!s) return;
     while (s->all_first) sequence_end(s, s->all_first);
+    if (s->o.prefix.close) s->o.prefix.close(s->o.prefix.context);
     kv_pages_close(s->pages);
     for (int kind = 0; kind < KV_KINDS; kind++) free(s->counted[kind]);
     free(s->slot);
@@ -201,7 +203,10 @@ status sched_expire(sched *s) {
 /* ---- counts ---- */
 
 void sched_fix_chunk(sched *s, uint32_t rows) { s->o.fixed_chunk = rows; }
-bool sched_has_work(const sched *s) { return s->running_count > s->running_paused || queue_next(s); }
+static bool spills(const sched *s) { return s->o.prefix.busy && s->o.prefix.busy(s->o.prefix.context); }
+bool sched_has_work(const sched *s) {
+    return s->running_count > s->running_paused || queue_next(s) || spills(s);
+}
 uint32_t sched_running(const sched *s) { return s->running_count; }
 uint32_t sched_waiting(const sched *s) { return s->waiting_count; }
 uint32_t sched_paused(const sched *s) { return s->running_paused + s->waiting_paused; }

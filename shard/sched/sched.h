@@ -55,7 +55,8 @@ typedef struct sched_sink {
  * page[kind][i] is the page of positions 64·i …; KV_NO_PAGE where a sliding layer has none any more. All NULL: no cache. */
 typedef struct sched_prefix {
     void *context;
-    /* How many leading pages of tokens[n] need no computing; 64 · pages < n. */
+    /* How many leading pages of tokens[n] need no computing; 64 · pages < n. SCHED_PREFIX_LATER: they are being read from
+     * a disk; the request waits, and is asked about again in the next step. */
     uint32_t (*find)(void *context, uint64_t id, const uint32_t *tokens, uint32_t n);
     /* Retains those pages for request id and fills in page[kind][0 … pages-1]: all full ones, and the sliding ones that a
      * row at position 64 · pages looks at. Follows find without another call between. */
@@ -67,7 +68,21 @@ typedef struct sched_prefix {
     bool (*reclaim)(void *context, kv_kind kind, uint32_t n);
     /* The request is over. */
     void (*forget)(void *context, uint64_t id);
+    /* The rest may be NULL beside others that are not. As add, for a point of a long prompt that is only passed. */
+    void (*pass)(void *context, uint64_t id, const uint32_t *tokens, uint32_t pages, const uint32_t *const page[KV_KINDS]);
+    /* Pages that the last find for id had in common with others, though some needed computing: where texts part. */
+    uint32_t (*parting)(void *context, uint64_t id);
+    /* A request began; what it looked for and what it found. */
+    void (*started)(void *context, uint32_t queried_tokens, uint32_t hit_tokens);
+    /* From open to close, pages is the book. What step means: plan adds to its plan, done is told how that went. */
+    void (*open)(void *context, kv_pages *pages);
+    void (*plan)(void *context, plan *p);
+    void (*done)(void *context, const uint8_t *ok);
+    bool (*busy)(const void *context);  /* steps are wanted even when nobody runs */
+    void (*close)(void *context);
 } sched_prefix;
+
+enum { SCHED_PREFIX_LATER = 0xFFFFFFFF };
 
 typedef struct sched_options {
     uint32_t slots, rows_max;     /* rows of one step */
@@ -100,7 +115,7 @@ STATUS_CHECKED status sched_pause(sched *s, uint64_t id, bool paused);
 /* Size of chunks from the next plan on; see sched_options. */
 void sched_fix_chunk(sched *s, uint32_t rows);
 
-/* Whether a plan would have rows: false when all that is there is paused. */
+/* Whether a plan would have rows, or pages are to be written to disk: false when all that is there is paused. */
 bool sched_has_work(const sched *s);
 uint32_t sched_running(const sched *s);          /* with a slot, paused or not */
 uint32_t sched_waiting(const sched *s);
@@ -119,6 +134,8 @@ kv_pages *sched_pages(sched *s);
 STATUS_CHECKED status sched_plan(sched *s, plan *p);
 /* One result of the step; the runner's sink. context is the scheduler. */
 status sched_take_result(void *context, const runner_result *result);
+/* How the plan's operations on files went (runner_spilled), before sched_step_done. */
+void sched_spilled(sched *s, const uint8_t *ok);
 /* After all results of the step. */
 STATUS_CHECKED status sched_step_done(sched *s);
 

@@ -96,8 +96,7 @@ static bool gain_room(sched *s, sequence *q) {
     if (q->done == 0) return false;
     pages_release_all(s, q);
     q->no_prefix = true;
-    prefix_begin(s, q);
-    return true;
+    return prefix_begin(s, q);
 }
 
 static bool has_room(const sched *s, const sequence *q) {
@@ -111,7 +110,10 @@ static bool make_room(sched *s, sequence *q) {
     if (s->blocked == q) return false;
     /* No look at the prefix cache for a slot that nobody gives up. */
     if (s->running_count == s->o.slots && !may_displace(q, s->running[s->running_count - 1])) return false;
-    prefix_begin(s, q);
+    if (!prefix_begin(s, q)) {
+        pages_release_all(s, q);
+        return false;
+    }
     bool could = has_room(s, q) || could_fit(s, q);
     while (!has_room(s, q))
         if (!could || !gain_room(s, q)) {
@@ -140,6 +142,7 @@ static status start(sched *s, sequence *q) {
     s->prompt_tokens += q->r.prompt_count;
     uint32_t cached = q->done < q->r.prompt_count ? q->done : q->r.prompt_count;
     q->told_progress = cached;
+    if (s->o.prefix.started) s->o.prefix.started(s->o.prefix.context, q->r.prompt_count, cached);
     return s->o.sink.started(s->o.sink.context, q->r.id, cached, (q->started_ns - q->submitted_ns) / 1000);
 }
 

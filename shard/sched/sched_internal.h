@@ -33,6 +33,7 @@ struct sequence {
     uint32_t sent_first[KV_KINDS], sent_end[KV_KINDS]; /* what the ranks know of that */
     bool open_due;                     /* the ranks have not heard of this use of the slot */
     bool started, paused, finished, no_prefix;
+    uint32_t parting;                  /* pages that others' texts share; 0: unknown */
 };
 
 /* ---- who is next (sched_queue.c) ---- */
@@ -89,7 +90,7 @@ uint32_t pages_covered(const sched *s, const sequence *q); /* positions */
 void pages_release_all(sched *s, sequence *q);
 void pages_tell(plan *p, sequence *q);     /* to the ranks */
 /* The prefix cache's places. */
-void prefix_begin(sched *s, sequence *q);
+bool prefix_begin(sched *s, sequence *q);  /* false: not now */
 void prefix_computed(sched *s, sequence *q, uint32_t from); /* positions from … q->done - 1 */
 void prefix_keep(sched *s, sequence *q);
 bool prefix_reclaim_for(sched *s, kv_kind kind);

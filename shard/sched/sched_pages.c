@@ -6,7 +6,7 @@
 #include "shard/sched/sched_internal.h"
 
 /* A window's pages of a long prompt are kept once in so many chunks: they cost as much as a window. */
-enum { CHUNKS_BETWEEN_POINTS = 8 };
+enum { CHUNKS_BETWEEN_POINTS = 8, QUESTION_PAGES = 4 };
 
 static uint32_t pages_of(uint64_t positions) {
     return (uint32_t)((positions + KV_TOKENS_PER_PAGE - 1) / KV_TOKENS_PER_PAGE);
@@ -109,10 +109,12 @@ void pages_tell(plan *p, sequence *q) {
 
 /* ---- the prefix cache ---- */
 
-static void hold_prefix(sched *s, sequence *q) {
+static bool hold_prefix(sched *s, sequence *q) {
     const sched_prefix *p = &s->o.prefix;
     uint32_t pages = p->find(p->context, q->r.id, q->r.tokens, q->r.token_count);
-    if (pages == 0) return;
+    if (pages == SCHED_PREFIX_LATER) return false;
+    q->parting = p->parting ? p->parting(p->context, q->r.id) : 0;
+    if (pages == 0) return true;
     INVARIANT((uint64_t)pages * KV_TOKENS_PER_PAGE <
               q->r.token_count); /* the last token's logits are needed */
     p->hold(p->context, q->r.id, pages, q->page);
@@ -122,24 +124,26 @@ static void hold_prefix(sched *s, sequence *q) {
         q->end[kind] = pages;
         q->first[kind] = kind == KV_SLIDING ? first_in_window(s, q->done) : 0;
     }
+    return true;
 }
 
-void prefix_begin(sched *s, sequence *q) {
+bool prefix_begin(sched *s, sequence *q) {
     size_t n = pages_of(last_position(q));
     for (int kind = 0; kind < KV_KINDS; kind++) {
         q->page[kind] = memory_alloc_array(n, sizeof **q->page);
         for (size_t i = 0; i < n; i++) q->page[kind][i] = KV_NO_PAGE;
     }
     bool logprobs = q->r.sampling.prompt_logprobs >= 0 && q->told_logprobs < q->r.prompt_count;
-    if (s->o.prefix.find && !q->no_prefix && !logprobs) hold_prefix(s, q);
+    return !s->o.prefix.find || q->no_prefix || logprobs || hold_prefix(s, q);
 }
 
-static void add_point(sched *s, sequence *q, uint32_t pages) {
+static void add_point(sched *s, sequence *q, uint32_t pages, bool lasts) {
     const sched_prefix *p = &s->o.prefix;
     if (!p->add || pages == 0) return;
     if (s->o.uses[KV_SLIDING] && q->first[KV_SLIDING] > first_in_window(s, pages * KV_TOKENS_PER_PAGE))
         return;
-    p->add(p->context, q->r.id, q->r.tokens, pages, (const uint32_t *const *)q->page);
+    (lasts || !p->pass ? p->add : p->pass)(p->context, q->r.id, q->r.tokens, pages,
+                                           (const uint32_t *const *)q->page);
 }
 
 /* Whether a point lies behind `from` and not behind `to`, in pages. */
@@ -152,11 +156,15 @@ void prefix_computed(sched *s, sequence *q, uint32_t from) {
     uint32_t every = CHUNKS_BETWEEN_POINTS * s->o.chunk_max / KV_TOKENS_PER_PAGE;
     if (every == 0) every = 1;
     for (uint32_t point = (first / every + 1) * every; point <= last && point < prompt; point += every)
-        add_point(s, q, point);
-    if (passed(prompt, first, last)) add_point(s, q, prompt);
+        add_point(s, q, point, false);
+    if (passed(q->parting, first, last) && q->parting < prompt) add_point(s, q, q->parting, true);
+    /* A document often ends in a question shorter than this. */
+    uint32_t before = prompt > QUESTION_PAGES ? prompt - QUESTION_PAGES : 0;
+    if (passed(before, first, last)) add_point(s, q, before, true);
+    if (passed(prompt, first, last)) add_point(s, q, prompt, true);
 }
 
-void prefix_keep(sched *s, sequence *q) { add_point(s, q, q->done / KV_TOKENS_PER_PAGE); }
+void prefix_keep(sched *s, sequence *q) { add_point(s, q, q->done / KV_TOKENS_PER_PAGE, true); }
 
 bool prefix_reclaim_for(sched *s, kv_kind kind) {
     const sched_prefix *p = &s->o.prefix;

@@ -134,6 +134,7 @@ status sched_plan(sched *s, plan *p) {
     budget_step_begin(&s->budget, sched_now(s));
     for (uint32_t i = 0; i < s->running_count; i++)
         if (s->running[i]->planned) add_span(s, p, s->running[i]);
+    if (s->o.prefix.plan) s->o.prefix.plan(s->o.prefix.context, p);
     return ST_OK;
 }
 
@@ -186,6 +187,10 @@ static status advance(sched *s, sequence *q) {
     if (q->done <= q->told_progress) return ST_OK;
     q->told_progress = q->done;
     return s->o.sink.progress(s->o.sink.context, q->r.id, q->done);
+}
+
+void sched_spilled(sched *s, const uint8_t *ok) {
+    if (s->o.prefix.done) s->o.prefix.done(s->o.prefix.context, ok);
 }
 
 status sched_step_done(sched *s) {

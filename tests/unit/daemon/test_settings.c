@@ -63,7 +63,6 @@ TEST(refuses_what_is_not_built) {
                                         "--tls-cert c",
                                         "--tls-key k",
                                         "--media-root /",
-                                        "--spill /",
                                         "--chat-template gemma4",
                                         "--launcher srun",
                                         "--launcher external",
@@ -142,6 +141,8 @@ TEST(checks_modes) {
     check_refused("--dry-run --shape 31b --model a", ST_INVALID, "--shape 31b and --model a: one of them");
     check_refused("--dry-run --shape 30b", ST_INVALID, "allowed: 31b 26b-a4b e4b e2b");
     check_refused("--model a --expert-layout 2", ST_INVALID, "it is written as 2x1");
+    check_refused("--model a --spill /d:5foo", ST_INVALID, "the size \"5foo\" is not a number");
+    check_refused("--model a --spill :5GiB", ST_INVALID, "names no folder");
     CHECK_STATUS(read_line(&s, "--model a --verbose --log-level error"), ST_OK);
     CHECK(s.log_level == LOG_DEBUG);
     settings_close(&s);

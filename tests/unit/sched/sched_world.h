@@ -204,7 +204,9 @@ static inline void open_world(world *w, uint32_t requests, uint32_t slabs, bool 
                            .pages_per_slab = {1, FULL_PER_SLAB},
                            .clock = {clock_of, w},
                            .sink = {w, on_started, on_progress, on_prompt, on_token, on_finished}};
-    if (cached) w->o.prefix = (sched_prefix){w, cache_find, cache_hold, cache_add, cache_reclaim, NULL};
+    if (cached)
+        w->o.prefix = (sched_prefix){
+            .context = w, .find = cache_find, .hold = cache_hold, .add = cache_add, .reclaim = cache_reclaim};
     CHECK_STATUS(sched_open(&w->s, &w->o), ST_OK);
 }
 
