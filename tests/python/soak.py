@@ -23,6 +23,7 @@ import grpc
 from support import UNLIMITED, Daemon, eventually, request, rpc, samples
 
 MODELS = ("tiny-dense", "tiny-moe")
+SLOW_AT_ONCE = 4
 CONNECTIONS = 20  # kept ones, shared by the clients; those that disconnect make their own
 PATIENCE = 120
 # Growth that is none: caches and arenas fill in the first seconds.
@@ -50,6 +51,7 @@ async def read(call, pause=None):
 class Soak:
     def __init__(self, daemon, end, cases, alone):
         self.daemon, self.end, self.cases, self.alone = daemon, end, cases, alone
+        self.slow_now = asyncio.Semaphore(SLOW_AT_ONCE)
         self.done, self.problems, self.drawn = collections.Counter(), [], {}
 
     async def client(self, number, stub):
@@ -93,8 +95,11 @@ class Soak:
         self.differs(f"{model} long", got[0], self.alone[model][:n])
 
     async def slow(self, stub, model, case, numbers):
-        """Log-probabilities make more than 4 MiB of it, where the engine is told to pause."""
-        await self.long(stub, model, case, numbers, n=LOUD_TOKENS, pause=0.01, logprobs=1024)
+        """Log-probabilities make more of it than buffers take, and the engine is told to pause. Few at a time: this process reads it all."""
+        if self.slow_now.locked():
+            return await self.long(stub, model, case, numbers)
+        async with self.slow_now:
+            await self.long(stub, model, case, numbers, n=LOUD_TOKENS, pause=0.002, logprobs=1024)
 
     async def some_events(self, call, numbers):
         for _ in range(numbers.randrange(6)):
