@@ -95,7 +95,7 @@ class Soak:
         self.differs(f"{model} long", got[0], self.alone[model][:n])
 
     async def slow(self, stub, model, case, numbers):
-        """Log-probabilities make more of it than buffers take, and the engine is told to pause. Few at a time: this process reads it all."""
+        """Log-probabilities make more of it than buffers take, and the engine is told to pause. Few at a time: all is read here."""
         if self.slow_now.locked():
             return await self.long(stub, model, case, numbers)
         async with self.slow_now:
