@@ -107,6 +107,7 @@ static status run_plan(leader *l) {
     if (st == ST_OK && !l->p.stop) st = sched_step_done(l->s);
     l->last_plan_ns = clock_now_ns();
     if (l->p.span_count) atomic_fetch_add(&l->progress.steps, 1); /* keep-alives are no steps */
+    atomic_store(&l->progress.imbalance, (float)runner_imbalance(l->in->run));
     atomic_store(&l->progress.in_step, false);
     watchdog_disarm(l->dog);
     return st;

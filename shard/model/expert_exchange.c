@@ -31,6 +31,29 @@ static bool holds(const runner *r, uint32_t rank, uint32_t row) {
     return false;
 }
 
+/* Half of what was counted is forgotten at so many rows, so that the figure follows the load. */
+enum { RECENT_EXPERT_ROWS = 1 << 20 };
+
+void count_expert_rows(runner *r, uint32_t n) {
+    const layout *l = r->o.split;
+    const uint32_t *ids = r->expert_ids, count = n * r->config->experts_active;
+    uint64_t most = 0;
+    for (uint32_t group = 0; group < l->expert_degree; group++) {
+        range own = layout_share(r->config->experts, 1, l->expert_degree, group);
+        uint64_t rows = 0;
+        for (uint32_t i = 0; i < count; i++) rows += ids[i] - own.begin < own.end - own.begin;
+        if (rows > most) most = rows;
+    }
+    r->busiest_rows += most;
+    r->expert_rows += count;
+    if (r->expert_rows > RECENT_EXPERT_ROWS) r->busiest_rows /= 2, r->expert_rows /= 2;
+}
+
+double runner_imbalance(const runner *r) {
+    if (!r->expert_rows) return 1;
+    return (double)r->busiest_rows * r->o.split->expert_degree / (double)r->expert_rows;
+}
+
 /* Bytes that all-to-all saves must be worth one more exchange: about 50 µs at 5 GB/s. */
 enum { EXCHANGE_WORTH_BYTES = 256 << 10 };
 

@@ -107,6 +107,7 @@ static status feed_forward(runner *r, uint32_t layer) {
     float *experts = r->partial + sum;
     r->ops->route(r->b, m, r->h, n, r->expert_ids, r->expert_weights);
     runner_look(r, "router_weights", layer, r->expert_weights, r->expert_ids, n, c->experts_active);
+    count_expert_rows(r, n);
     r->ops->norm(r->b, r->x, r->h, w->pre_mlp_norm_2, c->norm_eps, n, c->hidden);
     r->ops->experts(r->b, m, r->x, n, r->expert_ids, r->expert_weights, experts);
     return expert_sums(r, layer, n);

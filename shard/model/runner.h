@@ -64,6 +64,9 @@ STATUS_CHECKED status runner_step(runner *r, const plan *p, runner_sink *sink, v
 const uint8_t *runner_spilled(const runner *r);
 /* Random values in every page that the slot's table names, for measurements at a depth that would take long to compute. */
 void runner_fill_kv(runner *r, uint32_t slot);
+/* Rows of experts that the busiest EP group computed in recent steps over what the mean group did; 1 without experts or
+ * with one group. */
+double runner_imbalance(const runner *r);
 /* Bounds for plan_decode. */
 plan_bounds runner_bounds(const runner *r);
 

@@ -34,6 +34,7 @@ struct runner {
     float *moe_out, *moe_in;        /* rows on their way between ranks, moe_in with a row of zeros behind them */
     uint32_t *expert_ids;
     float *expert_weights;
+    uint64_t busiest_rows, expert_rows; /* of recent layers: the busiest EP group's, all groups' */
     live_rows live;
     uint32_t *wanted, wanted_count; /* rows of the step whose logits are wanted, rising */
     uint32_t *index;                /* scratch for gathers */
@@ -59,6 +60,8 @@ status runner_spill(runner *r, const plan *p);
 void *runner_page(const runner *r, kv_kind kind, uint32_t page);
 /* The decoder up to the last layer's output in r->h, rows r->live. */
 status forward(runner *r);
+/* Counts how many rows each EP group computes for n rows routed as expert_ids says. */
+void count_expert_rows(runner *r, uint32_t n);
 /* From r->partial = this rank's sums [dense | experts] of n rows to r->partial = rms(dense) + rms(experts). */
 status expert_sums(runner *r, uint32_t layer, uint32_t n);
 /* next: what is multiplied after it, NULL: not known. */

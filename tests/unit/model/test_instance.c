@@ -1,9 +1,11 @@
 /* Ranks agree before they serve, or all leave together with a sentence that names both sides; refusals come
  * before weights are read; the budget fits what it is given. */
+#include <math.h>
 #include <unistd.h>
 
 #include "base/log.h"
 #include "shard/model/instance.h"
+#include "tests/engine_driver.h"
 #include "tests/test.h"
 
 typedef struct attempt {
@@ -128,12 +130,61 @@ TEST(a_step_has_every_page_that_it_looks_at) {
     comm_close(self);
 }
 
+typedef struct counted {
+    uint32_t experts, degree;
+    uint64_t busiest, all;
+} counted;
+
+static void count_groups(void *context, const char *name, uint32_t layer, const float *data,
+                         const uint32_t *ids, uint32_t rows, uint32_t cols) {
+    (void)layer, (void)data;
+    counted *c = context;
+    if (strcmp(name, "router_weights") != 0) return;
+    uint64_t group[8] = {0}, most = 0;
+    for (uint32_t i = 0; i < rows * cols; i++) group[ids[i] / (c->experts / c->degree)]++;
+    for (int i = 0; i < 8; i++) most = group[i] > most ? group[i] : most;
+    c->busiest += most;
+    c->all += (uint64_t)rows * cols;
+}
+
+static status imbalance_body(comm *ranks, void *context) {
+    counted c = {.degree = *(uint32_t *)context};
+    instance in;
+    TRY(instance_open(&in, &(instance_options){.model_path = MOE,
+                                               .ranks = ranks,
+                                               .threads = 1,
+                                               .context = 256,
+                                               .expert_degree = c.degree,
+                                               .width_degree = comm_size(ranks) / c.degree,
+                                               .tap = count_groups,
+                                               .tap_context = &c}));
+    c.experts = in.config->experts;
+    static const uint32_t prompt[] = {2, 30, 40, 50, 60, 70, 80};
+    driver_request r = {.tokens = prompt, .token_count = 7, .prompt_count = 7, .params = driver_greedy(5)};
+    TRY(driver_run(&in, ranks, &r, 1));
+    double want = (double)c.busiest * c.degree / (double)c.all;
+    CHECK_THAT(c.all > 0 && fabs(runner_imbalance(in.run) - want) < 1e-9, "%u groups: %g, not %g", c.degree,
+               runner_imbalance(in.run), want);
+    CHECK(c.degree == 1 ? want == 1 : want > 1);
+    if (comm_rank(ranks) == 0) driver_free(&r, 1);
+    instance_close(&in);
+    return ST_OK;
+}
+
+TEST(imbalance_is_that_of_the_groups) {
+    for (uint32_t degree = 1; degree <= 2; degree++)
+        CHECK_STATUS(comm_fork_run(&(comm_fork_options){.ranks = 2, .threads = TEST_RANKS_AS_THREADS},
+                                   imbalance_body, &degree),
+                     ST_OK);
+}
+
 int main(void) {
     log_open("test", LOG_ERROR);
     RUN(ranks_that_agree_open);
     RUN(a_mismatch_names_both_sides);
     RUN(refusals_name_what_works);
     RUN(a_context_that_does_not_fit_is_cut);
+    RUN(imbalance_is_that_of_the_groups);
     RUN(a_step_has_every_page_that_it_looks_at);
     return test_result();
 }
