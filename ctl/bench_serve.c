@@ -99,8 +99,9 @@ static status start_streams(stream *all, const serve_load *load, pthread_barrier
                             serve_request *out) {
     for (uint32_t i = 0; i < load->streams; i++) {
         stream *s = &all[i];
-        *s =
-            (stream){.load = load, .begin = begin, .random = i + 1, .requests = out + (size_t)i * load->each};
+        *s = (stream){.load = load, .begin = begin, .requests = out + (size_t)i * load->each};
+        /* Other prompts than in any run before: a prefix cache would have those. */
+        s->random = (clock_now_ns() << 8) + i;
         s->ids = memory_alloc_array(load->prompt, sizeof *s->ids);
         int code = pthread_create(&s->thread, NULL, run_stream, s);
         /* Those that wait at the barrier wait for one that will not come. */

@@ -298,6 +298,14 @@ static uint32_t gives_back(const prefix_cache *c, uint32_t point, kv_kind kind) 
     return n;
 }
 
+/* Whether a page that the point needs is nobody else's, though other points may need it too. */
+static bool shares_alone(const prefix_cache *c, uint32_t point, kv_kind kind) {
+    uint32_t left = kind == KV_SLIDING ? c->window_pages : c->o.nodes;
+    for (uint32_t at = point; left && at != NONE; left--, at = c->node[at].parent)
+        if (alone(c, &c->node[at], kind)) return true;
+    return false;
+}
+
 uint32_t prefix_reclaim(prefix_cache *c, kv_kind kind, uint32_t n) {
     uint32_t freed = 0, next;
     for (uint32_t at = c->oldest; at != NONE && freed < n; at = next) {
@@ -306,6 +314,14 @@ uint32_t prefix_reclaim(prefix_cache *c, kv_kind kind, uint32_t n) {
         if (pages == 0) continue;
         evict(c, at);
         freed += pages;
+    }
+    if (freed) return freed;
+    /* Points that share all they could give back, and keep each other: together they do. */
+    for (uint32_t at = c->oldest; at != NONE && freed == 0; at = next) {
+        next = c->node[at].newer;
+        if (!shares_alone(c, at, kind)) continue;
+        freed = gives_back(c, at, kind);
+        evict(c, at);
     }
     return freed;
 }

@@ -327,6 +327,28 @@ TEST(a_point_without_its_window_is_none) {
     world_close(&w);
 }
 
+/* Two points share the pages that nobody else has, and each has one that somebody runs with. */
+TEST(points_do_not_keep_each_other) {
+    static world w = {.window = 130, .sliding = true, .full = true, .pages = PAGES};
+    world_open(&w, 64);
+    text t = counting(0, 321);
+    run_of r = {0};
+    const uint32_t *const table[KV_KINDS] = {r.table[KV_SLIDING], r.table[KV_FULL]};
+    CHECK(begin(&w, &t, &r) == 0);
+    for (uint32_t i = 0; i < 5; i++)
+        for (int kind = 0; kind < KV_KINDS; kind++) r.table[kind][i] = take(&w, kind);
+    CHECK(prefix_add(w.cache, &r.chain, t.token, 2, table) &&
+          prefix_add(w.cache, &r.chain, t.token, 3, table));
+    for (uint32_t i = 0; i < 2; i++) release(&w.pool, KV_SLIDING, r.table[KV_SLIDING][i]);
+    CHECK(prefix_reclaim(w.cache, KV_SLIDING, 1) == 2);
+    CHECK(prefix_reclaim(w.cache, KV_SLIDING, 1) == 0 && prefix_reclaim(w.cache, KV_FULL, 1) == 0);
+    for (uint32_t i = 0; i < 5; i++)
+        for (int kind = 0; kind < KV_KINDS; kind++)
+            if (kind == KV_FULL || i >= 2) release(&w.pool, kind, r.table[kind][i]);
+    prefix_chain_free(&r.chain);
+    world_close(&w);
+}
+
 int main(void) {
     RUN(random_requests_without_eviction);
     RUN(random_requests_with_eviction);
@@ -334,5 +356,6 @@ int main(void) {
     RUN(collisions_give_no_wrong_pages);
     RUN(the_oldest_goes_first_and_held_pages_stay);
     RUN(a_point_without_its_window_is_none);
+    RUN(points_do_not_keep_each_other);
     return test_result();
 }

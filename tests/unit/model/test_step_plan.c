@@ -3,7 +3,14 @@
 #include "shard/model/plan.h"
 #include "tests/test.h"
 
-static const plan_bounds bounds = {
+static const plan_bounds bounds = {.slots = 4,
+                                   .rows_max = 64,
+                                   .context = 1000,
+                                   .vocab = 500,
+                                   .pages_per_slot = 16,
+                                   .pages = {100, 200},
+                                   .spills = true};
+static const plan_bounds no_folder = {
     .slots = 4, .rows_max = 64, .context = 1000, .vocab = 500, .pages_per_slot = 16, .pages = {100, 200}};
 
 static void fill(plan *p) {
@@ -26,6 +33,8 @@ static void fill(plan *p) {
     plan_add_page(p, 2, KV_FULL, 0, 150);
     plan_add_page(p, 2, KV_SLIDING, 0, PLAN_NO_TOKEN);
     uint32_t first = plan_add_tokens(p, (uint32_t[]){20, 21, 22, 23}, 4);
+    plan_add_spills(
+        p, &(spill_op){.action = SPILL_WRITE, .page = 7, .what = {.kind = KV_FULL, .token = {1, 2}}}, 1);
     plan_span *s = plan_add_span(p);
     s->slot = 2;
     s->position = 5;
@@ -45,6 +54,7 @@ TEST(there_and_back) {
     CHECK(b.open[0].params.seed == 99 && b.open[0].params.bias[0].bias == -2 &&
           b.open[0].params.stop_token[1] == 106);
     CHECK(!memcmp(a.span, b.span, sizeof *a.span) && !memcmp(a.page, b.page, 2 * sizeof *a.page));
+    CHECK(b.spill_count == 1 && !memcmp(a.spill, b.spill, sizeof *a.spill));
     CHECK(!memcmp(a.tokens, b.tokens, 7 * sizeof *a.tokens));
     /* Every cut is noticed. */
     for (size_t n = 0; n < bytes.size; n++) CHECK_STATUS(plan_decode(&b, bytes.data, n, &bounds), ST_FORMAT);
@@ -56,15 +66,19 @@ TEST(there_and_back) {
     plan_close(&b);
 }
 
-static void refused(plan *p, status want, const char *sentence) {
+static void refused_within(plan *p, const plan_bounds *within, status want, const char *sentence) {
     plan b = {0};
     strbuf bytes = {0};
     plan_encode(p, &bytes);
-    CHECK_STATUS(plan_decode(&b, bytes.data, bytes.size, &bounds), want);
+    CHECK_STATUS(plan_decode(&b, bytes.data, bytes.size, within), want);
     CHECK_SENTENCE(sentence);
     strbuf_close(&bytes);
     plan_close(&b);
     fill(p);
+}
+
+static void refused(plan *p, status want, const char *sentence) {
+    refused_within(p, &bounds, want, sentence);
 }
 
 TEST(refusals_name_the_part) {
@@ -103,6 +117,14 @@ TEST(refusals_name_the_part) {
     refused(&p, ST_FORMAT, "index 16 of slot 2");
     p.open[0].prompt_count = 4;
     refused(&p, ST_FORMAT, "opening slot 2");
+    plan_add_spills(&p, &(spill_op){.action = SPILL_READ, .page = 3, .what.kind = KV_SLIDING}, 1);
+    refused_within(&p, &no_folder, ST_FORMAT, "files, and this rank has no folder");
+    plan_add_spills(&p, &(spill_op){.action = SPILL_REMOVE + 1, .page = 3}, 1);
+    refused(&p, ST_FORMAT, "operation 3 on the file");
+    plan_add_spills(&p, &(spill_op){.action = SPILL_WRITE, .page = 200, .what.kind = KV_FULL}, 1);
+    refused(&p, ST_FORMAT, "of page 200 of kind 1");
+    plan_add_spills(&p, &(spill_op){.action = SPILL_WRITE, .what.kind = KV_KINDS}, 1);
+    refused(&p, ST_FORMAT, "of kind 2");
     plan_span again = p.span[0];
     for (int i = 0; i < 20; i++) *plan_add_span(&p) = again;
     refused(&p, ST_FORMAT, "84 rows, at most 64");
