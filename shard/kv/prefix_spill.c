@@ -246,6 +246,11 @@ static bool load_take_pages(prefix_spill *s) {
     return true;
 }
 
+uint32_t prefix_spill_known(const prefix_spill *s, const prefix_chain *chain, const uint32_t *tokens,
+                            uint32_t n) {
+    return prefix_find(s->disk, chain, tokens, n).known;
+}
+
 static bool load_begin(prefix_spill *s, const prefix_hit *hit, const prefix_chain *chain,
                        const uint32_t *tokens) {
     spill_load *l = &s->load;

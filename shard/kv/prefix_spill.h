@@ -35,6 +35,9 @@ void prefix_spill_add(prefix_spill *s, const prefix_chain *chain, const uint32_t
 bool prefix_spill_find(prefix_spill *s, uint64_t request, const prefix_chain *chain, const uint32_t *tokens, uint32_t n,
                        uint32_t pages_in_memory);
 
+/* Pages of a text that disk knows, whether they can be gone on from or not. */
+uint32_t prefix_spill_known(const prefix_spill *s, const prefix_chain *chain, const uint32_t *tokens, uint32_t n);
+
 /* Puts what is to be written next into this step, so that its page is held no longer than that. False: nothing is. */
 bool prefix_spill_flush(prefix_spill *s);
 /* Gives up what is being read. False: nothing is. */

@@ -15,6 +15,7 @@ typedef struct asked {
     uint64_t id;
     prefix_chain chain;
     prefix_hit hit;
+    uint32_t parting;
 } asked;
 
 struct sched_cache {
@@ -129,13 +130,15 @@ static uint32_t cache_find(void *context, uint64_t id, const uint32_t *tokens, u
     a->hit = prefix_find(c->memory, &a->chain, tokens, n);
     if (c->spill && prefix_spill_find(c->spill, id, &a->chain, tokens, n, a->hit.pages))
         return SCHED_PREFIX_LATER;
+    uint32_t on_disk = c->spill ? prefix_spill_known(c->spill, &a->chain, tokens, n) : 0;
+    a->parting = on_disk > a->hit.known ? on_disk : a->hit.known;
     return a->hit.pages;
 }
 
 static uint32_t cache_parting(void *context, uint64_t id) {
     const asked *a = ((sched_cache *)context)->requests;
     while (a && a->id != id) a = a->next;
-    return a ? a->hit.known : 0;
+    return a ? a->parting : 0;
 }
 
 static void cache_hold(void *context, uint64_t id, uint32_t pages, uint32_t *const page[KV_KINDS]) {
