@@ -63,9 +63,16 @@ static driver_request request_of(const study *c, uint32_t i) {
     return r;
 }
 
+/* The others follow rank 0, who alone writes what ranks that are threads share. */
+static status follow(comm *ranks, instance *in, uint32_t runs) {
+    status st = ST_OK;
+    for (uint32_t i = 0; i < runs && st == ST_OK; i++) st = driver_run(in, ranks, NULL, 0);
+    return st;
+}
+
 static status take_reference(study *c, comm *ranks, instance *in) {
     for (uint32_t i = 0; i < REQUESTS; i++) {
-        if (i == 4 && comm_rank(ranks) == 0) { /* its prompt is the first one with its answer */
+        if (i == 4) { /* its prompt is the first one with its answer */
             memcpy(c->tokens[4] + DOCUMENT, c->reference[0].out, NEW_TOKENS * sizeof **c->tokens);
             c->count[4] = DOCUMENT + NEW_TOKENS;
         }
@@ -132,14 +139,16 @@ static status body(comm *ranks, void *context) {
                                                .chunk_max = c->now.chunk,
                                                .spill_dir = c->now.disk ? folder : NULL}));
     status st = ST_OK;
-    if (!c->has_reference) {
+    if (!leads) {
+        st = follow(ranks, &in, c->has_reference ? 1 : REQUESTS);
+    } else if (!c->has_reference) {
         st = take_reference(c, ranks, &in);
     } else {
         for (uint32_t i = 0; i < REQUESTS; i++) r[i] = request_of(c, i);
         c->run = (driver_options){.cached = true, .slabs = c->now.scarce ? slabs_for_one(&in) : 0};
         if (c->now.scarce) r[1].after = r[2].after = r[4].after = 0; /* all at once */
         st = driver_run_with(&in, ranks, r, REQUESTS, &c->run);
-        if (st == ST_OK && leads) {
+        if (st == ST_OK) {
             preemptions += c->run.preemptions;
             for (uint32_t i = 0; i < REQUESTS; i++) compare(c, i, &r[i]);
             check_hits(c, r);
