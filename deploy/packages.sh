@@ -13,6 +13,7 @@ packages_build=(
     libjansson-dev                            # JSON: configuration, checkpoints
     libuv1-dev                                # the coordinator's event loop
     libgrpc-dev                               # gRPC C core: server and command line
+    libmicrohttpd-dev                         # HTTP server
     libprotobuf-c-dev protobuf-c-compiler     # messages in C
     protobuf-compiler                         # descriptors for server reflection
     libopenmpi-dev openmpi-bin                # ranks
