@@ -53,6 +53,21 @@ status core_add_model(core *c, const char *name, const tokenizer *tokens, engine
     return ST_OK;
 }
 
+status core_set_chat(core *c, const char *name, const chat_choice *chat) {
+    core_model *m;
+    TRY(core_find_model(c, name, &m));
+    m->chat = *chat;
+    return ST_OK;
+}
+
+status core_check_chat(const core_model *m) {
+    if (!m->tokenizer)
+        return fail(ST_INVALID, "model %s has no tokenizer and works on token ids only", m->name);
+    if (m->chat.template) return ST_OK;
+    return fail(ST_UNSUPPORTED, "model %s serves no chat: %s", m->name,
+                m->chat.why[0] ? m->chat.why : "it has no chat template");
+}
+
 status core_add_replica(core *c, const char *name, engine *e) {
     core_model *m;
     TRY(core_find_model(c, name, &m));
