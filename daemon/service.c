@@ -323,9 +323,10 @@ static status open_server(service *s) {
     server_add_core(s->server, methods, count, s->core);
     health_open(&s->health, s->server, state_word, s->core);
     TRY(reflection_open(&s->reflection, s->server));
-    TRY(acceptor_open(&s->acceptor, &s->loop, s->server, NULL));
+    TRY(acceptor_open(&s->acceptor, &s->loop, NULL));
     for (uint32_t i = 0; i < s->settings->listen_count; i++)
-        TRY(acceptor_listen(s->acceptor, s->settings->listen[i], s->settings->options.insecure));
+        TRY(acceptor_listen(s->acceptor, s->settings->listen[i], s->settings->options.insecure,
+                            server_sink(s->server)));
     return ST_OK;
 }
 

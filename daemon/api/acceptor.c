@@ -16,28 +16,29 @@
 #include "base/memory.h"
 #include "proto/limits.h"
 
-/* RFC 9113, 3.4: what every client sends first. */
-static const char greeting[] = "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
-
 enum {
     LISTENERS_MAX = 32,
-    GREETING_BYTES = sizeof greeting - 1,
     GREETING_MS = 10000,
-    LOOK_AGAIN_MS = 25,    /* at a greeting that came in part: peeked bytes would wake a poll again and again */
+    LOOK_AGAIN_MS = 25, /* at a greeting that came in part: peeked bytes would wake a poll again and again */
     ACCEPT_PAUSE_MS = 100, /* when the process is out of descriptors */
     ACCEPTS_A_TURN = 64,   /* so that a flood does not hold the loop */
+    LINGER_MS = 2000,
+    LINGER_BYTES_A_TURN = 1 << 20,
 };
 
 typedef struct listener {
     acceptor *owner;
+    const acceptor_sink *sink;
     address_socket socket;
     uv_poll_t poll;
     uv_timer_t pause;
 } listener;
 
-/* `fd` is gRPC's once it is handed over; `watch`, its duplicate, stays ours. */
-typedef struct connection {
+/* `fd` is the sink's once it is handed over; `watch`, its duplicate, stays ours. */
+struct acceptor_connection {
     acceptor *owner;
+    const acceptor_sink *sink;
+    void *taken; /* the sink's word for it */
     int fd, watch;
     bool handed_over, closing;
     uint64_t opened_ms;
@@ -45,12 +46,12 @@ typedef struct connection {
     uv_poll_t poll;
     uv_timer_t timer;
     uint32_t handles;
-    struct connection *next, **link;
-} connection;
+    acceptor_connection *next, **link;
+};
+typedef acceptor_connection connection;
 
 struct acceptor {
     uv_loop_t *loop;
-    server *server;
     acceptor_limits limits;
     listener *listener[LISTENERS_MAX];
     uint32_t listener_count;
@@ -66,10 +67,9 @@ struct acceptor {
 
 uint32_t acceptor_connection_count(const acceptor *a) { return a->connections; }
 
-status acceptor_open(acceptor **out, uv_loop_t *loop, server *s, const acceptor_limits *limits) {
+status acceptor_open(acceptor **out, uv_loop_t *loop, const acceptor_limits *limits) {
     *out = memory_alloc(sizeof **out);
     (*out)->loop = loop;
-    (*out)->server = s;
     if (limits) (*out)->limits = *limits;
     if (!(*out)->limits.connections) (*out)->limits.connections = LIMIT_CONNECTIONS;
     if (!(*out)->limits.greeting_ms) (*out)->limits.greeting_ms = GREETING_MS;
@@ -104,15 +104,39 @@ static void end_connection(connection *c) {
 }
 
 static void on_hang_up(uv_poll_t *poll, int error, int events) {
+    connection *c = poll->data;
     (void)error, (void)events;
-    end_connection(poll->data);
+    end_connection(c); /* c lives until its handles are closed, which is later */
+    if (c->sink->left) c->sink->left(c->sink->context, c->taken);
 }
 
 static void hand_over(connection *c) {
     uv_timer_stop(&c->timer);
     c->handed_over = true;
     uv_poll_start(&c->poll, UV_DISCONNECT, on_hang_up);
-    server_add_connection(c->owner->server, c->fd, c->peer);
+    c->taken = c->sink->take(c->sink->context, c->fd, c->peer, c);
+}
+
+static void on_lingered(uv_timer_t *timer) { end_connection(timer->data); }
+
+static void on_leftover(uv_poll_t *poll, int error, int events) {
+    connection *c = poll->data;
+    static char bytes[16384]; /* nobody reads it */
+    (void)events;
+    for (size_t seen = 0; !error && seen < LINGER_BYTES_A_TURN;) {
+        ssize_t n = recv(c->watch, bytes, sizeof bytes, MSG_DONTWAIT);
+        if (n < 0 && (errno == EAGAIN || errno == EINTR)) return;
+        if (n <= 0) break;
+        seen += (size_t)n;
+        if (seen >= LINGER_BYTES_A_TURN) return;
+    }
+    end_connection(c);
+}
+
+void acceptor_end_connection(acceptor_connection *c) {
+    if (c->closing) return;
+    uv_poll_start(&c->poll, UV_READABLE, on_leftover);
+    uv_timer_start(&c->timer, on_lingered, LINGER_MS, 0);
 }
 
 static void on_greeting(uv_poll_t *poll, int error, int events);
@@ -121,7 +145,7 @@ static void on_timer(uv_timer_t *timer) {
     connection *c = timer->data;
     uint64_t waited = uv_now(c->owner->loop) - c->opened_ms;
     if (waited >= c->owner->limits.greeting_ms) {
-        log_debug("%s: no HTTP/2 within %u ms", c->peer, c->owner->limits.greeting_ms);
+        log_debug("%s: no %s within %u ms", c->peer, c->sink->protocol, c->owner->limits.greeting_ms);
         end_connection(c);
         return;
     }
@@ -131,14 +155,15 @@ static void on_timer(uv_timer_t *timer) {
 
 static void on_greeting(uv_poll_t *poll, int error, int events) {
     connection *c = poll->data;
-    char seen[GREETING_BYTES];
+    char seen[ACCEPTOR_LOOK_BYTES];
     (void)events;
     ssize_t n = error ? 0 : recv(c->fd, seen, sizeof seen, MSG_PEEK | MSG_DONTWAIT);
     if (n < 0 && (errno == EAGAIN || errno == EINTR)) return;
-    if (n <= 0 || memcmp(seen, greeting, (size_t)n) != 0) {
-        if (n > 0) log_debug("%s: what it sent is no HTTP/2", c->peer);
+    acceptor_verdict verdict = n <= 0 ? ACCEPTOR_REFUSE : c->sink->look(seen, (size_t)n);
+    if (verdict == ACCEPTOR_REFUSE) {
+        if (n > 0) log_debug("%s: what it sent is no %s", c->peer, c->sink->protocol);
         end_connection(c);
-    } else if (n == GREETING_BYTES) {
+    } else if (verdict == ACCEPTOR_TAKE) {
         hand_over(c);
     } else {
         uint64_t left = c->opened_ms + c->owner->limits.greeting_ms - uv_now(c->owner->loop);
@@ -147,9 +172,11 @@ static void on_greeting(uv_poll_t *poll, int error, int events) {
     }
 }
 
-static void begin_connection(acceptor *a, int fd, int watch, const char *peer) {
+static void begin_connection(listener *l, int fd, int watch, const char *peer) {
+    acceptor *a = l->owner;
     connection *c = memory_alloc(sizeof *c);
     c->owner = a;
+    c->sink = l->sink;
     c->fd = fd;
     c->watch = watch;
     snprintf(c->peer, sizeof c->peer, "%s", peer);
@@ -178,8 +205,8 @@ static bool admit_unix(int fd, char *peer, size_t size) {
     if (getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &who, &n) != 0) return false;
     snprintf(peer, size, "uid %u", who.uid);
     if (who.uid == geteuid() || who.uid == 0) return true;
-    log_warn("a connection of user %u (process %d) is refused: only %u and root may use this socket", who.uid, who.pid,
-             geteuid());
+    log_warn("a connection of user %u (process %d) is refused: only %u and root may use this socket", who.uid,
+             who.pid, geteuid());
     return false;
 }
 
@@ -199,8 +226,8 @@ static void refuse_connection(acceptor *a, int fd) {
     a->refused++;
     uint64_t now = uv_now(a->loop);
     if (a->refused_said_ms && now - a->refused_said_ms < 1000) return;
-    log_warn("%llu connections refused: %u are open, the most that are allowed", (unsigned long long)a->refused,
-             a->connections);
+    log_warn("%llu connections refused: %u are open, the most that are allowed",
+             (unsigned long long)a->refused, a->connections);
     a->refused = 0;
     a->refused_said_ms = now;
 }
@@ -222,7 +249,7 @@ static void take(listener *l, int fd, const struct sockaddr_storage *from) {
         close(fd);
         return;
     }
-    begin_connection(a, fd, watch, peer);
+    begin_connection(l, fd, watch, peer);
 }
 
 static void on_acceptable(uv_poll_t *poll, int error, int events);
@@ -252,9 +279,10 @@ static void on_acceptable(uv_poll_t *poll, int error, int events) {
     }
 }
 
-static void begin_listener(acceptor *a, const address_socket *socket) {
+static void begin_listener(acceptor *a, const address_socket *socket, const acceptor_sink *sink) {
     listener *l = memory_alloc(sizeof *l);
     l->owner = a;
+    l->sink = sink;
     l->socket = *socket;
     int refused = uv_poll_init(a->loop, &l->poll, socket->fd) | uv_timer_init(a->loop, &l->pause);
     INVARIANT(refused == 0);
@@ -264,21 +292,26 @@ static void begin_listener(acceptor *a, const address_socket *socket) {
     a->handles += 2;
 }
 
-status acceptor_listen(acceptor *a, const char *address, bool public_allowed) {
+status acceptor_listen(acceptor *a, const char *address, bool public_allowed, const acceptor_sink *sink) {
     address_socket sockets[ADDRESS_SOCKETS_MAX];
     int count;
-    TRY(address_listen(address, public_allowed, sockets, &count));
+    TRY(address_listen(sink->option, address, public_allowed, sockets, &count));
     if (a->listener_count + (uint32_t)count > LISTENERS_MAX) {
         while (count > 0) address_close(&sockets[--count]);
-        return fail(ST_INVALID, "--listen %s: more than %d listening sockets", address, LISTENERS_MAX);
+        return fail(ST_INVALID, "%s %s: more than %d listening sockets", sink->option, address,
+                    LISTENERS_MAX);
     }
-    for (int i = 0; i < count; i++) begin_listener(a, &sockets[i]);
+    for (int i = 0; i < count; i++) begin_listener(a, &sockets[i], sink);
     return ST_OK;
 }
 
-void acceptor_describe(const acceptor *a, strbuf *out) {
-    for (uint32_t i = 0; i < a->listener_count; i++)
-        strbuf_add_format(out, "%s%s", i ? ", " : "", a->listener[i]->socket.text);
+void acceptor_describe(const acceptor *a, const acceptor_sink *sink, strbuf *out) {
+    bool first = true;
+    for (uint32_t i = 0; i < a->listener_count; i++) {
+        if (sink && a->listener[i]->sink != sink) continue;
+        strbuf_add_format(out, "%s%s", first ? "" : ", ", a->listener[i]->socket.text);
+        first = false;
+    }
 }
 
 /* ---- stopping ---- */

@@ -22,7 +22,7 @@ enum {
 /* ---- Unix ---- */
 
 static status lock_folder(const char *path, int *lock) {
-    char folder[sizeof ((struct sockaddr_un *)NULL)->sun_path];
+    char folder[sizeof((struct sockaddr_un *)NULL)->sun_path];
     const char *slash = strrchr(path, '/');
     snprintf(folder, sizeof folder, "%.*s", slash == path ? 1 : (int)(slash - path), path);
     *lock = open(folder, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
@@ -40,7 +40,8 @@ static status clear_path(const struct sockaddr_un *a) {
     struct stat s;
     if (lstat(a->sun_path, &s) != 0)
         return errno == ENOENT ? ST_OK : fail_errno(ST_IO, "cannot listen on %s", a->sun_path);
-    if (!S_ISSOCK(s.st_mode)) return fail(ST_IN_USE, "cannot listen on %s: it exists and is no socket", a->sun_path);
+    if (!S_ISSOCK(s.st_mode))
+        return fail(ST_IN_USE, "cannot listen on %s: it exists and is no socket", a->sun_path);
     int probe = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
     if (probe < 0) return fail_errno(ST_IO, "cannot listen on %s", a->sun_path);
     int error = connect(probe, (const struct sockaddr *)a, sizeof *a) == 0 ? 0 : errno;
@@ -49,7 +50,8 @@ static status clear_path(const struct sockaddr_un *a) {
     /* Anything but a refusal is somebody: a full backlog (EAGAIN) too, and a socket of another kind or user. */
     if (error != ECONNREFUSED)
         return fail(ST_IN_USE, "cannot listen on %s: a living process listens there%s%s", a->sun_path,
-                    error && error != EAGAIN ? ", or may: " : "", error && error != EAGAIN ? strerror(error) : "");
+                    error && error != EAGAIN ? ", or may: " : "",
+                    error && error != EAGAIN ? strerror(error) : "");
     if (unlink(a->sun_path) != 0 && errno != ENOENT)
         return fail_errno(ST_IO, "cannot replace the dead socket %s", a->sun_path);
     return ST_OK;
@@ -83,15 +85,15 @@ static status bind_unix(const struct sockaddr_un *a, address_socket *out) {
     return st;
 }
 
-static status listen_unix(const char *path, address_socket *out) {
+static status listen_unix(const char *option, const char *path, address_socket *out) {
     struct sockaddr_un a = {.sun_family = AF_UNIX};
     int lock = -1;
     if (!strncmp(path, "//", 2)) path += 2;
     size_t n = strlen(path);
-    if (path[0] != '/') return fail(ST_INVALID, "--listen unix:%s: the path must begin with /", path);
+    if (path[0] != '/') return fail(ST_INVALID, "%s unix:%s: the path must begin with /", option, path);
     if (n >= sizeof a.sun_path)
-        return fail(ST_INVALID, "--listen unix:%s: the path has %zu bytes, a socket's may have %zu", path, n,
-                    sizeof a.sun_path - 1);
+        return fail(ST_INVALID, "%s unix:%s: the path has %zu bytes, a socket's may have %zu", option, path,
+                    n, sizeof a.sun_path - 1);
     memcpy(a.sun_path, path, n + 1);
     status st = lock_folder(path, &lock);
     if (st == ST_OK) st = clear_path(&a);
@@ -111,17 +113,19 @@ static bool is_loopback(const struct sockaddr *a) {
 }
 
 /* "host:port", "[host]:port"; the host may not be left out: everybody's address is to be asked for by name. */
-static status split(const char *text, char host[256], char port[8]) {
+static status split(const char *option, const char *text, char host[256], char port[8]) {
     const char *colon = strrchr(text, ':'), *begin = text, *end = colon;
-    if (!colon) return fail(ST_INVALID, "--listen %s: allowed are unix:/path and host:port", text);
+    if (!colon) return fail(ST_INVALID, "%s %s: allowed are unix:/path and host:port", option, text);
     if (text[0] == '[' && colon > text && colon[-1] == ']') begin++, end--;
     else if (memchr(text, ':', (size_t)(colon - text)))
-        return fail(ST_INVALID, "--listen %s: an IPv6 address goes into brackets, as in [::1]:8080", text);
+        return fail(ST_INVALID, "%s %s: an IPv6 address goes into brackets, as in [::1]:8080", option, text);
     size_t n = (size_t)(end - begin), digits = strlen(colon + 1);
-    if (n == 0 || n >= 256) return fail(ST_INVALID, "--listen %s: allowed are unix:/path and host:port", text);
+    if (n == 0 || n >= 256)
+        return fail(ST_INVALID, "%s %s: allowed are unix:/path and host:port", option, text);
     unsigned number = 65536;
-    if (digits > 0 && digits < 6 && strspn(colon + 1, "0123456789") == digits) sscanf(colon + 1, "%u", &number);
-    if (number > 65535) return fail(ST_INVALID, "--listen %s: the port must be 0 to 65535", text);
+    if (digits > 0 && digits < 6 && strspn(colon + 1, "0123456789") == digits)
+        sscanf(colon + 1, "%u", &number);
+    if (number > 65535) return fail(ST_INVALID, "%s %s: the port must be 0 to 65535", option, text);
     memcpy(host, begin, n);
     host[n] = 0;
     memcpy(port, colon + 1, digits + 1);
@@ -133,7 +137,8 @@ static void name_socket(address_socket *s) {
     socklen_t n = sizeof a;
     char host[64] = "?", port[8] = "?";
     if (getsockname(s->fd, (struct sockaddr *)&a, &n) == 0)
-        (void)getnameinfo((struct sockaddr *)&a, n, host, sizeof host, port, sizeof port, NI_NUMERICHOST | NI_NUMERICSERV);
+        (void)getnameinfo((struct sockaddr *)&a, n, host, sizeof host, port, sizeof port,
+                          NI_NUMERICHOST | NI_NUMERICSERV);
     snprintf(s->text, sizeof s->text, strchr(host, ':') ? "[%s]:%s" : "%s:%s", host, port);
 }
 
@@ -169,24 +174,26 @@ static status listen_all(const char *text, const struct addrinfo *list, address_
     return ST_OK;
 }
 
-status address_listen(const char *text, bool public_allowed, address_socket out[ADDRESS_SOCKETS_MAX], int *count) {
+status address_listen(const char *option, const char *text, bool public_allowed,
+                      address_socket out[ADDRESS_SOCKETS_MAX], int *count) {
     char host[256], port[8];
     *count = 0;
     memset(out, 0, sizeof *out * ADDRESS_SOCKETS_MAX);
     if (!strncmp(text, "unix:", 5)) {
-        TRY(listen_unix(text + 5, out));
+        TRY(listen_unix(option, text + 5, out));
         *count = 1;
         return ST_OK;
     }
-    TRY(split(text, host, port));
+    TRY(split(option, text, host, port));
     struct addrinfo hints = {.ai_socktype = SOCK_STREAM, .ai_flags = AI_PASSIVE}, *list;
     int error = getaddrinfo(host, port, &hints, &list);
-    if (error) return fail(ST_INVALID, "--listen %s: %s: %s", text, host, gai_strerror(error));
+    if (error) return fail(ST_INVALID, "%s %s: %s: %s", option, text, host, gai_strerror(error));
     status st = ST_OK;
     for (const struct addrinfo *a = list; a && st == ST_OK; a = a->ai_next)
         if (!public_allowed && !is_loopback(a->ai_addr))
-            st = fail(ST_AUTH, "--listen %s: other machines reach this address; it needs --keys and TLS, or --insecure",
-                      text);
+            st = fail(ST_AUTH,
+                      "%s %s: other machines reach this address; it needs --keys and TLS, or --insecure",
+                      option, text);
     if (st == ST_OK) st = listen_all(text, list, out, count);
     freeaddrinfo(list);
     return st;

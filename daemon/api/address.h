@@ -1,4 +1,4 @@
-/* Listening sockets: what --listen may say, and taking the address it names.
+/* Listening sockets: what --listen and --http may say, and taking the address it names.
  *
  *     unix:/path/to/socket    unix:///path/to/socket
  *     127.0.0.1:8080          localhost:8080    [::1]:8080    port 0: any free one
@@ -31,9 +31,9 @@ typedef struct address_socket {
 enum { ADDRESS_SOCKETS_MAX = 8 };
 
 /* One for a path; for a name every address that it has on this machine, none with port 0 but the first.
- * public_allowed: addresses that other machines reach are taken too. */
-STATUS_CHECKED status address_listen(const char *text, bool public_allowed, address_socket out[ADDRESS_SOCKETS_MAX],
-                                     int *count);
+ * public_allowed: addresses that other machines reach are taken too. option is for the sentence: "--listen". */
+STATUS_CHECKED status address_listen(const char *option, const char *text, bool public_allowed,
+                                     address_socket out[ADDRESS_SOCKETS_MAX], int *count);
 /* Closes it and takes its file away if that is still ours. */
 void address_close(address_socket *s);
 

@@ -37,6 +37,7 @@ typedef struct event_queue {
 
 struct server {
     uv_loop_t *loop;
+    acceptor_sink sink;
     grpc_server *grpc;
     grpc_server_credentials *credentials;
     event_queue events;
@@ -135,12 +136,18 @@ static grpc_server *create_grpc_server(void) {
         integer(GRPC_ARG_HTTP2_MIN_RECV_PING_INTERVAL_WITHOUT_DATA_MS, PING_LEAST_MS),
         integer(GRPC_ARG_ALLOW_REUSEPORT, 0),
     };
-    return grpc_server_create(&(grpc_channel_args){.num_args = sizeof args / sizeof *args, .args = args}, NULL);
+    return grpc_server_create(&(grpc_channel_args){.num_args = sizeof args / sizeof *args, .args = args},
+                              NULL);
 }
+
+static acceptor_verdict look(const char *seen, size_t n);
+static void *take(void *context, int fd, const char *peer, acceptor_connection *c);
 
 status server_open(server **out, uv_loop_t *loop) {
     server *s = memory_alloc(sizeof *s);
     s->loop = loop;
+    s->sink =
+        (acceptor_sink){.protocol = "HTTP/2", .option = "--listen", .look = look, .take = take, .context = s};
     gpr_set_log_function(log_of_grpc);
     grpc_init();
     s->grpc = create_grpc_server();
@@ -184,10 +191,11 @@ static void refuse_stream(void *path, call *c, const ProtobufCMessage *request) 
 void server_add_core(server *s, const call_method *methods, uint32_t count, void *core) {
     for (uint32_t i = 0; i < count; i++) {
         const call_method *m = &methods[i];
-        server_add_method(s, &(server_method){.path = m->path,
-                                              .request = m->request,
-                                              .handle = m->client_streams ? refuse_stream : m->handle,
-                                              .context = m->client_streams ? (void *)(uintptr_t)m->path : core});
+        server_add_method(s,
+                          &(server_method){.path = m->path,
+                                           .request = m->request,
+                                           .handle = m->client_streams ? refuse_stream : m->handle,
+                                           .context = m->client_streams ? (void *)(uintptr_t)m->path : core});
     }
 }
 
@@ -213,14 +221,28 @@ static void keep_peer(server *s, int fd, const char *peer) {
 
 const char *server_peer(const server *s, int fd) { return fd >= 0 && fd < s->peer_count ? s->peer[fd] : ""; }
 
-void server_add_connection(server *s, int fd, const char *peer) {
+static acceptor_verdict look(const char *seen, size_t n) {
+    /* RFC 9113, 3.4: what every client sends first. */
+    static const char greeting[] = "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+    _Static_assert(sizeof greeting - 1 <= ACCEPTOR_LOOK_BYTES, "the acceptor shows all of it");
+    if (n > sizeof greeting - 1) n = sizeof greeting - 1;
+    if (memcmp(seen, greeting, n) != 0) return ACCEPTOR_REFUSE;
+    return n == sizeof greeting - 1 ? ACCEPTOR_TAKE : ACCEPTOR_MORE;
+}
+
+static void *take(void *context, int fd, const char *peer, acceptor_connection *c) {
+    server *s = context;
+    (void)c;
     if (s->stopping) {
         close(fd);
-        return;
+        return NULL;
     }
     keep_peer(s, fd, peer);
     grpc_server_add_channel_from_fd(s->grpc, fd, s->credentials);
+    return NULL;
 }
+
+const acceptor_sink *server_sink(const server *s) { return &s->sink; }
 
 /* ---- calls ---- */
 

@@ -11,6 +11,7 @@
 
 #include <uv.h>
 
+#include "daemon/api/acceptor.h"
 #include "daemon/queue/call.h"
 
 typedef struct server server;
@@ -23,7 +24,7 @@ typedef struct server_method {
      * between them: a client that goes away is not announced. */
     bool client_streams;
     call_handler *handle;
-    void *context;       /* the handler's first argument */
+    void *context; /* the handler's first argument */
 } server_method;
 
 STATUS_CHECKED status server_open(server **out, uv_loop_t *loop);
@@ -32,9 +33,8 @@ STATUS_CHECKED status server_open(server **out, uv_loop_t *loop);
 void server_add_method(server *s, const server_method *method);
 void server_add_core(server *s, const call_method *methods, uint32_t count, void *core);
 
-/* Takes the connected descriptor, whatever becomes of it. peer names the client for logs and as the owner of its
- * request ids: the same for two connections of one user. */
-void server_add_connection(server *s, int fd, const char *peer);
+/* For the listeners that are gRPC's; good while the server is. */
+const acceptor_sink *server_sink(const server *s);
 
 /* Calls that run now, of every kind. */
 uint32_t server_call_count(const server *s);

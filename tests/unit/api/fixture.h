@@ -66,13 +66,13 @@ static inline void fixture_open(fixture *f, const acceptor_limits *limits, void 
     f->call.data = f;
     CHECK_STATUS(server_open(&f->server, &f->loop), ST_OK);
     if (add) add(f);
-    CHECK_STATUS(acceptor_open(&f->acceptor, &f->loop, f->server, limits), ST_OK);
-    CHECK_STATUS(acceptor_listen(f->acceptor, "127.0.0.1:0", false), ST_OK);
+    CHECK_STATUS(acceptor_open(&f->acceptor, &f->loop, limits), ST_OK);
+    CHECK_STATUS(acceptor_listen(f->acceptor, "127.0.0.1:0", false, server_sink(f->server)), ST_OK);
     strbuf where = {0};
-    acceptor_describe(f->acceptor, &where);
+    acceptor_describe(f->acceptor, NULL, &where);
     snprintf(f->tcp, sizeof f->tcp, "%s", strbuf_text(&where));
     strbuf_close(&where);
-    CHECK_STATUS(acceptor_listen(f->acceptor, f->target, false), ST_OK);
+    CHECK_STATUS(acceptor_listen(f->acceptor, f->target, false, server_sink(f->server)), ST_OK);
     pthread_create(&f->thread, NULL, fixture_thread, f);
 }
 

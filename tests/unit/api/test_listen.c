@@ -15,7 +15,7 @@ static address_socket sockets[ADDRESS_SOCKETS_MAX];
 static int count;
 
 static status try_listen(const char *text, bool public_allowed) {
-    status st = address_listen(text, public_allowed, sockets, &count);
+    status st = address_listen("--listen", text, public_allowed, sockets, &count);
     CHECK(st == ST_OK ? count > 0 : count == 0);
     if (st == ST_OK)
         while (count > 0) address_close(&sockets[--count]);
@@ -27,7 +27,7 @@ TEST(unix_sockets_are_private_and_replace_dead_ones) {
     struct stat s;
     snprintf(path, sizeof path, "%s/sock", dir);
     snprintf(text, sizeof text, "unix:%s", path);
-    CHECK_STATUS(address_listen(text, false, sockets, &count), ST_OK);
+    CHECK_STATUS(address_listen("--listen", text, false, sockets, &count), ST_OK);
     CHECK(count == 1 && !strcmp(sockets[0].text, text));
     CHECK(stat(path, &s) == 0 && (s.st_mode & 0777) == 0600);
     address_socket first = sockets[0];
@@ -38,7 +38,7 @@ TEST(unix_sockets_are_private_and_replace_dead_ones) {
 
     close(first.fd); /* what a killed process leaves: the file without the listener */
     CHECK(access(path, F_OK) == 0);
-    CHECK_STATUS(address_listen(text, false, sockets, &count), ST_OK);
+    CHECK_STATUS(address_listen("--listen", text, false, sockets, &count), ST_OK);
     first.fd = -1;
     address_close(&first); /* not its file any more, unless the file system gave the inode again */
     address_close(&sockets[0]);
@@ -71,7 +71,7 @@ TEST(unix_paths_that_cannot_be) {
 
 TEST(tcp_addresses) {
     char text[ADDRESS_TEXT_BYTES];
-    CHECK_STATUS(address_listen("127.0.0.1:0", false, sockets, &count), ST_OK);
+    CHECK_STATUS(address_listen("--listen", "127.0.0.1:0", false, sockets, &count), ST_OK);
     CHECK(count == 1 && !strncmp(sockets[0].text, "127.0.0.1:", 10) && strcmp(sockets[0].text + 10, "0"));
     snprintf(text, sizeof text, "%s", sockets[0].text);
     address_socket first = sockets[0];
@@ -90,8 +90,9 @@ TEST(tcp_addresses) {
     CHECK_STATUS(try_listen("0.0.0.0:0", true), ST_OK);
     CHECK_STATUS(try_listen("192.0.2.1:0", true), ST_IO); /* not an address of this machine */
 
-    static const char *const bad[] = {"8080", ":8080", "127.0.0.1", "127.0.0.1:", "127.0.0.1:65536", "127.0.0.1:80x",
-                                      "::1:80", "[]:80", "127.0.0.1:-1", ""};
+    static const char *const bad[] = {
+        "8080",          ":8080",  "127.0.0.1", "127.0.0.1:",   "127.0.0.1:65536",
+        "127.0.0.1:80x", "::1:80", "[]:80",     "127.0.0.1:-1", ""};
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) CHECK_STATUS(try_listen(bad[i], true), ST_INVALID);
     CHECK_STATUS(try_listen("no.such.host.invalid:80", true), ST_INVALID);
 }
@@ -106,7 +107,8 @@ static void ping(void *context, call *c, const ProtobufCMessage *request) {
 }
 
 static void add_methods(fixture *f) {
-    static const call_method methods[] = {{"/test.Test/Ping", &gemmad__v1__get_status_request__descriptor, false, ping}};
+    static const call_method methods[] = {
+        {"/test.Test/Ping", &gemmad__v1__get_status_request__descriptor, false, ping}};
     server_add_core(f->server, methods, 1, NULL);
 }
 
@@ -165,8 +167,8 @@ TEST(random_bytes) {
 }
 
 TEST(other_protocols) {
-    static const char *const said[] = {"GET / HTTP/1.1\r\nHost: x\r\n\r\n", "\x16\x03\x01\x02\x00\x01", "PRI * HTTP/2.0\r\n\r\nXX",
-                                       "\n"};
+    static const char *const said[] = {"GET / HTTP/1.1\r\nHost: x\r\n\r\n", "\x16\x03\x01\x02\x00\x01",
+                                       "PRI * HTTP/2.0\r\n\r\nXX", "\n"};
     for (size_t i = 0; i < sizeof said / sizeof *said; i++) {
         int fd = dial_tcp();
         CHECK(send(fd, said[i], strlen(said[i]), MSG_NOSIGNAL) > 0);
