@@ -19,6 +19,8 @@ STATUS_CHECKED status core_open(core **out, uv_loop_t *loop);
 void core_close(core *c);
 /* tokens NULL: the model serves token-id prompts only. The first model added is the default. */
 STATUS_CHECKED status core_add_model(core *c, const char *name, const tokenizer *tokens, engine *e);
+/* Of a model by its name, NULL or "" for the first; NULL: no such model, or it serves token ids only. */
+const tokenizer *core_tokenizer(core *c, const char *model);
 /* One more engine of a model that was added; it must be of the same checkpoint and vocabulary. */
 STATUS_CHECKED status core_add_replica(core *c, const char *name, engine *e);
 /* Requests that may wait for an engine to begin them; beyond, ST_BUSY. */
