@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/byte_size.h"
 #include "base/invariant.h"
 #include "base/memory.h"
 #include "base/strbuf.h"
@@ -73,16 +74,6 @@ static status read_flag(const char *what, const char *text, bool *out) {
     return fail(ST_INVALID, "%s is \"%.64s\", allowed are true and false", what, text);
 }
 
-/* Digits only: strtoull alone takes "-1", " 1" and "+1". *end is what follows them. */
-static status read_digits(const char *what, const char *text, uint64_t *out, char **end) {
-    errno = 0;
-    *end = NULL;
-    *out = text[0] >= '0' && text[0] <= '9' ? strtoull(text, end, 10) : 0;
-    if (!*end) return fail(ST_INVALID, "%s: \"%.64s\" is not a whole number", what, text);
-    if (errno) return fail(ST_INVALID, "%s is %.64s, which is too large", what, text);
-    return ST_OK;
-}
-
 static status check_bounds(const option *row, const char *what, const char *text, uint64_t n,
                            uint64_t type_most) {
     bool bounded = row->least || row->most;
@@ -94,32 +85,28 @@ static status check_bounds(const option *row, const char *what, const char *text
 }
 
 static status read_u32(const option *row, const char *what, const char *text, uint32_t *out) {
-    char *end;
-    uint64_t n;
-    TRY(read_digits(what, text, &n, &end));
-    if (*end) return fail(ST_INVALID, "%s: \"%.64s\" is not a whole number", what, text);
+    char *end = NULL;
+    errno = 0;
+    /* Digits only: strtoull alone takes "-1", " 1" and "+1". */
+    uint64_t n = text[0] >= '0' && text[0] <= '9' ? strtoull(text, &end, 10) : 0;
+    if (!end || *end) return fail(ST_INVALID, "%s: \"%.64s\" is not a whole number", what, text);
+    if (errno) return fail(ST_INVALID, "%s is %.64s, which is too large", what, text);
     TRY(check_bounds(row, what, text, n, UINT32_MAX));
     *out = (uint32_t)n;
     return ST_OK;
 }
 
 static status read_bytes(const option *row, const char *what, const char *text, uint64_t *out) {
-    static const struct {
-        const char *unit;
-        unsigned shift;
-    } units[] = {{"", 0}, {"KiB", 10}, {"MiB", 20}, {"GiB", 30}, {"TiB", 40}};
-    char *end;
     uint64_t n;
-    TRY(read_digits(what, text, &n, &end));
-    for (size_t i = 0; i < sizeof units / sizeof *units; i++) {
-        if (strcmp(end, units[i].unit) != 0) continue;
-        if (n > UINT64_MAX >> units[i].shift)
-            return fail(ST_INVALID, "%s is %.64s, which is too large", what, text);
-        TRY(check_bounds(row, what, text, n << units[i].shift, UINT64_MAX));
-        *out = n << units[i].shift;
-        return ST_OK;
+    switch (byte_size_read(text, &n)) {
+    case BYTE_SIZE_TOO_LARGE: return fail(ST_INVALID, "%s is %.64s, which is too large", what, text);
+    case BYTE_SIZE_NOT_ONE:
+        return fail(ST_INVALID, "%s: \"%.64s\" is not a number of bytes, KiB, MiB, GiB or TiB", what, text);
+    case BYTE_SIZE_READ: break;
     }
-    return fail(ST_INVALID, "%s: \"%.64s\" is not a number of bytes, KiB, MiB, GiB or TiB", what, text);
+    TRY(check_bounds(row, what, text, n, UINT64_MAX));
+    *out = n;
+    return ST_OK;
 }
 
 /* Whether a list "a b c" has the word. */

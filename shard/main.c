@@ -6,6 +6,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "base/byte_size.h"
 #include "base/dir_size.h"
 #include "base/log.h"
 #include "build_id.h"
@@ -89,19 +90,7 @@ static int read_u32(const char *option, const char *value, uint32_t least, uint3
 }
 
 static int read_bytes(const char *option, const char *value, uint64_t *out) {
-    static const struct {
-        const char *unit;
-        uint64_t factor;
-    } units[] = {{"KiB", 1 << 10}, {"MiB", 1 << 20}, {"GiB", 1 << 30}, {"TiB", (uint64_t)1 << 40}, {"", 1}};
-    char *end;
-    errno = 0;
-    unsigned long long n = strtoull(value, &end, 10);
-    for (size_t i = 0; i < sizeof units / sizeof *units; i++)
-        if (end != value && value[0] != '-' && !errno && !strcmp(end, units[i].unit) && n > 0 &&
-            n <= UINT64_MAX / units[i].factor) {
-            *out = n * units[i].factor;
-            return 0;
-        }
+    if (byte_size_read(value, out) == BYTE_SIZE_READ && *out > 0) return 0;
     return usage_error(option, value, "give a number of bytes, KiB, MiB, GiB or TiB");
 }
 
@@ -173,11 +162,11 @@ static int take_option(arguments *a, const char *name, const char *value) {
         a->comm = value;
     } else if (!strcmp(name, "weights")) {
         code = read_word(name, value, weight_words, &word);
-        if (code == 0) p->weights = (weights_choice)word; /* in the order of weight_words */
+        if (code == 0) p->weights = weights_choice_of(value);
     } else if (!strcmp(name, "kv")) {
         code = read_word(name, value, kv_words, &word);
-        p->kv_given = code == 0 && word > 0;
-        if (p->kv_given) p->kv = (kv_type)(word - 1); /* in the order of kv_words */
+        p->kv_given = code == 0 && word > 0; /* not "auto" */
+        if (p->kv_given) p->kv = kv_type_of(value);
     }
     return code;
 }
@@ -288,7 +277,7 @@ static int serve_command(arguments *a, int argc, char **argv) {
     if (!i->threads) i->threads = cpus;
     /* Spinning pays only while every rank of the host has a core to itself. */
     i->pin = true;
-    uint64_t ranks_beside = (uint64_t)a->plan.ranks * (i->shares ? i->shares : 1);
+    uint64_t ranks_beside = (uint64_t)a->plan.ranks * i->shares;
     i->spin_us = i->threads * ranks_beside <= cpus ? 50 : 0;
     status st = watchdog_follow_parent();
     if (st != ST_OK) {
@@ -327,7 +316,7 @@ static bench_launched *const run_launched = NULL;
 #endif
 
 int main(int argc, char **argv) {
-    arguments a = {.comm = "self", .plan = {.ranks = 1}};
+    arguments a = {.comm = "self", .plan = {.ranks = 1, .shares = 1}};
     log_open("shard", LOG_INFO);
     if (argc < 2 || !strcmp(argv[1], "--help") || !strcmp(argv[1], "help")) {
         fputs(usage, argc < 2 ? stderr : stdout);

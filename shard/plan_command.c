@@ -49,7 +49,6 @@ static status prepare(const plan_command_options *o, planned *p) {
 /* Budgets of every rank, each cut to what the poorest can hold, as the ranks themselves would agree. */
 static status rank_budgets(const plan_command_options *o, const planned *p, budget *all, layout **first) {
     status st = ST_OK;
-    uint32_t engines = o->shares ? o->shares : 1;
     const model_config *c = p->config;
     layout_options split = p->split;
     budget_share *shares = memory_alloc_array(o->ranks, sizeof *shares);
@@ -65,7 +64,7 @@ static status rank_budgets(const plan_command_options *o, const planned *p, budg
                                            .kv = p->kv,
                                            .context = o->context,
                                            .memory_bytes = o->memory_bytes,
-                                           .free_bytes = budget_free_memory() / o->ranks / engines});
+                                           .free_bytes = budget_free_memory() / o->ranks / o->shares});
         if (r == 0) *first = l;
         else layout_close(l);
         shares[r] = budget_share_of(&all[r]);

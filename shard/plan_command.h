@@ -8,7 +8,7 @@
 typedef struct plan_command_options {
     const char *model_path;
     uint32_t ranks, expert_degree, width_degree, context;
-    uint32_t share, shares; /* as in instance_options */
+    uint32_t share, shares; /* as in instance_options, but 1 at least */
     uint64_t memory_bytes;
     weights_choice weights;
     bool kv_given;

@@ -98,7 +98,7 @@ static status open_sched(leader *l) {
 
 /* One plan to all ranks and its execution; a plan without spans keeps followers alive. */
 static status run_plan(leader *l) {
-    watchdog_arm(l->dog, "a step", SERVE_STEP_SECONDS * 1000);
+    watchdog_arm(l->dog, "a step", SERVE_LAYER_SECONDS * 1000);
     atomic_store(&l->progress.in_step, true);
     status st = comm_wake(l->ranks);
     if (st == ST_OK) st = plan_send(&l->channel, &l->p);
@@ -235,7 +235,7 @@ static status warm_up(leader *l) {
      */
     if (l->p.page_count == 2)
         l->p.page[1].page = (l->in->plan.slabs - 1) * l->in->plan.geometry.pages_per_slab[KV_FULL];
-    watchdog_arm(l->dog, "the first step", SERVE_STEP_SECONDS * 1000);
+    watchdog_arm(l->dog, "the first step", SERVE_LAYER_SECONDS * 1000);
     status st = comm_wake(l->ranks);
     if (st == ST_OK) st = plan_send(&l->channel, &l->p);
     if (st == ST_OK) st = runner_step(l->in->run, &l->p, NULL, NULL);
@@ -302,7 +302,7 @@ static status serve_follower(comm *ranks, instance *in, watchdog *dog) {
         st = comm_wait(ranks, SERVE_LEADERLESS_SECONDS * 1000);
         if (st == ST_TIMEOUT)
             st = fail(ST_PEER, "the leader has sent no plan for %d s", SERVE_LEADERLESS_SECONDS);
-        watchdog_arm(dog, "a step", SERVE_STEP_SECONDS * 1000);
+        watchdog_arm(dog, "a step", SERVE_LAYER_SECONDS * 1000);
         if (st == ST_OK) st = plan_receive(&channel, &p, &bounds);
         if (st == ST_OK && p.stop) break;
         if (st == ST_OK) st = runner_step(in->run, &p, NULL, NULL);
@@ -315,6 +315,9 @@ static status serve_follower(comm *ranks, instance *in, watchdog *dog) {
     return st;
 }
 
+/* A step may take minutes at great depth, so each of its layers has the time anew. */
+static void layer_begins(void *dog) { watchdog_arm(dog, "a layer of a step", SERVE_LAYER_SECONDS * 1000); }
+
 status serve_rank(comm *ranks, const serve_options *o) {
     instance in = {0};
     watchdog *dog = NULL;
@@ -326,6 +329,8 @@ status serve_rank(comm *ranks, const serve_options *o) {
     io.ranks = ranks;
     TRY_OR_FAIL(watchdog_open(&dog));
     l.dog = dog;
+    io.alive = layer_begins;
+    io.alive_context = dog;
     if (leads) TRY_OR_FAIL(dial(&l));
     /* Loading has no deadline of its own: disks differ by orders of magnitude, and the supervisor watches the
      * process. */

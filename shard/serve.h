@@ -16,7 +16,8 @@ typedef struct serve_options {
 /* Runs as every rank; ranks is open. */
 STATUS_CHECKED status serve_rank(comm *ranks, const serve_options *options);
 
-/* Seconds that a step, or a rank without its leader, may take. */
-enum { SERVE_STEP_SECONDS = 300, SERVE_KEEPALIVE_SECONDS = 10, SERVE_LEADERLESS_SECONDS = 30 };
+/* Seconds that a layer of a step, or a rank without its leader, may take. A layer of 512 rows at the end of 262,144 tokens
+ * takes about 40 on two slow cores. */
+enum { SERVE_LAYER_SECONDS = 100, SERVE_KEEPALIVE_SECONDS = 10, SERVE_LEADERLESS_SECONDS = 30 };
 
 #endif

@@ -91,7 +91,7 @@ typedef struct engine_status {
     uint32_t running, waiting, paused, step_us; /* step_us: a recent step that decoded */
     uint64_t steps, kv_pages_used, kv_pages_total, cached_pages, prompt_tokens, generated_tokens;
     uint64_t prefix_query_tokens, prefix_hit_tokens, preemptions, spilled_bytes;
-    float imbalance; /* the busiest rank's computing / the mean's; 0: not known */
+    float imbalance; /* recent expert rows of the busiest EP group / the mean group's; 0: not known */
     char layout[64], failure[512];
     int exit_code;                  /* of the launcher, 128 + number for a signal; -1 while it runs */
     const engine_rank_status *rank; /* [rank_count], the engine's */

@@ -5,7 +5,7 @@
  *          UTF-8 with a NUL behind that does not count.
  * Threads: any; a tree is read-only.
  * Errors:  ST_FORMAT "byte N: …" for what RFC 8259 does not allow, for text that is not UTF-8, for a lone surrogate, for a
- *          nesting deeper than JSON_TREE_DEPTH_MAX, for more than limits.values values. Of a key that comes twice the last
+ *          nesting deeper than JSON_TREE_DEPTH_MAX, for more than JSON_TREE_VALUES_MAX values. Of a key that comes twice the last
  *          value counts and stands where the first stood, as in Python. *out is then NULL. */
 #ifndef DAEMON_TEXT_JSON_TREE_H
 #define DAEMON_TEXT_JSON_TREE_H

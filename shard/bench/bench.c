@@ -216,9 +216,7 @@ static status open_instance(session *s, uint32_t threads, uint32_t spin_us) {
                           .timed = true,
                           .weights = weights_choice_of(o->weights),
                           .kv_given = strcmp(o->kv, "auto") != 0,
-                          .kv = !strcmp(o->kv, "f32")  ? KV_F32
-                                : !strcmp(o->kv, "q8") ? KV_Q8
-                                                       : KV_BF16,
+                          .kv = kv_type_of(o->kv),
                           .threads = threads,
                           .spin_us = spin_us,
                           .placed = &s->place,

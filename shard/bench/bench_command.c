@@ -6,6 +6,7 @@
 #include "base/log.h"
 #include "base/options.h"
 #include "shard/bench/bench.h"
+#include "shard/kernels/placement.h"
 
 enum { EXIT_USAGE = 2, EXIT_REFUSED = 3, REPEAT_MAX = 64 };
 
@@ -84,15 +85,16 @@ static status check(const bench_options *o) {
     return ST_OK;
 }
 
-static status run(bench_options *o, int argc, char **argv, bench_launched *launched) {
-    uint64_t cpus = placement_cpus();
-    if (!strcmp(o->comm, "mpi")) {
+status bench_run_ranks(const char *comm_name, uint32_t ranks, uint32_t threads, comm_body *body, void *context,
+                       int argc, char **argv, bench_launched *launched) {
+    if (!strcmp(comm_name, "mpi")) {
         if (!launched) return fail(ST_UNSUPPORTED, "this gemmad-shard was built without MPI");
-        return launched(bench_rank, o, &argc, &argv);
+        return launched(body, context, &argc, &argv);
     }
-    uint64_t wanted = (uint64_t)(o->threads ? o->threads : 1) * o->ranks;
-    return comm_fork_run(&(comm_fork_options){.ranks = o->ranks, .spin_us = wanted <= cpus ? 50 : 0},
-                         bench_rank, o);
+    uint64_t wanted = (uint64_t)(threads ? threads : 1) * ranks;
+    /* Asked before this process is bound to less. */
+    bool fits = wanted <= placement_cpus();
+    return comm_fork_run(&(comm_fork_options){.ranks = ranks, .spin_us = fits ? 50 : 0}, body, context);
 }
 
 int bench_command(int argc, char **argv, bench_launched *launched) {
@@ -120,6 +122,6 @@ int bench_command(int argc, char **argv, bench_launched *launched) {
         (void)say(st);
         return EXIT_USAGE;
     }
-    st = run(&o, argc, argv, launched);
+    st = bench_run_ranks(o.comm, o.ranks, o.threads, bench_rank, &o, argc, argv, launched);
     return st == ST_OK ? 0 : say(st);
 }

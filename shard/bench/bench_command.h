@@ -12,6 +12,9 @@ typedef status bench_launched(comm_body *body, void *context, int *argc, char **
 
 /* argv[0] is "bench". Returns the process's exit code. */
 int bench_command(int argc, char **argv, bench_launched *launched);
+/* Runs the body on `ranks` ranks of so many threads each (0: 1), as --comm says: "fork" or "mpi". */
+STATUS_CHECKED status bench_run_ranks(const char *comm_name, uint32_t ranks, uint32_t threads, comm_body *body,
+                                      void *context, int argc, char **argv, bench_launched *launched);
 /* How a failure ends a process: 3 for a model or layout that is refused, else 1. */
 int bench_exit_code(status st);
 

@@ -353,16 +353,6 @@ static status read_options(doctor_options *o, int argc, char **argv) {
     return st;
 }
 
-static status run(doctor_options *o, int argc, char **argv, bench_launched *launched) {
-    if (!strcmp(o->comm, "mpi")) {
-        if (!launched) return fail(ST_UNSUPPORTED, "this gemmad-shard was built without MPI");
-        return launched(examine, o, &argc, &argv);
-    }
-    uint64_t wanted = (uint64_t)o->ranks * (o->threads ? o->threads : 1);
-    return comm_fork_run(
-        &(comm_fork_options){.ranks = o->ranks, .spin_us = wanted <= placement_cpus() ? 50 : 0}, examine, o);
-}
-
 int doctor_command(int argc, char **argv, bench_launched *launched) {
     doctor_options o = {0};
     log_open("doctor", LOG_WARN);
@@ -375,7 +365,7 @@ int doctor_command(int argc, char **argv, bench_launched *launched) {
         print_help();
         return 0;
     }
-    st = run(&o, argc, argv, launched);
+    st = bench_run_ranks(o.comm, o.ranks, o.threads, examine, &o, argc, argv, launched);
     if (st != ST_OK) fprintf(stderr, "doctor: %s\n", status_text());
     return bench_exit_code(st);
 }

@@ -12,6 +12,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <string.h>
 #include "base/status.h"
 #include "shard/kernels/weight.h"
 
@@ -19,6 +20,10 @@
 typedef enum kv_type { KV_F32, KV_BF16, KV_Q8 } kv_type;
 static inline uint32_t kv_element_bytes(kv_type t) { return t == KV_F32 ? 4 : t == KV_BF16 ? 2 : 1; }
 static inline const char *kv_type_name(kv_type t) { return t == KV_F32 ? "f32" : t == KV_BF16 ? "bf16" : "q8"; }
+/* word is the name of one, or "auto": KV_BF16. */
+static inline kv_type kv_type_of(const char *word) {
+    return !strcmp(word, kv_type_name(KV_F32)) ? KV_F32 : !strcmp(word, kv_type_name(KV_Q8)) ? KV_Q8 : KV_BF16;
+}
 static inline uint32_t kv_scale_bytes(kv_type t) { return t == KV_Q8 ? 4 : 0; }
 /* The keys, or the values, of one head in one page. */
 static inline uint64_t kv_rows_bytes(kv_type t, uint32_t head_dim) {

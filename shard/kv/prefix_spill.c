@@ -140,6 +140,11 @@ static bool drop_oldest(prefix_spill *s) {
     return prefix_reclaim(s->disk, KV_FULL, 1) || prefix_reclaim(s->disk, KV_SLIDING, 1);
 }
 
+void spill_keep_limit(prefix_spill *s) {
+    while (s->state.bytes > s->o.limit_bytes && drop_oldest(s)) {
+    }
+}
+
 /* The first pages that disk knows, after making room for the files that the others need. NONE: there is none. */
 static uint32_t make_room(prefix_spill *s, const prefix_chain *chain, const uint32_t *tokens,
                           uint32_t pages) {
@@ -185,8 +190,7 @@ void prefix_spill_add(prefix_spill *s, const prefix_chain *chain, const uint32_t
             else spill_file_give_back(s, id[kind][i], false);
         }
     for (int kind = 0; kind < KV_KINDS; kind++) free(id[kind]);
-    while (s->state.bytes > s->o.limit_bytes && drop_oldest(s)) {
-    }
+    spill_keep_limit(s);
 }
 
 static uint64_t cost(const prefix_spill *s, const spill_op *op) {

@@ -47,6 +47,8 @@ struct prefix_spill {
 uint32_t spill_file_take(prefix_spill *s, kv_kind kind, const uint8_t *key);
 /* A file that nobody refers to; on_disk: ranks are to remove it. */
 void spill_file_give_back(prefix_spill *s, uint32_t id, bool on_disk);
+/* The points used longest ago go until the limit holds. */
+void spill_keep_limit(prefix_spill *s);
 /* Rebuilds the tree from the headers that were found. */
 void prefix_spill_restore(prefix_spill *s);
 

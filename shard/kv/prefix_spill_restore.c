@@ -108,9 +108,7 @@ void prefix_spill_restore(prefix_spill *s) {
     add_points(&r);
     for (uint32_t i = 0; i < n; i++)
         if (s->file[r.id[i]].references == 0) spill_file_give_back(s, r.id[i], true);
-    while (s->state.bytes > s->o.limit_bytes &&
-           (prefix_reclaim(s->disk, KV_FULL, 1) || prefix_reclaim(s->disk, KV_SLIDING, 1))) {
-    }
+    spill_keep_limit(s);
     free(r.bucket);
     free(r.next);
     free(r.id);

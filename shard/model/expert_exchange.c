@@ -36,6 +36,7 @@ enum { RECENT_EXPERT_ROWS = 1 << 20 };
 
 void count_expert_rows(runner *r, uint32_t n) {
     const layout *l = r->o.split;
+    if (l->expert_degree == 1) return;
     const uint32_t *ids = r->expert_ids, count = n * r->config->experts_active;
     uint64_t most = 0;
     for (uint32_t group = 0; group < l->expert_degree; group++) {

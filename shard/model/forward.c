@@ -155,6 +155,7 @@ status forward(runner *r) {
     begin_angles(r);
     for (uint32_t layer = 0; layer < c->layers; layer++) {
         const layer_weights *w = &r->o.weights->layer[layer];
+        if (r->o.alive) r->o.alive(r->o.alive_context);
         if (layer == r->tail_begin && r->wanted_count < r->live.n) {
             drop_unwanted_rows(r);
             if (r->live.n == 0) return ST_OK;

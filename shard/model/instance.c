@@ -187,7 +187,9 @@ static status load(instance *i, const instance_options *o) {
                         .exchange = o->exchange,
                         .spill = i->spill,
                         .tap = o->tap,
-                        .tap_context = o->tap_context};
+                        .tap_context = o->tap_context,
+                        .alive = o->alive,
+                        .alive_context = o->alive_context};
     memcpy(r.pages_per_slab, i->plan.geometry.pages_per_slab, sizeof r.pages_per_slab);
     return runner_open(&i->run, &r);
 }

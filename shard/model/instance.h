@@ -32,6 +32,8 @@ typedef struct instance_options {
     expert_exchange exchange;     /* EXCHANGE_AUTO but in tests */
     runner_tap *tap;
     void *tap_context;
+    void (*alive)(void *context); /* see runner_options */
+    void *alive_context;
 } instance_options;
 
 typedef struct instance {

@@ -4,6 +4,7 @@
 #include "base/invariant.h"
 #include "base/log.h"
 #include "base/memory.h"
+#include "shard/model/budget.h"
 #include "shard/model/runner_internal.h"
 
 /* ---- sizes ---- */
@@ -258,8 +259,7 @@ status runner_open(runner **out, const runner_options *o) {
     r->ops = o->device->ops;
     const model_config *c = o->config;
     TRY_OR_FAIL(check_kinds(c));
-    for (uint32_t i = 0; i < c->layers; i++)
-        if (!c->layer[i].full) r->window = c->layer[i].window;
+    r->window = budget_window(c);
     r->layer_offset = memory_alloc_array(c->layers, sizeof *r->layer_offset);
     kv_layer_shape shape[LIMIT_LAYERS];
     kv_shapes(c, o->split, shape);

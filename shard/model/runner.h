@@ -41,6 +41,8 @@ typedef struct runner_options {
     spill_store *spill;     /* NULL: none; the caller's */
     runner_tap *tap;        /* NULL: none */
     void *tap_context;
+    void (*alive)(void *context); /* called as each layer of a step begins; NULL: nobody asks */
+    void *alive_context;
 } runner_options;
 
 /* Sizes of one rank, from config and layout alone. */

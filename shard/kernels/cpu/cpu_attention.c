@@ -258,10 +258,47 @@ static void softmax_queries(const attention_work *w, tile *t, uint32_t start) {
     }
 }
 
+/* The page of bf16 or f32 as it is stored; the next one, if there is, is fetched while this one is read. */
+static void stored_page(const attention_work *w, tile *t, const void *page, const void *value,
+                        const char *next, uint32_t start, uint32_t first, uint32_t last) {
+    const attention_layer *l = w->l;
+    const cpu_kernels *k = w->c->k;
+    size_t bytes = KV_PAGE_TOKENS * t->dim * kv_element_bytes(l->kv.type);
+    kv_run values = run_of(l->kv.type, value, 0, t->dim, t->dim);
+    kv_ahead after = {next, next ? next + bytes : NULL, 1};
+    if (l->kv.half_size) { /* one half while keys are read, the other while they are read again as values */
+        kv_ahead half = {next, next ? next + bytes / 2 : NULL, 1};
+        scores_of_half(w, t, page, half, first, last);
+        after.at = half.end;
+        after.every = 2;
+    } else {
+        kv_run keys = run_of(l->kv.type, page, 0, t->dim, t->dim);
+        kv_ahead own = {value, (const char *)value + bytes, 1};
+        keys.ahead = &own;
+        k->scores_page(t->scores, t->q, t->padded, t->queries, &keys, 1, first, last);
+    }
+    values.ahead = &after;
+    softmax_queries(w, t, start);
+    k->values_page(t->o, t->padded, t->rescale, t->scores, t->queries, &values, first, last);
+}
+
+static void byte_page(const attention_work *w, tile *t, const void *page, const void *value, uint32_t start,
+                      uint32_t first, uint32_t last) {
+    scores_of_bytes(t, w->c->k, page, first, last);
+    softmax_queries(w, t, start);
+    values_of_bytes(t, w->c->k, value, first, last);
+}
+
+/* The values were left in t->values as floats when the scores were computed. */
+static void float_page(const attention_work *w, tile *t, uint32_t start, uint32_t first, uint32_t last) {
+    kv_run values = run_of(KV_F32, t->values, 0, t->row_stride, t->padded);
+    softmax_queries(w, t, start);
+    w->c->k->values_page(t->o, t->padded, t->rescale, t->scores, t->queries, &values, first, last);
+}
+
 /* Few queries read a page as it is stored; many, and widths that do not fill blocks, a copy in floats. */
 static void tile_page(const attention_work *w, tile *t, uint32_t index, bool is_last) {
     const attention_layer *l = w->l;
-    const cpu_kernels *k = w->c->k;
     const uint32_t *pages = t->u.span->pages;
     uint32_t start = index * KV_PAGE_TOKENS, begin = t->u.span->position + t->u.first, first, last, unused;
     keys_seen(w, begin, start, &first, &unused);
@@ -269,40 +306,20 @@ static void tile_page(const attention_work *w, tile *t, uint32_t index, bool is_
     const char *page = kv_head_page(&l->kv, pages[index], t->u.kv_head), *value = page;
     if (!l->kv.half_size) value += kv_rows_bytes(l->kv.type, t->dim);
     else rotate_queries(w, t, index);
-    kv_run values = run_of(KV_F32, t->values, 0, t->row_stride, t->padded);
-    kv_ahead next = {NULL, NULL, 1};
     if (t->queries >= WIDEN_QUERIES || t->dim % (2 * KV_PAIR_BLOCK) != 0) {
         widen_page(w, t, page, value, first, last);
         kv_run keys = run_of(KV_F32, t->keys, 0, t->row_stride, t->padded);
-        k->scores_page(t->scores, t->q, t->padded, t->queries, &keys, 1, first, last);
+        w->c->k->scores_page(t->scores, t->q, t->padded, t->queries, &keys, 1, first, last);
+        float_page(w, t, start, first, last);
     } else if (l->kv.type == KV_Q8 && !l->kv.half_size) {
-        scores_of_bytes(t, k, page, first, last);
-        softmax_queries(w, t, start);
-        values_of_bytes(t, k, value, first, last);
-        return;
+        byte_page(w, t, page, value, start, first, last);
     } else if (l->kv.type == KV_Q8) {
         scores_of_half(w, t, page, (kv_ahead){NULL, NULL, 1}, first, last);
+        float_page(w, t, start, first, last);
     } else {
-        values = run_of(l->kv.type, value, 0, t->dim, t->dim);
-        kv_run keys = run_of(l->kv.type, page, 0, t->dim, t->dim);
-        size_t bytes = KV_PAGE_TOKENS * t->dim * kv_element_bytes(l->kv.type);
-        if (!is_last)
-            next.at = kv_head_page(&l->kv, pages[index + 1], t->u.kv_head), next.end = next.at + bytes;
-        if (l->kv
-                .half_size) { /* one half while keys are read, the other while they are read again as values */
-            kv_ahead half = {next.at, next.at + (next.end - next.at) / 2, 1};
-            scores_of_half(w, t, page, half, first, last);
-            next.at = half.end;
-            next.every = 2;
-        } else {
-            kv_ahead own = {value, value + bytes, 1};
-            keys.ahead = &own;
-            k->scores_page(t->scores, t->q, t->padded, t->queries, &keys, 1, first, last);
-        }
-        values.ahead = &next;
+        const char *next = is_last ? NULL : kv_head_page(&l->kv, pages[index + 1], t->u.kv_head);
+        stored_page(w, t, page, value, next, start, first, last);
     }
-    softmax_queries(w, t, start);
-    k->values_page(t->o, t->padded, t->rescale, t->scores, t->queries, &values, first, last);
 }
 
 /* ---- segments of a unit ---- */

@@ -78,16 +78,6 @@ static void compare(const company *c, uint32_t i, const driver_request *got, uin
                c->kv_q8 ? " with q8 KV" : "", c->ranks, c->now->what, i);
 }
 
-/* As few as the longest request needs alone. */
-static uint32_t slabs_of_one(const instance *in) {
-    const budget *b = &in->plan;
-    uint32_t slabs = 0;
-    for (int kind = 0; kind < KV_KINDS; kind++)
-        slabs +=
-            (b->pages_needed[kind] + b->geometry.pages_per_slab[kind] - 1) / b->geometry.pages_per_slab[kind];
-    return slabs;
-}
-
 static status run_setting(company *c, comm *ranks, instance *in) {
     const setting *s = c->now;
     driver_request r[REQUESTS];
@@ -102,7 +92,8 @@ static status run_setting(company *c, comm *ranks, instance *in) {
         }
     }
     driver_options tune = {.random_chunks = s->random_chunks};
-    if (s->preempted) tune.slabs = slabs_of_one(in);
+    /* As few as the longest request needs alone. */
+    if (s->preempted) tune.slabs = (uint32_t)budget_request_slabs(&in->plan);
     if (s->together) TRY(driver_run_with(in, ranks, r, REQUESTS, &tune));
     else
         for (uint32_t i = 0; i < REQUESTS; i++) TRY(driver_run(in, ranks, &r[i], 1));

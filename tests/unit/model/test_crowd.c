@@ -102,14 +102,6 @@ static status run_crowd(crowd *c, comm *ranks, instance *in, uint32_t slabs) {
     return ST_OK;
 }
 
-static uint32_t slabs_of_one(const instance *in) {
-    const kv_geometry *g = &in->plan.geometry;
-    uint32_t slabs = 0;
-    for (int kind = 0; kind < KV_KINDS; kind++)
-        slabs += (in->plan.pages_needed[kind] + g->pages_per_slab[kind] - 1) / g->pages_per_slab[kind];
-    return slabs;
-}
-
 static status body(comm *ranks, void *context) {
     crowd *c = context;
     char path[512];
@@ -123,12 +115,13 @@ static status body(comm *ranks, void *context) {
                                                .threads = 1,
                                                .context = CONTEXT,
                                                .slots = 8}));
+    uint32_t few = (uint32_t)budget_request_slabs(&in.plan);
     status st = ST_OK;
     if (comm_rank(ranks) != 0) { /* rank 0 alone writes what ranks that are threads share */
         for (uint32_t i = 0; i < c->cases + 3 && st == ST_OK; i++) st = driver_run(&in, ranks, NULL, 0);
     } else {
         st = run_alone(c, ranks, &in);
-        for (int i = 0; i < 2 && st == ST_OK; i++) st = run_crowd(c, ranks, &in, slabs_of_one(&in));
+        for (int i = 0; i < 2 && st == ST_OK; i++) st = run_crowd(c, ranks, &in, few);
         if (st == ST_OK) st = run_crowd(c, ranks, &in, 0);
     }
     instance_close(&in);
