@@ -14,8 +14,9 @@
 
 enum {
     STREAM_BLOCK_BYTES = 16 << 10,
-    KEEP_TAKEN_BYTES = 64 << 10,   /* of a stream's buffer, before its front is dropped */
+    KEEP_TAKEN_BYTES = 64 << 10, /* of a stream's buffer, before its front is dropped */
     RETRY_BODIES_MS = 1000,
+    FORGET_BYTES = 64 << 10,
 };
 
 /* ---- life ---- */
@@ -88,6 +89,13 @@ static void ask_gate(http_exchange *x) {
     else http_refuse_status(x, st, NULL);
 }
 
+/* A refused request's short body is read and forgotten, so that the connection lives on. */
+static bool body_is_long(const http_exchange *x) {
+    const char *length = http_header(x, "content-length");
+    return http_header(x, "expect") || http_header(x, "transfer-encoding") ||
+           (length && strtoull(length, NULL, 10) > FORGET_BYTES);
+}
+
 http_exchange *http_exchange_begin(http_connection *c, const char *method, const char *path) {
     http_exchange *x = memory_alloc(sizeof *x);
     x->server = c->server;
@@ -103,6 +111,7 @@ http_exchange *http_exchange_begin(http_connection *c, const char *method, const
     if (!x->answered) http_route_find(x);
     if (!x->answered) ask_gate(x);
     if (!x->answered) check_length(x);
+    x->early = x->answered && body_is_long(x);
     return x;
 }
 
@@ -151,7 +160,8 @@ const char *http_header(const http_exchange *x, const char *name) {
 }
 
 const char *http_query(const http_exchange *x, const char *name) {
-    return x->connection ? MHD_lookup_connection_value(x->connection->handle, MHD_GET_ARGUMENT_KIND, name) : NULL;
+    return x->connection ? MHD_lookup_connection_value(x->connection->handle, MHD_GET_ARGUMENT_KIND, name)
+                         : NULL;
 }
 
 const char *http_body(const http_exchange *x, size_t *bytes) {
@@ -159,7 +169,9 @@ const char *http_body(const http_exchange *x, size_t *bytes) {
     return strbuf_text(&x->body);
 }
 
-void http_set_caller(http_exchange *x, const char *caller) { snprintf(x->caller, sizeof x->caller, "%s", caller); }
+void http_set_caller(http_exchange *x, const char *caller) {
+    snprintf(x->caller, sizeof x->caller, "%s", caller);
+}
 void http_set_gate_data(http_exchange *x, void *data) { x->gate_data = data; }
 void *http_gate_data(const http_exchange *x) { return x->gate_data; }
 
@@ -290,8 +302,9 @@ static ssize_t read_stream(void *own, uint64_t position, char *to, size_t most) 
 
 enum MHD_Result http_exchange_queue(http_exchange *x, struct MHD_Connection *handle) {
     struct MHD_Response *r =
-        x->streams ? MHD_create_response_from_callback(MHD_SIZE_UNKNOWN, STREAM_BLOCK_BYTES, read_stream, x, NULL)
-                   : MHD_create_response_from_buffer(x->out.size, x->out.data, MHD_RESPMEM_PERSISTENT);
+        x->streams
+            ? MHD_create_response_from_callback(MHD_SIZE_UNKNOWN, STREAM_BLOCK_BYTES, read_stream, x, NULL)
+            : MHD_create_response_from_buffer(x->out.size, x->out.data, MHD_RESPMEM_PERSISTENT);
     if (!r) return MHD_NO;
     x->queued = true;
     if (x->type) MHD_add_response_header(r, "Content-Type", x->type);

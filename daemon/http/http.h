@@ -29,7 +29,7 @@ typedef void http_handler(void *context, http_exchange *x);
 /* Tables of routes outlive the server. */
 typedef struct http_route {
     const char *method; /* "GET", which serves HEAD too, "POST", "DELETE" */
-    const char *path;   /* "/v1/models"; with '*' at its end every path that begins so and has something more */
+    const char *path; /* "/v1/models"; with '*' at its end every path that begins so and has something more */
     http_handler *handle;
 } http_route;
 
@@ -49,7 +49,8 @@ typedef struct http_options {
     size_t bodies_bytes; /* of all; 0: LIMIT_HTTP_BODIES_BYTES */
 } http_options;
 
-STATUS_CHECKED status http_open(http_server **out, uv_loop_t *loop, const http_options *options /* or NULL */);
+STATUS_CHECKED status http_open(http_server **out, uv_loop_t *loop,
+                                const http_options *options /* or NULL */);
 /* For the listeners that are HTTP's; good while the server is. */
 const acceptor_sink *http_sink(const http_server *s);
 void http_add_routes(http_server *s, const http_route *routes, size_t count, void *context);
@@ -66,11 +67,11 @@ const char *http_id(const http_exchange *x);     /* what x-request-id of the ans
 const char *http_peer(const http_exchange *x);   /* "uid 1000", "10.0.0.7" */
 const char *http_caller(const http_exchange *x); /* whose request it is: as the gate said, else the peer */
 const char *http_method(const http_exchange *x);
-const char *http_path(const http_exchange *x);   /* without the query, decoded */
-const char *http_rest(const http_exchange *x);   /* what stood in place of the route's '*'; "" without one */
-const char *http_header(const http_exchange *x, const char *name);  /* NULL: absent */
-const char *http_query(const http_exchange *x, const char *name);   /* NULL: absent; decoded */
-const char *http_body(const http_exchange *x, size_t *bytes);       /* "" when there is none */
+const char *http_path(const http_exchange *x); /* without the query, decoded */
+const char *http_rest(const http_exchange *x); /* what stood in place of the route's '*'; "" without one */
+const char *http_header(const http_exchange *x, const char *name); /* NULL: absent */
+const char *http_query(const http_exchange *x, const char *name);  /* NULL: absent; decoded */
+const char *http_body(const http_exchange *x, size_t *bytes);      /* "" when there is none */
 
 /* Its memory is no longer needed. */
 void http_drop_body(http_exchange *x);

@@ -67,7 +67,7 @@ struct http_exchange {
     uint64_t began_ms;
     strbuf body;
     uint64_t discarded; /* of a body that was refused */
-    bool admitted;
+    bool admitted, early; /* early: refused before its body is read, which is long */
     void *gate_data;
     /* The handler's side. */
     bool handling, told_left;

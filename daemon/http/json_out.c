@@ -7,7 +7,9 @@
 #include "daemon/text/json_tree.h"
 
 /* Whatever stands before a first element, in JSON or in front of it. */
-static bool begins(char last) { return last == '{' || last == '[' || last == ':' || last == ' ' || last == '\n'; }
+static bool begins(char last) {
+    return last == '{' || last == '[' || last == ':' || last == ' ' || last == '\n';
+}
 
 void json_key(strbuf *out, const char *key) {
     if (out->size > 0 && !begins(out->data[out->size - 1])) strbuf_add(out, ",", 1);

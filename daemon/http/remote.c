@@ -17,7 +17,9 @@ static void on_finish(call *c, status st, const char *text, uint32_t retry_after
     r->finished(r, st, text, retry_after_ms);
 }
 
-static uint64_t backlog(const call *c) { return http_stream_backlog(((const remote *)(const void *)c)->exchange); }
+static uint64_t backlog(const call *c) {
+    return http_stream_backlog(((const remote *)(const void *)c)->exchange);
+}
 
 static const call_ops ops = {on_send, on_finish, backlog};
 

@@ -44,7 +44,8 @@ void http_route_find(http_exchange *x) {
                 strbuf_close(&allowed);
                 return;
             }
-            strbuf_add_format(&allowed, "%s%s%s", allowed.size ? ", " : "", r->method, strcmp(r->method, "GET") ? "" : ", HEAD");
+            strbuf_add_format(&allowed, "%s%s%s", allowed.size ? ", " : "", r->method,
+                              strcmp(r->method, "GET") ? "" : ", HEAD");
         }
     }
     refuse(x, &allowed);

@@ -74,8 +74,9 @@ static void on_deadline(uv_timer_t *timer) {
         return;
     }
     log_debug("%s: closed after %llu ms: %s", c->peer, (unsigned long long)passed,
-              c->phase == HTTP_BODY ? "its body comes too slowly"
-              : c->phase == HTTP_HEADERS ? "the headers are not complete" : "no request");
+              c->phase == HTTP_BODY      ? "its body comes too slowly"
+              : c->phase == HTTP_HEADERS ? "the headers are not complete"
+                                         : "no request");
     http_connection_break(c);
 }
 
@@ -180,7 +181,8 @@ static void client_left(void *context, void *taken) {
 
 /* ---- what libmicrohttpd calls ---- */
 
-static void on_connection(void *context, struct MHD_Connection *handle, void **own, enum MHD_ConnectionNotificationCode what) {
+static void on_connection(void *context, struct MHD_Connection *handle, void **own,
+                          enum MHD_ConnectionNotificationCode what) {
     http_server *s = context;
     if (what == MHD_CONNECTION_NOTIFY_STARTED) {
         INVARIANT(s->adding);
@@ -204,8 +206,9 @@ static void *on_request_line(void *context, const char *uri, struct MHD_Connecti
     return NULL;
 }
 
-static enum MHD_Result on_request(void *context, struct MHD_Connection *handle, const char *url, const char *method,
-                                  const char *version, const char *upload, size_t *upload_bytes, void **own) {
+static enum MHD_Result on_request(void *context, struct MHD_Connection *handle, const char *url,
+                                  const char *method, const char *version, const char *upload,
+                                  size_t *upload_bytes, void **own) {
     http_connection *c = connection_of(handle);
     http_exchange *x = *own;
     (void)context, (void)version;
@@ -214,7 +217,7 @@ static enum MHD_Result on_request(void *context, struct MHD_Connection *handle, 
         *own = x = http_exchange_begin(c, method, url);
         c->exchange = x;
         http_connection_enter(c, HTTP_BODY);
-        return x->answered ? http_exchange_queue(x, handle) : MHD_YES;
+        return x->early ? http_exchange_queue(x, handle) : MHD_YES;
     }
     if (*upload_bytes > 0) {
         http_exchange_receive(x, upload, *upload_bytes);
@@ -231,7 +234,8 @@ static enum MHD_Result on_request(void *context, struct MHD_Connection *handle, 
     return MHD_YES;
 }
 
-static void on_completed(void *context, struct MHD_Connection *handle, void **own, enum MHD_RequestTerminationCode why) {
+static void on_completed(void *context, struct MHD_Connection *handle, void **own,
+                         enum MHD_RequestTerminationCode why) {
     http_exchange *x = *own;
     (void)context, (void)why;
     *own = NULL;
@@ -243,7 +247,8 @@ static void on_completed(void *context, struct MHD_Connection *handle, void **ow
     http_exchange_completed(x);
 }
 
-static void log_of_library(void *context, const char *format, va_list args) __attribute__((format(printf, 2, 0)));
+static void log_of_library(void *context, const char *format, va_list args)
+    __attribute__((format(printf, 2, 0)));
 static void log_of_library(void *context, const char *format, va_list args) {
     char text[512];
     (void)context;
@@ -266,23 +271,28 @@ status http_open(http_server **out, uv_loop_t *loop, const http_options *options
     http_server *s = memory_alloc(sizeof *s);
     *out = NULL;
     s->loop = loop;
-    s->sink = (acceptor_sink){
-        .protocol = "HTTP/1.1", .option = "--http", .look = look, .take = take, .left = client_left, .context = s};
+    s->sink = (acceptor_sink){.protocol = "HTTP/1.1",
+                              .option = "--http",
+                              .look = look,
+                              .take = take,
+                              .left = client_left,
+                              .context = s};
     if (options) s->options = *options;
     set_defaults(&s->options);
-    s->daemon = MHD_start_daemon(MHD_USE_EPOLL | MHD_ALLOW_SUSPEND_RESUME | MHD_USE_NO_LISTEN_SOCKET | MHD_USE_ERROR_LOG, 0, NULL,
-                                 NULL, on_request, s, MHD_OPTION_EXTERNAL_LOGGER, log_of_library, NULL,
-                                 MHD_OPTION_NOTIFY_COMPLETED, on_completed, s, MHD_OPTION_NOTIFY_CONNECTION, on_connection, s,
-                                 MHD_OPTION_URI_LOG_CALLBACK, on_request_line, s, MHD_OPTION_CONNECTION_LIMIT,
-                                 (unsigned)LIMIT_CONNECTIONS, MHD_OPTION_CONNECTION_TIMEOUT, (unsigned)STALL_SECONDS,
-                                 MHD_OPTION_CONNECTION_MEMORY_LIMIT, (size_t)HEADER_BYTES, MHD_OPTION_SIGPIPE_HANDLED_BY_APP, 1,
-                                 MHD_OPTION_END);
+    s->daemon = MHD_start_daemon(
+        MHD_USE_EPOLL | MHD_ALLOW_SUSPEND_RESUME | MHD_USE_NO_LISTEN_SOCKET | MHD_USE_ERROR_LOG, 0, NULL,
+        NULL, on_request, s, MHD_OPTION_EXTERNAL_LOGGER, log_of_library, NULL, MHD_OPTION_NOTIFY_COMPLETED,
+        on_completed, s, MHD_OPTION_NOTIFY_CONNECTION, on_connection, s, MHD_OPTION_URI_LOG_CALLBACK,
+        on_request_line, s, MHD_OPTION_CONNECTION_LIMIT, (unsigned)LIMIT_CONNECTIONS,
+        MHD_OPTION_CONNECTION_TIMEOUT, (unsigned)STALL_SECONDS, MHD_OPTION_CONNECTION_MEMORY_LIMIT,
+        (size_t)HEADER_BYTES, MHD_OPTION_SIGPIPE_HANDLED_BY_APP, 1, MHD_OPTION_END);
     if (!s->daemon) {
         free(s);
         return fail(ST_INTERNAL, "libmicrohttpd does not start");
     }
     int fd = MHD_get_daemon_info(s->daemon, MHD_DAEMON_INFO_EPOLL_FD)->epoll_fd;
-    int error = uv_poll_init(loop, &s->poll, fd) | uv_timer_init(loop, &s->turn) | uv_timer_init(loop, &s->grace);
+    int error =
+        uv_poll_init(loop, &s->poll, fd) | uv_timer_init(loop, &s->turn) | uv_timer_init(loop, &s->grace);
     INVARIANT(error == 0);
     s->poll.data = s->turn.data = s->grace.data = s;
     s->handles = 3;
