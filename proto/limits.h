@@ -30,6 +30,7 @@ enum {
     LIMIT_OVERSHOOT_BYTES = 32 << 20,    /* of a paused request, already on its way from the engine */
     LIMIT_EVENT_BYTES = 1 << 20,         /* of one streamed event, about: stock clients refuse more than 4 MiB */
     LIMIT_CONNECTIONS = 1024,            /* of one gemmad, all listeners */
+    LIMIT_HTTP_BODIES_BYTES = 1 << 30,   /* of all HTTP requests that are being read or worked on */
     LIMIT_PREFILL_SHARE = 90,            /* percent of an engine's time */
     LIMIT_LAYERS = 256,
     LIMIT_EXPERTS = 1024,

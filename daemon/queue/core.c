@@ -99,6 +99,11 @@ status core_find_model(core *c, const char *name, core_model **out) {
     return st;
 }
 
+const tokenizer *core_tokenizer(core *c, const char *model) {
+    core_model *m;
+    return core_find_model(c, model, &m) == ST_OK ? m->tokenizer : NULL;
+}
+
 static engine_state worst_state(const core *c) {
     /* A model that is gone makes the daemon failed: whoever watches shall hear of it, though others still
      * serve. */
