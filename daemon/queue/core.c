@@ -168,6 +168,11 @@ void core_call_ends(core *c) {
     tell_idle(c);
 }
 
+status core_check_admin(const call *k, const char *what) {
+    if (auth_key_is_admin(k->who)) return ST_OK;
+    return fail(ST_DENIED, "%s is for administrators, and key %s is none", what, auth_key_name(k->who));
+}
+
 void core_refuse(call *k, status st) {
     /* A callback into a transport may fail something itself and overwrite the thread's sentence. */
     char text[STATUS_TEXT_MAX];

@@ -119,6 +119,9 @@ void core_paused_end(core *c, core_paused *p);
 void core_call_begins(core *c);
 void core_call_ends(core *c);
 
+/* ST_DENIED unless the caller may stop or change the daemon. `what` is the rpc, for the sentence. */
+STATUS_CHECKED status core_check_admin(const call *k, const char *what);
+
 /* Answers with the thread's sentence. */
 void core_refuse(call *k, status st);
 void core_answer(call *k, const ProtobufCMessage *message);
