@@ -35,6 +35,7 @@ enum {
     LIMIT_LAYERS = 256,
     LIMIT_EXPERTS = 1024,
     LIMIT_SECRET_BYTES = 32,
+    LIMIT_KEY_BYTES = 256,               /* a key as a client shows it */
 };
 
 #endif
