@@ -123,6 +123,13 @@ status core_admit(core *c, core_model *m, const char *peer, const char *request_
     return ST_OK;
 }
 
+status core_admit_call(core *c, core_model *m, const call *k, const char *request_id, uint32_t samples,
+                       core_ticket *out) {
+    if (request_id && request_id[0]) return core_admit(c, m, k->peer, request_id, samples, out);
+    status st = core_admit(c, m, k->peer, k->request_id, samples, out);
+    return st == ST_EXISTS ? core_admit(c, m, k->peer, NULL, samples, out) : st;
+}
+
 static void stop_waiting(core_ticket *t, uint32_t n) {
     t->waiting -= n;
     t->model->waiting -= n;

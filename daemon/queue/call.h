@@ -13,6 +13,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 #include "base/status.h"
+#include "daemon/observe/trace.h"
 
 typedef struct call call;
 
@@ -27,6 +28,9 @@ typedef struct call_ops {
 struct call {
     const call_ops *ops;
     const char *peer;        /* for logs and fairness */
+    const char *path;        /* of the rpc or route, for logs; NULL: not known */
+    const char *request_id;  /* of the header x-request-id; NULL: none. Counts where the message has no request_id */
+    trace_context trace;     /* trace_begin's; zeroed: there is none */
     uint64_t deadline_ms;    /* from arrival; 0: none */
     /* Set by the core in its handler; called at most once, when the client went away or the deadline passed. */
     void (*cancelled)(call *c, void *context, status why /* ST_CANCELLED or ST_TIMEOUT */);

@@ -11,6 +11,7 @@
 #define DAEMON_QUEUE_SESSION_H
 
 #include "daemon/engine/engine.h"
+#include "daemon/observe/metrics.h"
 #include "daemon/queue/answer.h"
 
 typedef struct session session;
@@ -42,6 +43,7 @@ typedef struct session_options {
     const engine_request *request; /* copied by the engine */
     const stop_matcher *stop;      /* copied */
     uint64_t arrival_ns;
+    metrics_engine *metrics; /* what it is counted in; NULL: nothing */
     const session_sink *sink;
     void *context;
 } session_options;
