@@ -36,6 +36,8 @@ enum {
     LIMIT_EXPERTS = 1024,
     LIMIT_SECRET_BYTES = 32,
     LIMIT_KEY_BYTES = 256,               /* a key as a client shows it */
+    LIMIT_COLLECTIVE_BUCKETS = 12,       /* steps by their time in collectives: up to 10 us, 40 us, … 10.5 s, and longer */
+    LIMIT_COLLECTIVE_FIRST_NS = 10000,   /* the first bucket's bound; each of the next is four times the one before */
 };
 
 #endif
