@@ -8,6 +8,12 @@ enum {
     LIMIT_PROMPT_BYTES = 8 << 20,        /* text of one prompt: 262,144 tokens of 32 bytes */
     LIMIT_CONTEXT_TOKENS = 1 << 20,      /* of any model */
     LIMIT_VOCAB = 1 << 20,               /* of any model */
+    LIMIT_VOCABULARY_BYTES = 32 << 20,   /* what the tokens of a model stand for */
+    LIMIT_GRAMMAR_BYTES = 16 << 20,      /* of one request's automaton on the engine link */
+    LIMIT_GRAMMAR_STATES = 1 << 18,
+    LIMIT_GRAMMAR_MASKS = 2048,          /* sets of tokens that one automaton holds: 32 KiB each at 262,144 tokens */
+    LIMIT_GRAMMAR_PLACES = 4096,         /* where an answer may stand in its grammar at once, for want of knowing better */
+    LIMIT_GRAMMAR_DEPTH = 1 << 20,       /* rules inside rules */
     LIMIT_REQUEST_ID_BYTES = 256,
     LIMIT_MODEL_NAME_BYTES = 128,
     LIMIT_MODELS = 16,                   /* --model of one gemmad */
