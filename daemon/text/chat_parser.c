@@ -52,7 +52,7 @@ struct chat_parser {
     bool after_call;   /* the next content starts on a line of its own */
     uint64_t content_bytes;
     size_t loose;
-    strbuf call; /* as written, with CHAT_CALL_DELIMITER for delimiters */
+    strbuf call; /* as written, with CALL_DELIMITER for delimiters */
     size_t call_bytes;
     uint32_t calls, reasoning_tokens;
     chat_malformed malformed;
@@ -244,7 +244,7 @@ static void begin_call(chat_parser *p) {
 static void write_call(const chat_parser *p, bool closed, strbuf *out) {
     strbuf_add_string(out, role_text[CALL_OPENS]);
     const char *text = strbuf_text(&p->call), *end = text + p->call.size, *at;
-    for (; (at = memchr(text, CHAT_CALL_DELIMITER, (size_t)(end - text))) != NULL; text = at + 1) {
+    for (; (at = memchr(text, CALL_DELIMITER, (size_t)(end - text))) != NULL; text = at + 1) {
         strbuf_add(out, text, (size_t)(at - text));
         strbuf_add_string(out, role_text[DELIMITER]);
     }
@@ -254,12 +254,12 @@ static void write_call(const chat_parser *p, bool closed, strbuf *out) {
 }
 
 static bool read_call(chat_parser *p, bool closes) {
-    chat_call call;
+    parsed_call call;
     if (p->options.refuses_calls || p->call.full) return false;
-    if (!chat_call_read(&call, strbuf_text(&p->call), p->call.size, closes)) return false;
+    if (!parsed_call_read(&call, strbuf_text(&p->call), p->call.size, closes)) return false;
     p->calls++;
     p->options.events->call(p->options.context, &call);
-    chat_call_close(&call);
+    parsed_call_close(&call);
     return true;
 }
 
@@ -281,7 +281,7 @@ static void end_call(chat_parser *p, call_end by) {
 static void take_delimiter(chat_parser *p) {
     if (p->place == IN_CALL) {
         p->call_bytes += strlen(role_text[DELIMITER]);
-        strbuf_add(&p->call, (char[]){(char)CHAT_CALL_DELIMITER}, 1);
+        strbuf_add(&p->call, (char[]){(char)CALL_DELIMITER}, 1);
     } else {
         take_text(p, "\"", 1);
     }

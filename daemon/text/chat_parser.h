@@ -18,8 +18,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#include "daemon/text/chat_call.h"
 #include "daemon/text/chat_malformed.h"
+#include "daemon/text/parsed_call.h"
 #include "daemon/text/tokenizer.h"
 
 enum { CHAT_CALL_BYTES_MAX = 8 << 20 };
@@ -33,7 +33,7 @@ typedef struct chat_parser_events {
     void (*text)(void *context, chat_kind kind, const char *text,
                  size_t n);                     /* CHAT_CONTENT or CHAT_REASONING; n > 0 */
     void (*withdrawn)(void *context, size_t n); /* the last n bytes of content are not */
-    void (*call)(void *context, const chat_call *call);
+    void (*call)(void *context, const parsed_call *call);
 } chat_parser_events;
 
 typedef struct chat_parser_options {

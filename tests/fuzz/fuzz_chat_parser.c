@@ -15,7 +15,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 static tokenizer *tiny;
 static uint32_t byte_id[256];
 
-static void check_call(const chat_call *c) {
+static void check_call(const parsed_call *c) {
     json_tree *tree;
     strbuf again = {0};
     INVARIANT(c->name.size > 0);

@@ -9,7 +9,7 @@
 
 typedef struct chat_reading {
     strbuf reasoning, content;
-    chat_call *call;
+    parsed_call *call;
     uint32_t call_count;
 } chat_reading;
 
@@ -24,11 +24,11 @@ static inline void chat_reading_withdrawn(void *context, size_t n) {
     r->content.data[r->content.size] = 0;
 }
 
-static inline void chat_reading_call(void *context, const chat_call *call) {
+static inline void chat_reading_call(void *context, const parsed_call *call) {
     chat_reading *r = context;
     r->call = memory_grow(r->call, (r->call_count + 1) * sizeof *r->call);
-    chat_call *copy = &r->call[r->call_count++];
-    *copy = (chat_call){0};
+    parsed_call *copy = &r->call[r->call_count++];
+    *copy = (parsed_call){0};
     strbuf_add(&copy->name, strbuf_text(&call->name), call->name.size);
     strbuf_add(&copy->arguments, strbuf_text(&call->arguments), call->arguments.size);
 }
@@ -44,7 +44,7 @@ static inline chat_parser *chat_reading_open(chat_reading *r, const chat_parser_
 static inline void chat_reading_close(chat_reading *r) {
     strbuf_close(&r->reasoning);
     strbuf_close(&r->content);
-    for (uint32_t i = 0; i < r->call_count; i++) chat_call_close(&r->call[i]);
+    for (uint32_t i = 0; i < r->call_count; i++) parsed_call_close(&r->call[i]);
     free(r->call);
     *r = (chat_reading){0};
 }

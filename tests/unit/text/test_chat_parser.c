@@ -371,20 +371,20 @@ TEST(long_calls) {
     for (size_t i = 0; i < sizeof units / sizeof *units; i++) {
         static const char *const heads[] = {"f{", "f{a:", "f{a:" D, "f(a='", "f{a:\"", "f{a:["};
         for (size_t h = 0; h < sizeof heads / sizeof *heads; h++) {
-            chat_call call;
+            parsed_call call;
             strbuf text = {0}, marked = {0};
             strbuf_add_string(&text, heads[h]);
             repeat(&text, units[i], times);
             for (const char *c = text.data; *c; c++) {
                 bool delimiter = !strncmp(c, D, strlen(D));
-                strbuf_add(&marked, delimiter ? (char[]){(char)CHAT_CALL_DELIMITER} : c, 1);
+                strbuf_add(&marked, delimiter ? (char[]){(char)CALL_DELIMITER} : c, 1);
                 if (delimiter) c += strlen(D) - 1;
             }
-            if (chat_call_read(&call, marked.data, marked.size, true)) {
+            if (parsed_call_read(&call, marked.data, marked.size, true)) {
                 json_tree *tree;
                 CHECK_STATUS(json_tree_read(&tree, call.arguments.data, call.arguments.size), ST_OK);
                 json_tree_close(tree);
-                chat_call_close(&call);
+                parsed_call_close(&call);
             }
             strbuf_close(&text);
             strbuf_close(&marked);

@@ -2,26 +2,26 @@
  * between delimiter tokens and have no escapes. What models do besides is read too, where it can mean one thing only: JSON
  * and single quotes, bare words, a delimiter or closer left out, delimiters for quotation marks inside a string.
  *
- * Memory:  chat_call_read allocates; chat_call_close releases. A zeroed call is empty.
+ * Memory:  parsed_call_read allocates; parsed_call_close releases. A zeroed call is empty.
  * Threads: any.
  * Cost:    O(bytes of the text · log of its members). */
-#ifndef DAEMON_TEXT_CHAT_CALL_H
-#define DAEMON_TEXT_CHAT_CALL_H
+#ifndef DAEMON_TEXT_PARSED_CALL_H
+#define DAEMON_TEXT_PARSED_CALL_H
 
 #include <stdbool.h>
 #include <stddef.h>
 
 #include "base/strbuf.h"
 
-enum { CHAT_CALL_DELIMITER = 0xFF }; /* stands in the text for the delimiter token: no byte of UTF-8 */
+enum { CALL_DELIMITER = 0xFF }; /* stands in the text for the delimiter token: no byte of UTF-8 */
 
-typedef struct chat_call {
+typedef struct parsed_call {
     strbuf name, arguments; /* arguments: a JSON object, keys as they came, numbers as they were spelled */
-} chat_call;
+} parsed_call;
 
 /* text[n] is UTF-8 and delimiters. closes: what is open at its end is closed there. false: it cannot be read, and the call
  * is empty. */
-bool chat_call_read(chat_call *out, const char *text, size_t n, bool closes);
-void chat_call_close(chat_call *c);
+bool parsed_call_read(parsed_call *out, const char *text, size_t n, bool closes);
+void parsed_call_close(parsed_call *c);
 
 #endif

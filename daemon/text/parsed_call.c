@@ -1,9 +1,9 @@
-#include "daemon/text/chat_call.h"
+#include "daemon/text/parsed_call.h"
 
 #include <stdint.h>
 #include <string.h>
 
-#include "daemon/text/chat_call_scan.h"
+#include "daemon/text/call_scan.h"
 #include "daemon/text/json_cursor.h"
 #include "daemon/text/json_tree.h"
 
@@ -18,14 +18,14 @@ static bool read_value(reader *r, bool *is_string);
 /* Delimiters inside a string stood for quotation marks. */
 static void write_string(reader *r, size_t begin, size_t end) {
     const char *text = r->scan.text;
-    if (!memchr(text + begin, CHAT_CALL_DELIMITER, end - begin)) {
+    if (!memchr(text + begin, CALL_DELIMITER, end - begin)) {
         json_write_string(r->out, text + begin, end - begin);
         return;
     }
     strbuf_clear(&r->scratch);
     strbuf_add(&r->scratch, text + begin, end - begin);
     for (size_t i = 0; i < r->scratch.size; i++)
-        if ((uint8_t)r->scratch.data[i] == CHAT_CALL_DELIMITER) r->scratch.data[i] = '"';
+        if ((uint8_t)r->scratch.data[i] == CALL_DELIMITER) r->scratch.data[i] = '"';
     json_write_string(r->out, r->scratch.data, r->scratch.size);
 }
 
@@ -67,7 +67,7 @@ static bool read_delimited(reader *r, size_t begin, size_t from) {
     call_scan *s = &r->scan;
     bool even = true;
     for (const char *at;
-         from < s->size && (at = memchr(s->text + from, CHAT_CALL_DELIMITER, s->size - from)) != NULL;
+         from < s->size && (at = memchr(s->text + from, CALL_DELIMITER, s->size - from)) != NULL;
          even = !even) {
         size_t end = (size_t)(at - s->text);
         from = end + 1;
@@ -81,7 +81,7 @@ static bool read_delimited(reader *r, size_t begin, size_t from) {
 }
 
 static void skip_delimiter(call_scan *s) {
-    if (s->at < s->size && (uint8_t)s->text[s->at] == CHAT_CALL_DELIMITER) s->at++;
+    if (s->at < s->size && (uint8_t)s->text[s->at] == CALL_DELIMITER) s->at++;
 }
 
 static bool read_json_quoted(reader *r) {
@@ -145,7 +145,7 @@ static const char *json_word(const char *p, size_t n) {
 static bool read_bare(reader *r, bool *is_string) {
     call_scan *s = &r->scan;
     size_t begin = s->at, end = call_scan_bare(s, begin);
-    if (end < s->size && (uint8_t)s->text[end] == CHAT_CALL_DELIMITER) {
+    if (end < s->size && (uint8_t)s->text[end] == CALL_DELIMITER) {
         *is_string = true; /* its opening delimiter was left out */
         return read_delimited(r, begin, end);
     }
@@ -168,11 +168,11 @@ static bool read_key(reader *r) {
         end = call_scan_json_quote(s, begin + 1);
         if (end == s->size || s->text[end] != '"' || !write_json_string(r, begin + 1, end)) return false;
         s->at = end + 1;
-    } else if (c == '\'' || c == CHAT_CALL_DELIMITER) {
+    } else if (c == '\'' || c == CALL_DELIMITER) {
         const char *at = memchr(s->text + begin + 1, c, s->size - begin - 1);
         if (!at) return false;
         end = (size_t)(at - s->text);
-        if (memchr(s->text + begin + 1, CHAT_CALL_DELIMITER, end - begin - 1)) return false;
+        if (memchr(s->text + begin + 1, CALL_DELIMITER, end - begin - 1)) return false;
         json_write_string(r->out, s->text + begin + 1, end - begin - 1);
         s->at = end + 1;
     } else {
@@ -226,7 +226,7 @@ static bool read_value(reader *r, bool *is_string) {
     switch ((uint8_t)s->text[s->at]) {
     case '{': s->at++; return read_container(r, '}');
     case '[': s->at++; return read_container(r, ']');
-    case CHAT_CALL_DELIMITER: *is_string = true; return read_delimited(r, s->at + 1, s->at + 1);
+    case CALL_DELIMITER: *is_string = true; return read_delimited(r, s->at + 1, s->at + 1);
     case '"': *is_string = true; return read_json_quoted(r);
     case '\'': *is_string = true; return read_single_quoted(r);
     default: return read_bare(r, is_string);
@@ -272,16 +272,16 @@ static bool settle_keys(strbuf *json) {
     return true;
 }
 
-bool chat_call_read(chat_call *out, const char *text, size_t n, bool closes) {
-    *out = (chat_call){0};
+bool parsed_call_read(parsed_call *out, const char *text, size_t n, bool closes) {
+    *out = (parsed_call){0};
     reader r = {.scan = {.text = text, .size = n, .closes = closes}, .out = &out->arguments};
     bool good = read_call(&r, &out->name) && settle_keys(&out->arguments);
     strbuf_close(&r.scratch);
-    if (!good) chat_call_close(out);
+    if (!good) parsed_call_close(out);
     return good;
 }
 
-void chat_call_close(chat_call *c) {
+void parsed_call_close(parsed_call *c) {
     strbuf_close(&c->name);
     strbuf_close(&c->arguments);
 }

@@ -3,8 +3,8 @@
  * Threads: any; a scan belongs to one call.
  * Cost:    no look goes past the second delimiter or quotation mark ahead of it, nor past a comma, so that all looks of a
  *          call together are O(its bytes). */
-#ifndef DAEMON_TEXT_CHAT_CALL_SCAN_H
-#define DAEMON_TEXT_CHAT_CALL_SCAN_H
+#ifndef DAEMON_TEXT_CALL_SCAN_H
+#define DAEMON_TEXT_CALL_SCAN_H
 
 #include <stdbool.h>
 #include <stddef.h>

@@ -1,11 +1,11 @@
-#include "daemon/text/chat_call_scan.h"
+#include "daemon/text/call_scan.h"
 
 #include <stdint.h>
 #include <string.h>
 
-#include "daemon/text/chat_call.h"
+#include "daemon/text/parsed_call.h"
 
-static bool is_delimiter(char c) { return (uint8_t)c == CHAT_CALL_DELIMITER; }
+static bool is_delimiter(char c) { return (uint8_t)c == CALL_DELIMITER; }
 static bool is_one_of(char c, const char *set) { return c && strchr(set, c); }
 
 bool call_in_name(char c) { return !call_is_space(c) && !is_delimiter(c) && !is_one_of(c, "{}[]()\"',`"); }
