@@ -9,10 +9,11 @@
 #ifndef DAEMON_QUEUE_CALL_H
 #define DAEMON_QUEUE_CALL_H
 
+#include "base/status.h"
+#include "daemon/auth/auth.h"
 #include <protobuf-c/protobuf-c.h>
 #include <stdbool.h>
 #include <stdint.h>
-#include "base/status.h"
 
 typedef struct call call;
 
@@ -26,7 +27,9 @@ typedef struct call_ops {
 
 struct call {
     const call_ops *ops;
-    const char *peer;        /* for logs and fairness */
+    const char *peer;        /* for logs and fairness: a user, an address, a key's name */
+    auth_key *who;           /* held until the call is freed; NULL: may do everything */
+    uint32_t retry_after_ms; /* set by the core with ST_BUSY, where it knows better than the queue */
     uint64_t deadline_ms;    /* from arrival; 0: none */
     /* Set by the core in its handler; called at most once, when the client went away or the deadline passed. */
     void (*cancelled)(call *c, void *context, status why /* ST_CANCELLED or ST_TIMEOUT */);
@@ -39,9 +42,9 @@ typedef void call_handler(void *core, call *c, const ProtobufCMessage *request);
 
 /* The table that a transport serves: one row an rpc. */
 typedef struct call_method {
-    const char *path;                          /* "/gemmad.v1.Inference/Generate" */
+    const char *path; /* "/gemmad.v1.Inference/Generate" */
     const ProtobufCMessageDescriptor *request;
-    bool client_streams;                       /* Jobs.Submit: refused as UNIMPLEMENTED for now */
+    bool client_streams; /* Jobs.Submit: refused as UNIMPLEMENTED for now */
     call_handler *handle;
 } call_method;
 

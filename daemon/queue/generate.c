@@ -23,8 +23,9 @@ static void finish(generate *g) {
     free(g->tokens);
     k->cancelled = NULL;
     k->drained = NULL;
-    uint32_t retry_ms =
-        g->failure == ST_BUSY ? retry_after_ms(&g->model->retry, clock_now_ns() / 1000000) : 0;
+    uint32_t retry_ms = g->failure == ST_BUSY ? k->retry_after_ms : 0;
+    if (g->failure == ST_BUSY && !retry_ms)
+        retry_ms = retry_after_ms(&g->model->retry, clock_now_ns() / 1000000);
     k->ops->finish(k, g->failure, text, retry_ms);
     free(g->failure_text);
     free(g);
@@ -74,6 +75,7 @@ static status open_sample(generate *g, engine *at, engine_request *request, uint
                                .request = request,
                                .stop = &g->sampling.stop,
                                .arrival_ns = g->arrival_ns,
+                               .who = g->call->who,
                                .sink = &generate_sink,
                                .context = sample};
     TRY(session_open(&sample->session, &options));
@@ -130,6 +132,7 @@ static status submit(generate *g) {
                               .client = g->ticket.client->hash,
                               .group = g->sampling.n > 1 ? ++g->core->groups : 0};
     TRY(open_samples(g, &request));
+    auth_key_tokens(g->call->who, g->prompt_tokens);
     /* A million waiting tokens are 4 MB: the engine has its copy. */
     free(g->tokens);
     free(g->text);
@@ -189,7 +192,7 @@ static status take_ids(generate *g, const Gemmad__V1__TokenIds *ids) {
 }
 
 static status prepare(generate *g, const Gemmad__V1__GenerateRequest *r) {
-    TRY(core_find_model(g->core, r->model, &g->model));
+    TRY(core_enter(g->core, g->call, r->model, &g->model));
     const model_facts *facts = core_facts(g->model);
     if (r->has_resume_from)
         return fail(ST_UNSUPPORTED, "resume_from is %u: resuming is not built yet", r->resume_from);
@@ -201,7 +204,7 @@ static status prepare(generate *g, const Gemmad__V1__GenerateRequest *r) {
     case GEMMAD__V1__GENERATE_REQUEST__PROMPT_TOKEN_IDS: TRY(take_ids(g, r->token_ids)); break;
     default: return fail(ST_INVALID, "there is no prompt: text and token_ids are both absent");
     }
-    return core_admit(g->core, g->model, g->call->peer, r->request_id, g->sampling.n, &g->ticket);
+    return core_admit(g->core, g->model, g->call, r->request_id, g->sampling.n, &g->ticket);
 }
 
 static void cancelled(call *k, void *context, status why) {

@@ -11,6 +11,7 @@
 struct session {
     engine *engine;
     uint64_t engine_id;
+    auth_key *who;
     const session_sink *sink;
     void *context;
     answer answer;
@@ -217,6 +218,7 @@ static void on_tokens(void *context, const uint32_t *tokens, uint32_t n, const e
             s->ended_by_token = is_ending(s, tokens[i]);
             answer_add(&s->answer, tokens[i], logprobs ? &logprobs[i] : NULL, s->ended_by_token);
             s->end.completion_tokens++;
+            auth_key_tokens(s->who, 1);
         }
         flush(s);
     }
@@ -262,6 +264,7 @@ status session_open(session **out, const session_options *o) {
     s->sink = o->sink;
     s->context = o->context;
     s->arrival_ns = o->arrival_ns;
+    s->who = o->who;
     s->deadline_ms = o->request->deadline_ms;
     s->submitted_ns = clock_now_ns();
     s->prompt_position = 1; /* nothing predicts the first token */

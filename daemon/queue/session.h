@@ -10,6 +10,7 @@
 #ifndef DAEMON_QUEUE_SESSION_H
 #define DAEMON_QUEUE_SESSION_H
 
+#include "daemon/auth/auth.h"
 #include "daemon/engine/engine.h"
 #include "daemon/queue/answer.h"
 
@@ -42,6 +43,7 @@ typedef struct session_options {
     const engine_request *request; /* copied by the engine */
     const stop_matcher *stop;      /* copied */
     uint64_t arrival_ns;
+    auth_key *who; /* its tokens are counted; held by the caller until `ended` */
     const session_sink *sink;
     void *context;
 } session_options;
