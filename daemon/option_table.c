@@ -72,8 +72,9 @@ const option gemmad_option_table[] = {
      .help = "clients must show a certificate that one of these signed"},
     {"insecure", OPTION_FLAG, 0, FIELD(insecure),
      .help = "listen beyond the loopback without keys and TLS: whoever reaches the port may use the models"},
-    {"chat-template", OPTION_WORD, OPTION_NOT_BUILT | OPTION_OF_SECTION, FIELD(chat_template),
-     .words = "gemma4 gemma4-small", .help = "for a checkpoint whose own template is unknown"},
+    {"chat-template", OPTION_WORD, OPTION_OF_SECTION, FIELD(chat_template), .words = "gemma4 gemma4-small",
+     .help = "how chats are rendered, for a checkpoint whose own template is missing or not one of Gemma 4's: as for the large "
+             "models or as for E2B and E4B; default the checkpoint's own"},
     {"media-root", OPTION_TEXT, OPTION_NOT_BUILT, FIELD(media_root), .value = "DIR",
      .help = "local files that requests may name"},
     {"spill", OPTION_TEXT, OPTION_OF_SECTION, FIELD(spill), .value = "DIR[:SIZE]",

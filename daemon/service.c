@@ -42,7 +42,8 @@ typedef struct served {
     struct service *service;
     const model_settings *settings;
     model_facts facts;
-    model_text text;  /* without a tokenizer: token ids only */
+    model_text text; /* without a tokenizer: token ids only */
+    chat_choice chat;
     replica *replica; /* [count] */
     uint32_t count;
     bool was_ready, start_failed; /* was_ready: an engine of it */
@@ -269,7 +270,8 @@ static status start_engine(service *s, served *m, uint32_t number) {
     TRY(engine_open(&r->engine, &s->loop, &r->options, &m->facts, &watch));
     r->running = true;
     if (number > 0) return core_add_replica(s->core, m->settings->name, r->engine);
-    return core_add_model(s->core, m->settings->name, m->text.tokenizer, r->engine);
+    TRY(core_add_model(s->core, m->settings->name, m->text.tokenizer, r->engine));
+    return core_set_chat(s->core, m->settings->name, &m->chat);
 }
 
 /* ---- the way up ---- */
@@ -282,6 +284,12 @@ static status open_text(served *m) {
         log_warn("model %s: the tokenizer has ids up to %u, the model's vocabulary is %u; prompts with the "
                  "others are refused",
                  m->settings->name, tokenizer_vocab_size(t) - 1, m->facts.vocab);
+    chat_template_choose(&m->chat, m->settings->options.chat_template, m->text.chat_template,
+                         m->text.chat_template_bytes, t);
+    if (m->chat.template)
+        log_info("model %s: chats are rendered with the template %s", m->settings->name,
+                 chat_template_name(m->chat.template));
+    else if (t) log_warn("model %s serves no chat: %s", m->settings->name, m->chat.why);
     return ST_OK;
 }
 

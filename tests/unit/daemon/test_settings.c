@@ -58,8 +58,8 @@ TEST(names_models) {
 }
 
 TEST(refuses_what_is_not_built) {
-    static const char *const lines[] = {"--media-root /",      "--chat-template gemma4", "--launcher srun",
-                                        "--launcher external", "--device cuda",          "--weights fp8"};
+    static const char *const lines[] = {"--media-root /", "--launcher srun", "--launcher external",
+                                        "--device cuda", "--weights fp8"};
     for (size_t i = 0; i < sizeof lines / sizeof *lines; i++) {
         char line[128];
         snprintf(line, sizeof line, "--model m %s", lines[i]);
@@ -118,12 +118,13 @@ TEST(keys_and_tls_open_addresses) {
 
 TEST(reads_sections_of_models) {
     settings s;
-    static const char two[] =
-        "ranks = 2\nmodel = a=/a\n[model a]\nthreads = 3\n[model b]\nmodel = /some/b\nranks = 4\n";
+    static const char two[] = "ranks = 2\nmodel = a=/a\n[model a]\nthreads = 3\nchat-template = "
+                              "gemma4-small\n[model b]\nmodel = /some/b\nranks = 4\n";
     CHECK_STATUS(read_with_config(&s, two, ""), ST_OK);
     CHECK(s.model_count == 2 && !strcmp(s.model[1].name, "b") && !strcmp(s.model[1].path, "/some/b"));
     if (s.model_count == 2) {
         CHECK(s.model[0].options.ranks == 2 && s.model[0].options.threads == 3);
+        CHECK(!strcmp(s.model[0].options.chat_template, "gemma4-small") && !s.model[1].options.chat_template);
         CHECK(s.model[1].options.ranks == 4 && s.model[1].options.threads == 0);
     }
     settings_close(&s);
