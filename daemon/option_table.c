@@ -6,13 +6,15 @@
 
 const option gemmad_option_table[] = {
     {"model", OPTION_TEXTS, OPTION_OF_SECTION, FIELD(model), .value = "[NAME=]PATH",
-     .help = "a directory with config.json and *.safetensors, a packed directory or a GGUF file; may repeat, the "
-             "first is the default; NAME is what clients call it, default the last part of PATH, without .gguf"},
+     .help =
+         "a directory with config.json and *.safetensors, a packed directory or a GGUF file; may repeat, the "
+         "first is the default; NAME is what clients call it, default the last part of PATH, without .gguf"},
     {"ranks", OPTION_U32, OPTION_OF_SECTION, FIELD(ranks), .value = "N", .preset = "1", .least = 1,
      .most = LIMIT_RANKS, .help = "processes that hold the model together; N must divide its query heads"},
     {"replicas", OPTION_U32, OPTION_OF_SECTION, FIELD(replicas), .value = "N", .preset = "1", .least = 1,
      .most = LIMIT_REPLICAS,
-     .help = "engines of each model, which divide the machine; a prompt goes where its beginning was read lately, unless "
+     .help = "engines of each model, which divide the machine; a prompt goes where its beginning was read "
+             "lately, unless "
              "that engine is much busier"},
     {"hosts", OPTION_TEXT, OPTION_OF_SECTION, FIELD(hosts), .value = "LIST",
      .help = "where ranks run, as localhost:2; other hosts are not available in this version; default this "
@@ -52,13 +54,15 @@ const option gemmad_option_table[] = {
          "gRPC address, unix:/path or host:port; may repeat; default unix:$XDG_RUNTIME_DIR/gemmad.sock, else "
          "gemmad.sock in the state directory"},
     {"queue", OPTION_U32, 0, FIELD(queue), .value = "N", .unit = "requests", .preset = "1024", .least = 1,
-     .most = LIMIT_QUEUE_PER_MODEL,
-     .help = "that may wait for each model; more are told when to come again"},
-    {"queue-per-client", OPTION_U32, 0, FIELD(queue_per_client), .value = "N", .unit = "requests", .preset = "256",
-     .least = 1, .most = LIMIT_QUEUE_PER_MODEL, .help = "that may wait of one user or address"},
-    {"http", OPTION_TEXT, OPTION_NOT_BUILT, FIELD(http), .value = "ADDR", .help = "OpenAI-compatible HTTP"},
+     .most = LIMIT_QUEUE_PER_MODEL, .help = "that may wait for each model; more are told when to come again"},
+    {"queue-per-client", OPTION_U32, 0, FIELD(queue_per_client), .value = "N", .unit = "requests",
+     .preset = "256", .least = 1, .most = LIMIT_QUEUE_PER_MODEL,
+     .help = "that may wait of one user or address"},
+    {"http", OPTION_TEXT, 0, FIELD(http), .value = "ADDR",
+     .help = "address of OpenAI-compatible HTTP, unix:/path or host:port; off unless given"},
     {"keys", OPTION_TEXT, 0, FIELD(keys), .value = "FILE",
-     .help = "clients must show one of these keys, made by `gemmactl key`; the daemon's own user and root need none on a "
+     .help = "clients must show one of these keys, made by `gemmactl key`; the daemon's own user and root "
+             "need none on a "
              "Unix socket; read again on SIGHUP"},
     {"socket-mode", OPTION_WORD, 0, FIELD(socket_mode), .preset = "0600", .words = "0600 0660 0666",
      .help = "of Unix sockets; with more than 0600 other users may connect, and --keys is needed"},
@@ -75,8 +79,9 @@ const option gemmad_option_table[] = {
     {"media-root", OPTION_TEXT, OPTION_NOT_BUILT, FIELD(media_root), .value = "DIR",
      .help = "local files that requests may name"},
     {"spill", OPTION_TEXT, OPTION_OF_SECTION, FIELD(spill), .value = "DIR[:SIZE]",
-     .help = "folder where the prefix cache keeps pages beyond memory and restarts, with what they were computed "
-             "from; may be deleted at any time; SIZE of an engine's files, as 200GiB, default 64GiB"},
+     .help =
+         "folder where the prefix cache keeps pages beyond memory and restarts, with what they were computed "
+         "from; may be deleted at any time; SIZE of an engine's files, as 200GiB, default 64GiB"},
     {"engine-grace", OPTION_U32, 0, FIELD(engine_grace), .value = "N", .unit = "seconds", .preset = "120",
      .least = 0, .most = 86400, .help = "how long an engine waits for a coordinator that is gone"},
     {"state", OPTION_TEXT, 0, FIELD(state), .value = "DIR",

@@ -16,6 +16,8 @@
 #include "daemon/api/reflection.h"
 #include "daemon/api/server.h"
 #include "daemon/dry_run.h"
+#include "daemon/http/gate.h"
+#include "daemon/http/openai.h"
 #include "daemon/notify.h"
 #include "daemon/queue/core.h"
 #include "daemon/secure.h"
@@ -64,6 +66,9 @@ typedef struct service {
     core *core;
     server *server;
     acceptor *acceptor;
+    http_server *http; /* NULL: off */
+    gate *gate;
+    openai *openai;
     health *health;
     reflection *reflection;
     served *model; /* [count] */
@@ -97,10 +102,16 @@ static void server_stopped(void *context) {
     for (uint32_t i = 0; i < s->signal_count; i++) uv_close((uv_handle_t *)&s->signal[i], signal_closed);
 }
 
-static void listening_stopped(void *context) {
+static void acceptor_stopped(void *context) {
     service *s = context;
     if (s->server) server_stop(s->server, CALLS_GRACE_MS, server_stopped, s);
     else server_stopped(s);
+}
+
+static void http_stopped(void *context) {
+    service *s = context;
+    if (s->acceptor) acceptor_stop(s->acceptor, acceptor_stopped, s);
+    else acceptor_stopped(s);
 }
 
 static void close_when_engines_ended(service *s) {
@@ -111,8 +122,8 @@ static void close_when_engines_ended(service *s) {
     s->stage = STAGE_CLOSING;
     if (s->health) health_stop(s->health);
     core_end_watches(s->core);
-    if (s->acceptor) acceptor_stop(s->acceptor, listening_stopped, s);
-    else listening_stopped(s);
+    if (s->http) http_stop(s->http, CALLS_GRACE_MS, http_stopped, s);
+    else http_stopped(s);
 }
 
 /* With drain false this also hurries engines that are already ending. */
@@ -179,6 +190,7 @@ static void tell_ready(service *s) {
     strbuf_add_string(&text, "ready: listening on");
     for (uint32_t i = 0; i < s->settings->listen_count; i++)
         strbuf_add_format(&text, "%s %s", i ? "," : "", s->settings->listen[i]);
+    if (s->settings->options.http) strbuf_add_format(&text, ", HTTP on %s", s->settings->options.http);
     strbuf_add_string(&text, "; serving");
     for (uint32_t i = 0; i < s->count; i++) {
         const served *m = &s->model[i];
@@ -344,13 +356,30 @@ static bool public_allowed(const service *s) {
     return s->settings->options.insecure || (secure_auth(s->secure) && secure_tls(s->secure));
 }
 
+static void warn_of_open(const service *s, const char *address) {
+    if (!secure_auth(s->secure))
+        log_warn("%s is open to every user of %s; --keys FILE asks them for a key", address,
+                 s->settings->options.insecure ? "every machine that reaches it" : "this machine");
+}
+
 static status listen_grpc(service *s, const char *address) {
     bool tcp = strncmp(address, "unix:", 5) != 0;
     if (tcp && secure_tls(s->secure)) return server_listen_tls(s->server, address, public_allowed(s));
     TRY(acceptor_listen(s->acceptor, address, public_allowed(s), server_sink(s->server)));
-    if (tcp && !secure_auth(s->secure))
-        log_warn("%s is open to every user of %s; --keys FILE asks them for a key", address,
-                 s->settings->options.insecure ? "every machine that reaches it" : "this machine");
+    if (tcp) warn_of_open(s, address);
+    return ST_OK;
+}
+
+static const tokenizer *tokenizer_of(void *c, const char *model) { return core_tokenizer(c, model); }
+
+static status open_http(service *s, const call_method *methods, uint32_t count) {
+    if (!s->settings->options.http) return ST_OK;
+    bool tcp = strncmp(s->settings->options.http, "unix:", 5) != 0;
+    TRY(http_open(&s->http, &s->loop, NULL));
+    gate_open(&s->gate, s->http, secure_auth(s->secure));
+    openai_open(&s->openai, s->http, &(openai_backend){methods, count, s->core, state_word, tokenizer_of});
+    TRY(acceptor_listen(s->acceptor, s->settings->options.http, public_allowed(s), http_sink(s->http)));
+    if (tcp) warn_of_open(s, s->settings->options.http);
     return ST_OK;
 }
 
@@ -368,7 +397,7 @@ static status open_server(service *s) {
     TRY(acceptor_open(&s->acceptor, &s->loop, &limits));
     for (uint32_t i = 0; i < s->settings->listen_count; i++) TRY(listen_grpc(s, s->settings->listen[i]));
     server_start(s->server);
-    return ST_OK;
+    return open_http(s, methods, count);
 }
 
 /* Addresses are taken before engines start: a port in use is known before a hundred gigabytes are read. */
@@ -431,6 +460,9 @@ int service_run(const settings *asked) {
         log_error("%s", status_text());
     }
     acceptor_close(s.acceptor);
+    http_close(s.http);
+    gate_close(s.gate);
+    openai_close(s.openai);
     server_close(s.server);
     health_close(s.health);
     reflection_close(s.reflection);

@@ -9,8 +9,8 @@
 
 #include "base/log.h"
 #include "base/options.h"
-#include "proto/limits.h"
 #include "daemon/engine/engine.h"
+#include "proto/limits.h"
 
 /* The fields of the option table. */
 typedef struct gemmad_options {
@@ -54,7 +54,7 @@ void settings_print_help(FILE *out);
 engine_options settings_engine_options(const gemmad_options *o, const char *path);
 
 /* "host:port" that only this machine reaches: localhost, 127.x.y.z, [::1]. ST_INVALID for what cannot be
- * read. */
-STATUS_CHECKED status settings_check_address(const char *address, bool *loopback);
+ * read, with option_name ("--listen") in the sentence. */
+STATUS_CHECKED status settings_check_address(const char *option_name, const char *address, bool *loopback);
 
 #endif

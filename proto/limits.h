@@ -17,6 +17,11 @@ enum {
     LIMIT_STOP_BYTES = 256,              /* one stop string */
     LIMIT_STOP_TOKENS = 64,
     LIMIT_LOGIT_BIAS = 1024,
+    LIMIT_MESSAGES = 16384,              /* of one chat */
+    LIMIT_MESSAGE_PARTS = 16384,         /* content parts of one chat, all messages together */
+    LIMIT_MESSAGE_CALLS = 128,           /* tool calls of one message */
+    LIMIT_TOOLS = 512,                   /* of one chat */
+    LIMIT_TOOL_NAME_BYTES = 256,
     LIMIT_SAMPLES = 64,                  /* n of one prompt */
     LIMIT_LOGPROBS = 1024,               /* top n of one token */
     LIMIT_REQUESTS_PER_ENGINE = 256,     /* sequence slots: running at once */
@@ -25,6 +30,7 @@ enum {
     LIMIT_OVERSHOOT_BYTES = 32 << 20,    /* of a paused request, already on its way from the engine */
     LIMIT_EVENT_BYTES = 1 << 20,         /* of one streamed event, about: stock clients refuse more than 4 MiB */
     LIMIT_CONNECTIONS = 1024,            /* of one gemmad, all listeners */
+    LIMIT_HTTP_BODIES_BYTES = 1 << 30,   /* of all HTTP requests that are being read or worked on */
     LIMIT_PREFILL_SHARE = 90,            /* percent of an engine's time */
     LIMIT_LAYERS = 256,
     LIMIT_EXPERTS = 1024,

@@ -58,6 +58,21 @@ status core_add_model(core *c, const char *name, const tokenizer *tokens, engine
     return ST_OK;
 }
 
+status core_set_chat(core *c, const char *name, const chat_choice *chat) {
+    core_model *m = find_model(c, name);
+    if (!m) return fail(ST_NOT_FOUND, "there is no model %s", name);
+    m->chat = *chat;
+    return ST_OK;
+}
+
+status core_check_chat(const core_model *m) {
+    if (!m->tokenizer)
+        return fail(ST_INVALID, "model %s has no tokenizer and works on token ids only", m->name);
+    if (m->chat.template) return ST_OK;
+    return fail(ST_UNSUPPORTED, "model %s serves no chat: %s", m->name,
+                m->chat.why[0] ? m->chat.why : "it has no chat template");
+}
+
 status core_add_replica(core *c, const char *name, engine *e) {
     core_model *m = find_model(c, name);
     if (!m) return fail(ST_NOT_FOUND, "there is no model %s", name);
@@ -67,6 +82,11 @@ status core_add_replica(core *c, const char *name, engine *e) {
     for (uint32_t i = 0; i < m->engine_count; i++)
         if (!m->engine[i].prefixes) m->engine[i].prefixes = prefix_index_open();
     return ST_OK;
+}
+
+const tokenizer *core_tokenizer(core *c, const char *model) {
+    const core_model *m = model && model[0] ? find_model(c, model) : c->model_count ? &c->model[0] : NULL;
+    return m ? m->tokenizer : NULL;
 }
 
 /* A model that a key may not use is not there for it. */

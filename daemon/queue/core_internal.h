@@ -24,6 +24,7 @@ typedef struct core_engine {
 struct core_model {
     char name[LIMIT_MODEL_NAME_BYTES + 1];
     const tokenizer *tokenizer; /* NULL: token ids only */
+    chat_choice chat;           /* its template: what chat_prompt_make takes, after core_check_chat */
     core_engine engine[LIMIT_REPLICAS];
     uint32_t engine_count;     /* at least 1 */
     uint32_t waiting, running; /* admitted requests before and after an engine started them */
@@ -108,6 +109,8 @@ core_engine *core_route(core_model *m, const prefix_chain *prompt, const core_en
 engine_state core_engine_state(const core_engine *e);
 engine_state core_model_state(const core_model *m);
 const model_facts *core_facts(const core_model *m);
+/* Why the model serves no chat; ST_OK: it has tokenizer and template. */
+STATUS_CHECKED status core_check_chat(const core_model *m);
 /* Why the model takes nothing now. */
 STATUS_CHECKED status core_check_available(const core *c, const core_model *m);
 
