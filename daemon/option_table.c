@@ -6,15 +6,13 @@
 
 const option gemmad_option_table[] = {
     {"model", OPTION_TEXTS, OPTION_OF_SECTION, FIELD(model), .value = "[NAME=]PATH",
-     .help =
-         "a directory with config.json and *.safetensors, a packed directory or a GGUF file; may repeat, the "
-         "first is the default; NAME is what clients call it, default the last part of PATH, without .gguf"},
+     .help = "a directory with config.json and *.safetensors, a packed directory or a GGUF file; may repeat, the "
+             "first is the default; NAME is what clients call it, default the last part of PATH, without .gguf"},
     {"ranks", OPTION_U32, OPTION_OF_SECTION, FIELD(ranks), .value = "N", .preset = "1", .least = 1,
      .most = LIMIT_RANKS, .help = "processes that hold the model together; N must divide its query heads"},
     {"replicas", OPTION_U32, OPTION_OF_SECTION, FIELD(replicas), .value = "N", .preset = "1", .least = 1,
      .most = LIMIT_REPLICAS,
-     .help = "engines of each model, which divide the machine; a prompt goes where its beginning was read "
-             "lately, unless "
+     .help = "engines of each model, which divide the machine; a prompt goes where its beginning was read lately, unless "
              "that engine is much busier"},
     {"hosts", OPTION_TEXT, OPTION_OF_SECTION, FIELD(hosts), .value = "LIST",
      .help = "where ranks run, as localhost:2; other hosts are not available in this version; default this "
@@ -54,22 +52,20 @@ const option gemmad_option_table[] = {
          "gRPC address, unix:/path or host:port; may repeat; default unix:$XDG_RUNTIME_DIR/gemmad.sock, else "
          "gemmad.sock in the state directory"},
     {"queue", OPTION_U32, 0, FIELD(queue), .value = "N", .unit = "requests", .preset = "1024", .least = 1,
-     .most = LIMIT_QUEUE_PER_MODEL, .help = "that may wait for each model; more are told when to come again"},
-    {"queue-per-client", OPTION_U32, 0, FIELD(queue_per_client), .value = "N", .unit = "requests",
-     .preset = "256", .least = 1, .most = LIMIT_QUEUE_PER_MODEL,
-     .help = "that may wait of one user or address"},
+     .most = LIMIT_QUEUE_PER_MODEL,
+     .help = "that may wait for each model; more are told when to come again"},
+    {"queue-per-client", OPTION_U32, 0, FIELD(queue_per_client), .value = "N", .unit = "requests", .preset = "256",
+     .least = 1, .most = LIMIT_QUEUE_PER_MODEL, .help = "that may wait of one user or address"},
     {"http", OPTION_TEXT, 0, FIELD(http), .value = "ADDR",
      .help = "address of OpenAI-compatible HTTP, unix:/path or host:port; off unless given"},
     {"keys", OPTION_TEXT, 0, FIELD(keys), .value = "FILE",
-     .help = "clients must show one of these keys, made by `gemmactl key`; the daemon's own user and root "
-             "need none on a "
+     .help = "clients must show one of these keys, made by `gemmactl key`; the daemon's own user and root need none on a "
              "Unix socket; read again on SIGHUP"},
     {"socket-mode", OPTION_WORD, 0, FIELD(socket_mode), .preset = "0600", .words = "0600 0660 0666",
      .help = "of Unix sockets; with more than 0600 other users may connect, and --keys is needed"},
     {"tls-cert", OPTION_TEXT, 0, FIELD(tls_cert), .value = "FILE",
      .help = "certificate chain in PEM: every host:port then speaks TLS, 1.2 or later; read again on SIGHUP"},
-    {"tls-key", OPTION_TEXT, 0, FIELD(tls_key), .value = "FILE",
-     .help = "its private key in PEM, which others may not read"},
+    {"tls-key", OPTION_TEXT, 0, FIELD(tls_key), .value = "FILE", .help = "its private key in PEM, which others may not read"},
     {"tls-client-ca", OPTION_TEXT, 0, FIELD(tls_client_ca), .value = "FILE",
      .help = "clients must show a certificate that one of these signed"},
     {"insecure", OPTION_FLAG, 0, FIELD(insecure),
@@ -79,9 +75,8 @@ const option gemmad_option_table[] = {
     {"media-root", OPTION_TEXT, OPTION_NOT_BUILT, FIELD(media_root), .value = "DIR",
      .help = "local files that requests may name"},
     {"spill", OPTION_TEXT, OPTION_OF_SECTION, FIELD(spill), .value = "DIR[:SIZE]",
-     .help =
-         "folder where the prefix cache keeps pages beyond memory and restarts, with what they were computed "
-         "from; may be deleted at any time; SIZE of an engine's files, as 200GiB, default 64GiB"},
+     .help = "folder where the prefix cache keeps pages beyond memory and restarts, with what they were computed "
+             "from; may be deleted at any time; SIZE of an engine's files, as 200GiB, default 64GiB"},
     {"engine-grace", OPTION_U32, 0, FIELD(engine_grace), .value = "N", .unit = "seconds", .preset = "120",
      .least = 0, .most = 86400, .help = "how long an engine waits for a coordinator that is gone"},
     {"state", OPTION_TEXT, 0, FIELD(state), .value = "DIR",
@@ -95,6 +90,10 @@ const option gemmad_option_table[] = {
     {"json", OPTION_FLAG, 0, FIELD(json), .help = "with --dry-run: print the plan as JSON"},
     {"log-level", OPTION_WORD, 0, FIELD(log_level), .preset = "info", .words = "debug info warn error",
      .help = "the least important lines that are logged, on standard error"},
+    {"log-format", OPTION_WORD, 0, FIELD(log_format), .preset = "text", .words = "text json",
+     .help = "of the log: lines for people, or one JSON object a line"},
+    {"log-prompts", OPTION_FLAG, 0, FIELD(log_prompts),
+     .help = "write the first 8 KiB of every prompt into the log; without it no text of a request is logged"},
     {"verbose", OPTION_FLAG, 0, FIELD(verbose), .help = "the same as --log-level debug"},
     {"help", OPTION_FLAG, OPTION_ARGUMENT_ONLY, FIELD(help), .help = "print this and end"},
     {"version", OPTION_FLAG, OPTION_ARGUMENT_ONLY, FIELD(version),

@@ -120,7 +120,6 @@ static status admit(void *context, http_exchange *x) {
     status st = check_key(g, x, &who);
     if (st != ST_OK) {
         auth_refused(g->keys, http_peer(x));
-        http_add_header(x, "WWW-Authenticate", "Bearer");
         return st;
     }
     http_set_gate_data(x, who);
