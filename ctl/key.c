@@ -292,7 +292,7 @@ static status run_key(ctl *c, const void *values, const arg_words *words) {
                   o->model.count))
         return ctl_usage(c, "limits, --model and --admin go with key add");
     if (!adds && !rotates && o->expires) return ctl_usage(c, "--expires goes with key add and key rotate");
-    char *path;
+    char *path = NULL;
     TRY(find_file(c, o, &path));
     key_change k = {.options = o, .name = lists ? NULL : words->at[1], .now = (int64_t)time(NULL)};
     status st;
