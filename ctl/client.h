@@ -11,6 +11,7 @@
 #include <protobuf-c/protobuf-c.h>
 #include <stdint.h>
 #include "base/status.h"
+#include "ctl/access.h"
 
 typedef struct client client;
 typedef struct client_stream client_stream;
@@ -19,6 +20,8 @@ typedef struct client_stream client_stream;
 void client_catch_interrupts(void);
 int client_interrupt(void); /* the signal that came, 0: none */
 
+/* For every client that is opened from now on; NULL: none. It must outlive them. */
+void client_use_access(const client_access *a);
 /* "unix:/path" or "host:port"; ST_INVALID says what is wrong with another. */
 STATUS_CHECKED status client_check_address(const char *address);
 /* Connects, waiting at most connect_ms. */
