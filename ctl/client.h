@@ -9,6 +9,7 @@
 #define CTL_CLIENT_H
 
 #include <protobuf-c/protobuf-c.h>
+#include <stdbool.h>
 #include <stdint.h>
 #include "base/status.h"
 
@@ -18,6 +19,8 @@ typedef struct client_stream client_stream;
 /* SIGINT and SIGTERM cancel the running call from now on instead of ending the process. */
 void client_catch_interrupts(void);
 int client_interrupt(void); /* the signal that came, 0: none */
+/* Forgets SIGINT, which a program that goes on has answered. False when there was another, which stays. */
+bool client_forget_interrupt(void);
 
 /* "unix:/path" or "host:port"; ST_INVALID says what is wrong with another. */
 STATUS_CHECKED status client_check_address(const char *address);

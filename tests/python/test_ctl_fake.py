@@ -68,7 +68,7 @@ def test_ask_joins_documents_and_reads_standard_input(fake, tmp_path):
     one.write_text("First.\n")
     r = ctl("ask", one, "-", "Why?", "--prompt-only", server=fake.address, stdin="Second.\n")
     assert r.returncode == 0
-    assert fake.requests[1].text == "user\nFirst.\n\nSecond.\n\nWhy?"
+    assert fake.requests[1].text == ("user\nDocument 1: one.txt\n\nFirst.\n\nDocument 2: standard input\n\nSecond.\n\nWhy?")
 
 
 def test_a_document_cannot_close_its_own_turn(fake, tmp_path):
@@ -101,7 +101,7 @@ def test_ask_says_when_the_limit_cut_the_answer(fake, tmp_path):
 @pytest.mark.parametrize("options, sentence", [
     (["ask"], "DOCUMENT... QUESTION"), (["ask", "only-one"], "DOCUMENT... QUESTION"),
     (["ask", "/nonexistent/d", "q"], "/nonexistent/d"), (["nonsense"], 'unknown command "nonsense"'), ([], "command"),
-    (["batch", "submit", "x"], "batch is not available in this version"), (["chat"], "chat is not available"),
+    (["batch", "submit", "x"], "batch is not available in this version"), (["chat", "hello"], "chat takes no words"),
     (["generate"], "exactly one of"), (["generate", "--prompt", "a", "--token-ids", "1"], "exactly one of"),
     (["generate", "--token-ids", "1,x"], '"x"'), (["generate", "--token-ids", "1,4294967296"], "4294967296"),
     (["generate", "--prompt", "a", "--temperature", "nan"], "--temperature"),
