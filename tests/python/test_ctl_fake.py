@@ -390,3 +390,26 @@ def test_every_command_has_help():
             r = ctl(c, flag)
             assert r.returncode == 0 and f"usage: gemmactl {c}" in r.stdout and "--server" in r.stdout
     assert ctl("--version").stdout.startswith("gemmactl ")
+
+
+def test_drain(fake):
+    r = ctl("drain", server=fake.address)
+    assert r.returncode == 0 and "takes no new requests" in r.stdout and not fake.drained[0].keep_engines
+    r = ctl("drain", "--keep-engines", "--json", server=fake.address)
+    assert json.loads(r.stdout) == {"state": "draining", "keep_engines": True} and fake.drained[1].keep_engines
+    r = ctl("drain", "--wait", "1", server=fake.address)
+    assert r.returncode == 1 and "still there after 1 s, with 1 requests" in r.stderr
+    fake.fail_with = (grpc.StatusCode.UNIMPLEMENTED, "Drain is not available in this version")
+    r = ctl("drain", server=fake.address)
+    assert r.returncode == 1 and r.stderr == "gemmactl: Drain is not available in this version (UNIMPLEMENTED)\n"
+
+
+def test_drain_waits_until_the_daemon_is_gone(fake):
+    process = subprocess.Popen([BUILD / "gemmactl", "--server", fake.address, "drain", "--wait", "60", "--json"],
+                               stdout=subprocess.PIPE, text=True)
+    while not fake.drained:
+        time.sleep(0.05)
+    assert process.poll() is None
+    fake.server.stop(None).wait()
+    out, _ = process.communicate(timeout=30)
+    assert process.returncode == 0 and json.loads(out) == {"state": "gone", "keep_engines": False}
