@@ -8,6 +8,7 @@
 #include <grpc/support/log.h>
 #include <grpc/support/time.h>
 #include <signal.h>
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
@@ -44,12 +45,14 @@ struct client_stream {
     grpc_byte_buffer *request, *message;
 };
 
-static volatile sig_atomic_t interrupt_signal;
+static atomic_int interrupt_signal; /* lock-free, so a handler may write it */
 static const client_access *in_use;
 
 void client_use_access(const client_access *a) { in_use = a; }
 
-static void on_interrupt(int number) { interrupt_signal = number; }
+static void on_interrupt(int number) {
+    if (atomic_load(&interrupt_signal) != SIGTERM) atomic_store(&interrupt_signal, number);
+}
 
 void client_catch_interrupts(void) {
     struct sigaction action = {.sa_handler = on_interrupt};
@@ -58,7 +61,12 @@ void client_catch_interrupts(void) {
     sigaction(SIGTERM, &action, NULL);
 }
 
-int client_interrupt(void) { return interrupt_signal; }
+int client_interrupt(void) { return atomic_load(&interrupt_signal); }
+
+bool client_forget_interrupt(void) {
+    int expected = SIGINT;
+    return atomic_compare_exchange_strong(&interrupt_signal, &expected, 0) || expected == 0;
+}
 
 status client_check_address(const char *address) {
     if (!strncmp(address, "unix:", 5)) {

@@ -12,13 +12,13 @@
 #include "ctl/terminal.h"
 
 static const command *const commands[] = {
-    &command_ask, &command_generate, &command_tokenize, &command_detokenize, &command_status,
-    &command_top, &command_models,   &command_bench,    &command_eval, &command_key,
+    &command_ask, &command_chat,   &command_generate, &command_tokenize, &command_detokenize, &command_status,
+    &command_top, &command_models, &command_bench,    &command_eval,     &command_drain,      &command_key,
 };
 enum { COMMANDS = sizeof commands / sizeof *commands };
 
 /* Named in the contract and not built yet. */
-static const char *const planned[] = {"chat", "batch", "slurm", "drain"};
+static const char *const planned[] = {"batch", "slurm"};
 
 static const arg_option common_option[] = {
     {"server", ARG_TEXT, "ADDR", offsetof(ctl, server), 0, 0,
