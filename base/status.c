@@ -66,7 +66,7 @@ const char *status_name(status st) {
     static const char *const names[ST_COUNT] = {
         "OK",       "INVALID", "NOT_FOUND", "FORMAT", "UNSUPPORTED", "LAYOUT",    "MISMATCH", "NO_MEMORY", "KV_FULL",
         "IO",       "IN_USE",  "BUSY",      "UNAVAILABLE", "CANCELLED", "TIMEOUT", "PEER",    "AUTH",      "INTERNAL",
-        "EXISTS",
+        "EXISTS",   "DENIED",
     };
     return (unsigned)st < ST_COUNT ? names[st] : "UNKNOWN";
 }

@@ -31,6 +31,7 @@ typedef enum status {
     ST_AUTH,        /* the other side did not prove who it is */
     ST_INTERNAL,    /* a bug or an impossible state, not the caller's doing */
     ST_EXISTS,      /* a name or id that must be new is taken by something alive */
+    ST_DENIED,      /* the other side has proven who it is, and may not do this */
     ST_COUNT
 } status;
 

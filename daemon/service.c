@@ -15,6 +15,7 @@
 #include "daemon/api/reflection.h"
 #include "daemon/api/server.h"
 #include "daemon/dry_run.h"
+#include "daemon/http/openai.h"
 #include "daemon/notify.h"
 #include "daemon/queue/core.h"
 #include "daemon/state_dir.h"
@@ -61,6 +62,8 @@ typedef struct service {
     core *core;
     server *server;
     acceptor *acceptor;
+    http_server *http; /* NULL: off */
+    openai *openai;
     health *health;
     reflection *reflection;
     served *model; /* [count] */
@@ -94,10 +97,16 @@ static void server_stopped(void *context) {
     for (uint32_t i = 0; i < s->signal_count; i++) uv_close((uv_handle_t *)&s->signal[i], signal_closed);
 }
 
-static void listening_stopped(void *context) {
+static void acceptor_stopped(void *context) {
     service *s = context;
     if (s->server) server_stop(s->server, CALLS_GRACE_MS, server_stopped, s);
     else server_stopped(s);
+}
+
+static void http_stopped(void *context) {
+    service *s = context;
+    if (s->acceptor) acceptor_stop(s->acceptor, acceptor_stopped, s);
+    else acceptor_stopped(s);
 }
 
 static void close_when_engines_ended(service *s) {
@@ -108,8 +117,8 @@ static void close_when_engines_ended(service *s) {
     s->stage = STAGE_CLOSING;
     if (s->health) health_stop(s->health);
     core_end_watches(s->core);
-    if (s->acceptor) acceptor_stop(s->acceptor, listening_stopped, s);
-    else listening_stopped(s);
+    if (s->http) http_stop(s->http, CALLS_GRACE_MS, http_stopped, s);
+    else http_stopped(s);
 }
 
 /* With drain false this also hurries engines that are already ending. */
@@ -161,6 +170,7 @@ static void tell_ready(service *s) {
     strbuf_add_string(&text, "ready: listening on");
     for (uint32_t i = 0; i < s->settings->listen_count; i++)
         strbuf_add_format(&text, "%s %s", i ? "," : "", s->settings->listen[i]);
+    if (s->settings->options.http) strbuf_add_format(&text, ", HTTP on %s", s->settings->options.http);
     strbuf_add_string(&text, "; serving");
     for (uint32_t i = 0; i < s->count; i++) {
         const served *m = &s->model[i];
@@ -316,6 +326,16 @@ static status catch_signals(service *s) {
 
 static const char *state_word(void *c) { return core_state(c); }
 
+static const tokenizer *tokenizer_of(void *c, const char *model) { return core_tokenizer(c, model); }
+
+static status open_http(service *s, const call_method *methods, uint32_t count) {
+    if (!s->settings->options.http) return ST_OK;
+    TRY(http_open(&s->http, &s->loop, NULL));
+    openai_open(&s->openai, s->http, &(openai_backend){methods, count, s->core, state_word, tokenizer_of});
+    return acceptor_listen(s->acceptor, s->settings->options.http, s->settings->options.insecure,
+                           http_sink(s->http));
+}
+
 static status open_server(service *s) {
     uint32_t count;
     const call_method *methods = core_methods(&count);
@@ -327,7 +347,7 @@ static status open_server(service *s) {
     for (uint32_t i = 0; i < s->settings->listen_count; i++)
         TRY(acceptor_listen(s->acceptor, s->settings->listen[i], s->settings->options.insecure,
                             server_sink(s->server)));
-    return ST_OK;
+    return open_http(s, methods, count);
 }
 
 /* Addresses are taken before engines start: a port in use is known before a hundred gigabytes are read. */
@@ -373,6 +393,7 @@ static status prepare(service *s) {
     TRY(core_open(&s->core, &s->loop));
     core_set_limits(s->core,
                     (core_limits){s->settings->options.queue, s->settings->options.queue_per_client});
+    core_set_log_prompts(s->core, s->settings->options.log_prompts);
     return ST_OK;
 }
 
@@ -388,6 +409,8 @@ int service_run(const settings *asked) {
         log_error("%s", status_text());
     }
     acceptor_close(s.acceptor);
+    http_close(s.http);
+    openai_close(s.openai);
     server_close(s.server);
     health_close(s.health);
     reflection_close(s.reflection);

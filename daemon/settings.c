@@ -27,30 +27,44 @@ static bool is_loopback(const char *host) {
     return inet_pton(AF_INET6, host, &six) == 1 && IN6_IS_ADDR_LOOPBACK(&six);
 }
 
-status settings_check_address(const char *address, bool *loopback) {
+status settings_check_address(const char *option_name, const char *address, bool *loopback) {
     char host[256];
     *loopback = true;
     if (!strncmp(address, "unix:", 5))
-        return address[5] == '/' ? ST_OK
-                                 : fail(ST_INVALID, "--listen %s: the path must begin with '/'", address);
+        return address[5] == '/'
+                   ? ST_OK
+                   : fail(ST_INVALID, "%s %s: the path must begin with '/'", option_name, address);
     const char *colon = strrchr(address, ':');
     size_t n = colon ? (size_t)(colon - address) : 0;
     char *end;
     unsigned long port = colon && isdigit((unsigned char)colon[1]) ? strtoul(colon + 1, &end, 10) : 0;
     if (n == 0 || n >= sizeof host || port == 0 || port > 65535 || *end)
-        return fail(ST_INVALID,
-                    "--listen \"%.300s\" is neither unix:/path nor host:port with a port of 1 to 65535",
-                    address);
+        return fail(ST_INVALID, "%s \"%.300s\" is neither unix:/path nor host:port with a port of 1 to 65535",
+                    option_name, address);
     bool brackets = n > 2 && address[0] == '[' && address[n - 1] == ']';
     snprintf(host, sizeof host, "%.*s", (int)(brackets ? n - 2 : n), address + (brackets ? 1 : 0));
     if (!brackets && strchr(host, ':'))
-        return fail(ST_INVALID, "--listen %s: an IPv6 address stands in brackets, as [::1]:8000", address);
+        return fail(ST_INVALID, "%s %s: an IPv6 address stands in brackets, as [::1]:8000", option_name,
+                    address);
     *loopback = is_loopback(host);
+    return ST_OK;
+}
+
+static status check_address(const settings *s, const char *option_name, const char *address) {
+    bool loopback;
+    TRY(settings_check_address(option_name, address, &loopback));
+    /* Keys and TLS are refused as not available before this is reached, so they cannot be there. */
+    if (!loopback && !s->options.insecure)
+        return fail(ST_INVALID,
+                    "%s %s is not a loopback address, and this version has neither --keys nor TLS: "
+                    "whoever reaches it could use the models. --insecure listens there all the same",
+                    option_name, address);
     return ST_OK;
 }
 
 static status check_listen(settings *s) {
     const option_texts *given = &s->options.listen;
+    if (s->options.http) TRY(check_address(s, "--http", s->options.http));
     if (given->count == 0) {
         if (path_default_address(&s->default_address, s->state_dir) != ST_OK)
             return fail(ST_INVALID, "%s; say --listen ADDR", status_text());
@@ -60,14 +74,7 @@ static status check_listen(settings *s) {
     }
     s->listen = memory_alloc_array(given->count, sizeof *s->listen);
     for (size_t i = 0; i < given->count; i++) {
-        bool loopback;
-        TRY(settings_check_address(given->at[i], &loopback));
-        /* Keys and TLS are refused as not available before this is reached, so they cannot be there. */
-        if (!loopback && !s->options.insecure)
-            return fail(ST_INVALID,
-                        "--listen %s is not a loopback address, and this version has neither --keys nor TLS: "
-                        "whoever reaches it could use the models. --insecure listens there all the same",
-                        given->at[i]);
+        TRY(check_address(s, "--listen", given->at[i]));
         s->listen[s->listen_count++] = given->at[i];
     }
     return ST_OK;
@@ -249,6 +256,7 @@ static status check_modes(settings *s) {
     for (int i = 0; i < 4; i++)
         if (!strcmp(o->log_level, levels[i])) s->log_level = (log_level)i;
     if (o->verbose) s->log_level = LOG_DEBUG;
+    s->log_format = strcmp(o->log_format, "json") ? LOG_FORMAT_TEXT : LOG_FORMAT_JSON;
     return ST_OK;
 }
 
@@ -313,7 +321,8 @@ void settings_close(settings *s) {
 }
 
 void settings_print_help(FILE *out) {
-    fputs("usage: gemmad --model [NAME=]PATH [options]\n\nServes Gemma 4 models over gRPC.\n\noptions:\n",
+    fputs("usage: gemmad --model [NAME=]PATH [options]\n\nServes Gemma 4 models over gRPC and "
+          "HTTP.\n\noptions:\n",
           out);
     options_print_help(out, gemmad_option_table, gemmad_option_count);
     fputs("\nAn option may also stand in the environment as GEMMAD_<OPTION> (GEMMAD_ENGINE_GRACE=60; several "

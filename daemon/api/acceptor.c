@@ -40,7 +40,7 @@ struct acceptor_connection {
     const acceptor_sink *sink;
     void *taken; /* the sink's word for it */
     int fd, watch;
-    bool handed_over, closing;
+    bool handed_over, closing, owner_user;
     uint64_t opened_ms;
     char peer[64];
     uv_poll_t poll;
@@ -66,6 +66,7 @@ struct acceptor {
 };
 
 uint32_t acceptor_connection_count(const acceptor *a) { return a->connections; }
+bool acceptor_is_owner(const acceptor_connection *c) { return c->owner_user; }
 
 status acceptor_open(acceptor **out, uv_loop_t *loop, const acceptor_limits *limits) {
     *out = memory_alloc(sizeof **out);
@@ -73,6 +74,7 @@ status acceptor_open(acceptor **out, uv_loop_t *loop, const acceptor_limits *lim
     if (limits) (*out)->limits = *limits;
     if (!(*out)->limits.connections) (*out)->limits.connections = LIMIT_CONNECTIONS;
     if (!(*out)->limits.greeting_ms) (*out)->limits.greeting_ms = GREETING_MS;
+    if (!(*out)->limits.socket_mode) (*out)->limits.socket_mode = 0600;
     return ST_OK;
 }
 
@@ -172,13 +174,14 @@ static void on_greeting(uv_poll_t *poll, int error, int events) {
     }
 }
 
-static void begin_connection(listener *l, int fd, int watch, const char *peer) {
+static void begin_connection(listener *l, int fd, int watch, const char *peer, bool owner_user) {
     acceptor *a = l->owner;
     connection *c = memory_alloc(sizeof *c);
     c->owner = a;
     c->sink = l->sink;
     c->fd = fd;
     c->watch = watch;
+    c->owner_user = owner_user;
     snprintf(c->peer, sizeof c->peer, "%s", peer);
     uv_update_time(a->loop);
     c->opened_ms = uv_now(a->loop);
@@ -199,12 +202,13 @@ static void begin_connection(listener *l, int fd, int watch, const char *peer) {
 /* ---- accepting ---- */
 
 /* Names the client; false: it may not come in. */
-static bool admit_unix(int fd, char *peer, size_t size) {
+static bool admit_unix(const acceptor *a, int fd, char *peer, size_t size, bool *owner_user) {
     struct ucred who;
     socklen_t n = sizeof who;
     if (getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &who, &n) != 0) return false;
     snprintf(peer, size, "uid %u", who.uid);
-    if (who.uid == geteuid() || who.uid == 0) return true;
+    *owner_user = who.uid == geteuid() || who.uid == 0;
+    if (*owner_user || a->limits.other_users) return true;
     log_warn("a connection of user %u (process %d) is refused: only %u and root may use this socket", who.uid,
              who.pid, geteuid());
     return false;
@@ -235,11 +239,14 @@ static void refuse_connection(acceptor *a, int fd) {
 static void take(listener *l, int fd, const struct sockaddr_storage *from) {
     acceptor *a = l->owner;
     char peer[64] = "";
+    bool owner_user = false, admitted;
     if (a->connections >= a->limits.connections) {
         refuse_connection(a, fd);
         return;
     }
-    if (!(l->socket.is_unix ? admit_unix(fd, peer, sizeof peer) : admit_tcp(fd, from, peer, sizeof peer))) {
+    if (l->socket.is_unix) admitted = admit_unix(a, fd, peer, sizeof peer, &owner_user);
+    else admitted = admit_tcp(fd, from, peer, sizeof peer);
+    if (!admitted) {
         close(fd);
         return;
     }
@@ -249,7 +256,7 @@ static void take(listener *l, int fd, const struct sockaddr_storage *from) {
         close(fd);
         return;
     }
-    begin_connection(l, fd, watch, peer);
+    begin_connection(l, fd, watch, peer, owner_user);
 }
 
 static void on_acceptable(uv_poll_t *poll, int error, int events);
@@ -296,6 +303,11 @@ status acceptor_listen(acceptor *a, const char *address, bool public_allowed, co
     address_socket sockets[ADDRESS_SOCKETS_MAX];
     int count;
     TRY(address_listen(sink->option, address, public_allowed, sockets, &count));
+    status st = address_set_mode(&sockets[0], a->limits.socket_mode);
+    if (st != ST_OK) {
+        address_close(&sockets[0]); /* a Unix socket is the only one of its address */
+        return st;
+    }
     if (a->listener_count + (uint32_t)count > LISTENERS_MAX) {
         while (count > 0) address_close(&sockets[--count]);
         return fail(ST_INVALID, "%s %s: more than %d listening sockets", sink->option, address,

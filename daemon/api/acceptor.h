@@ -1,5 +1,5 @@
 /* Lets clients in, for every protocol. libuv accepts; a connection on a Unix socket must come from this process's user or
- * root; what does not begin as the listener's protocol does is closed here, as is who says nothing for a while. Then the
+ * root, unless keys are asked for; what does not begin as the listener's protocol does is closed here, as is who says nothing for a while. Then the
  * listener's sink gets the descriptor, and a duplicate of it is watched, to know when the client has left, since
  * LIMIT_CONNECTIONS counts all listeners.
  *
@@ -37,6 +37,8 @@ typedef struct acceptor_sink {
 typedef struct acceptor_limits {
     uint32_t connections; /* 0: LIMIT_CONNECTIONS */
     uint32_t greeting_ms; /* for the bytes that a sink looks at; 0: 10 s */
+    mode_t socket_mode;   /* of Unix sockets; 0: 0600 */
+    bool other_users;     /* may connect to a Unix socket: whoever does is asked for a key */
 } acceptor_limits;
 
 STATUS_CHECKED status acceptor_open(acceptor **out, uv_loop_t *loop, const acceptor_limits *limits);
@@ -46,6 +48,8 @@ STATUS_CHECKED status acceptor_listen(acceptor *a, const char *address, bool pub
 /* Where it listens for a sink, NULL for all, separated by ", ". */
 void acceptor_describe(const acceptor *a, const acceptor_sink *sink, strbuf *out);
 uint32_t acceptor_connection_count(const acceptor *a);
+/* On a Unix socket, from this process's user or root. */
+bool acceptor_is_owner(const acceptor_connection *c);
 /* The sink is done with a connection whose client has not left. What the client still sends is thrown away for two seconds
  * at most, so that no reset overtakes the answer; `left` is not called. */
 void acceptor_end_connection(acceptor_connection *c);

@@ -199,6 +199,11 @@ status address_listen(const char *option, const char *text, bool public_allowed,
     return st;
 }
 
+status address_set_mode(const address_socket *s, mode_t mode) {
+    if (!s->is_unix || mode == 0600) return ST_OK; /* as it was made */
+    return chmod(s->text + 5, mode) == 0 ? ST_OK : fail_errno(ST_IO, "the mode of %s", s->text);
+}
+
 void address_close(address_socket *s) {
     struct stat now;
     if (s->is_unix && lstat(s->text + 5, &now) == 0 && now.st_dev == s->device && now.st_ino == s->inode)

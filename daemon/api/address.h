@@ -34,6 +34,8 @@ enum { ADDRESS_SOCKETS_MAX = 8 };
  * public_allowed: addresses that other machines reach are taken too. option is for the sentence: "--listen". */
 STATUS_CHECKED status address_listen(const char *option, const char *text, bool public_allowed,
                                      address_socket out[ADDRESS_SOCKETS_MAX], int *count);
+/* Of a Unix socket's file; others have none. */
+STATUS_CHECKED status address_set_mode(const address_socket *s, mode_t mode);
 /* Closes it and takes its file away if that is still ours. */
 void address_close(address_socket *s);
 

@@ -18,6 +18,7 @@ grpc_status_code code_of_status(status st) {
     case ST_CANCELLED: return GRPC_STATUS_CANCELLED;
     case ST_TIMEOUT: return GRPC_STATUS_DEADLINE_EXCEEDED;
     case ST_AUTH: return GRPC_STATUS_UNAUTHENTICATED;
+    case ST_DENIED: return GRPC_STATUS_PERMISSION_DENIED;
     default: return GRPC_STATUS_INTERNAL;
     }
 }

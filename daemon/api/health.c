@@ -43,8 +43,9 @@ static void check(void *context, call *c, const ProtobufCMessage *request) {
     const health *h = context;
     const Grpc__Health__V1__HealthCheckRequest *r = (const void *)request;
     if (!is_known(r)) {
-        status st = fail(ST_NOT_FOUND, "there are the services \"\" and \"gemmad.v1.Inference\"; none is \"%s\"",
-                         r->service);
+        status st =
+            fail(ST_NOT_FOUND, "there are the services \"\" and \"gemmad.v1.Inference\"; none is \"%s\"",
+                 r->service);
         c->ops->finish(c, st, status_text(), 0);
         return;
     }
@@ -105,10 +106,16 @@ void health_open(health **out, server *s, const char *(*state)(void *context), v
     h->state = state;
     h->context = context;
     const ProtobufCMessageDescriptor *request = &grpc__health__v1__health_check_request__descriptor;
-    server_add_method(s, &(server_method){
-        .path = "/grpc.health.v1.Health/Check", .request = request, .handle = check, .context = h});
-    server_add_method(s, &(server_method){
-        .path = "/grpc.health.v1.Health/Watch", .request = request, .handle = watch, .context = h});
+    server_add_method(s, &(server_method){.path = "/grpc.health.v1.Health/Check",
+                                          .request = request,
+                                          .handle = check,
+                                          .open = true,
+                                          .context = h});
+    server_add_method(s, &(server_method){.path = "/grpc.health.v1.Health/Watch",
+                                          .request = request,
+                                          .handle = watch,
+                                          .open = true,
+                                          .context = h});
     *out = h;
 }
 

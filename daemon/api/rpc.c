@@ -16,10 +16,12 @@
 #include "base/memory.h"
 #include "daemon/api/code.h"
 #include "daemon/api/server_internal.h"
+#include "proto/limits.h"
 #include "proto/message.h"
 
 enum {
-    DECODE_HERE_BYTES = 64 << 10, /* read on the loop: well under a millisecond; more goes to a worker thread */
+    DECODE_HERE_BYTES =
+        64 << 10, /* read on the loop: well under a millisecond; more goes to a worker thread */
     PATH_SHOWN = 200,
     TRAILERS = 3,
 };
@@ -33,16 +35,19 @@ typedef struct outgoing {
 struct rpc {
     call base; /* first: what handlers hold */
     server *server;
+    server_origin from;
     grpc_call *handle;
     grpc_call_details details;
     grpc_metadata_array metadata;
     const server_method *method;
-    char peer[64];
-    uint64_t arrived_ms; /* loop time */
+    char peer[KEY_NAME_BYTES_MAX + 8];           /* an address, a user, or "key NAME" */
+    char request_id[LIMIT_REQUEST_ID_BYTES + 2]; /* one byte too long shows as such */
+    uint64_t arrived_ms;                         /* loop time */
 
     server_tag accept, receive, close, send;
     bool receiving, awaiting_close, sending;
-    uint32_t holds; /* of ours: a worker, or a callback that may end the call while its caller still needs it */
+    uint32_t
+        holds; /* of ours: a worker, or a callback that may end the call while its caller still needs it */
     bool handling;  /* the handler has been called and has not finished */
     bool half_done; /* a stream of requests: its handler has seen the end */
     bool cancelled; /* the client is gone, or the deadline passed: nothing can be sent any more */
@@ -95,6 +100,7 @@ static void free_rpc(rpc *r) {
     strbuf_close(&r->text);
     strbuf_close(&r->retry_details);
     free(r->decode_text);
+    auth_key_release(r->base.who);
     free(r);
 }
 
@@ -133,7 +139,8 @@ static void on_sent(void *owner, bool ok) {
 
 static void add_trailer(rpc *r, const char *key, grpc_slice value) {
     INVARIANT(r->trailer_count < TRAILERS);
-    r->trailer[r->trailer_count++] = (grpc_metadata){.key = grpc_slice_from_static_string(key), .value = value};
+    r->trailer[r->trailer_count++] =
+        (grpc_metadata){.key = grpc_slice_from_static_string(key), .value = value};
 }
 
 static grpc_op status_op(rpc *r) {
@@ -230,8 +237,8 @@ static void decode(rpc *r) {
     } else {
         grpc_slice all = grpc_byte_buffer_reader_readall(&reader);
         grpc_byte_buffer_reader_destroy(&reader);
-        r->decode_status = message_unpack(r->method->request, GRPC_SLICE_START_PTR(all), GRPC_SLICE_LENGTH(all),
-                                          &r->request);
+        r->decode_status = message_unpack(r->method->request, GRPC_SLICE_START_PTR(all),
+                                          GRPC_SLICE_LENGTH(all), &r->request);
         grpc_slice_unref(all);
     }
     if (r->decode_status != ST_OK) r->decode_text = memory_copy_string(status_text());
@@ -346,9 +353,59 @@ static void watch_close(rpc *r) {
 static void name_peer(rpc *r) {
     char *given = grpc_call_get_peer(r->handle);
     int fd = -1;
-    if (given && sscanf(given, "fd:%d", &fd) == 1) snprintf(r->peer, sizeof r->peer, "%s", server_peer(r->server, fd));
+    if (given && sscanf(given, "fd:%d", &fd) == 1)
+        snprintf(r->peer, sizeof r->peer, "%s", server_peer(r->server, fd));
     gpr_free(given);
     r->base.peer = r->peer;
+}
+
+/* The one value of `authorization`; false: there are several, and whoever checks another than we do is deceived. */
+static bool find_authorization(const rpc *r, const grpc_slice **out) {
+    *out = NULL;
+    for (size_t i = 0; i < r->metadata.count; i++) {
+        if (grpc_slice_str_cmp(r->metadata.metadata[i].key, "authorization")) continue;
+        if (*out) return false;
+        *out = &r->metadata.metadata[i].value;
+    }
+    return true;
+}
+
+static status check_key(rpc *r) {
+    auth *keys = server_auth(r->server);
+    const grpc_slice *shown;
+    if (!keys || (r->method && r->method->open)) return ST_OK;
+    if (!find_authorization(r, &shown)) return fail(ST_AUTH, "the call has several authorizations");
+    if (shown)
+        return auth_check(keys, (const char *)GRPC_SLICE_START_PTR(*shown), GRPC_SLICE_LENGTH(*shown),
+                          &r->base.who);
+    if (r->from == FROM_OWNER) return ST_OK;
+    return fail(ST_AUTH, "a key is needed, in the metadata \"authorization: Bearer KEY\"");
+}
+
+/* Who calls, and whether it may. A key's name stands for whoever has it, wherever it comes from. */
+static status identify(rpc *r) {
+    name_peer(r);
+    status st = check_key(r);
+    if (st != ST_OK) server_refused_key(r->server, r->peer);
+    else if (r->base.who) snprintf(r->peer, sizeof r->peer, "key %s", auth_key_name(r->base.who));
+    return st;
+}
+
+static const grpc_slice *find_metadata(const rpc *r, const char *key) {
+    for (size_t i = 0; i < r->metadata.count; i++)
+        if (grpc_slice_str_cmp(r->metadata.metadata[i].key, key) == 0) return &r->metadata.metadata[i].value;
+    return NULL;
+}
+
+/* What metadata says of a request beside its message: who traces it, and by which id. */
+static void read_metadata(rpc *r) {
+    const grpc_slice *parent = find_metadata(r, "traceparent"), *id = find_metadata(r, "x-request-id");
+    trace_begin(&r->base.trace, parent ? (const char *)GRPC_SLICE_START_PTR(*parent) : NULL,
+                parent ? GRPC_SLICE_LENGTH(*parent) : 0);
+    if (!id || GRPC_SLICE_LENGTH(*id) == 0) return;
+    snprintf(r->request_id, sizeof r->request_id, "%.*s", (int)GRPC_SLICE_LENGTH(*id),
+             (const char *)GRPC_SLICE_START_PTR(*id));
+    r->base.request_id = r->request_id;
 }
 
 static void on_accepted(void *owner, bool ok) {
@@ -356,19 +413,23 @@ static void on_accepted(void *owner, bool ok) {
     server *s = r->server;
     if (!ok) { /* the server is stopping */
         free_rpc(r);
-        server_request_ends(s);
+        server_request_ends(s, r->from);
         return;
     }
-    bool room = server_call_begins(s);
+    bool room = server_call_begins(s, r->from);
     const char *path = (const char *)GRPC_SLICE_START_PTR(r->details.method);
     size_t n = GRPC_SLICE_LENGTH(r->details.method);
     uv_update_time(server_loop(s));
     r->arrived_ms = uv_now(server_loop(s));
     r->base.deadline_ms = deadline_ms(r->details.deadline);
-    name_peer(r);
+    read_metadata(r);
     watch_close(r);
     r->method = server_find_method(s, path, n);
-    if (!r->method) {
+    if (r->method) r->base.path = r->method->path;
+    status st = identify(r);
+    if (st != ST_OK) {
+        end_with(r, st, status_text(), 0);
+    } else if (!r->method) {
         (void)fail(ST_UNSUPPORTED, "there is no method %.*s", n > PATH_SHOWN ? PATH_SHOWN : (int)n, path);
         end_with(r, ST_UNSUPPORTED, status_text(), 0);
     } else if (!room) {
@@ -378,10 +439,11 @@ static void on_accepted(void *owner, bool ok) {
     }
 }
 
-void rpc_request(server *s) {
+void rpc_request(server *s, server_origin from) {
     rpc *r = memory_alloc(sizeof *r);
     r->base.ops = &rpc_ops;
     r->server = s;
+    r->from = from;
     r->last = &r->first;
     r->accept = (server_tag){.done = on_accepted, .owner = r};
     r->receive = (server_tag){.done = on_received, .owner = r};
@@ -389,7 +451,8 @@ void rpc_request(server *s) {
     r->send = (server_tag){.done = on_sent, .owner = r};
     grpc_call_details_init(&r->details);
     grpc_metadata_array_init(&r->metadata);
-    grpc_call_error error = grpc_server_request_call(server_handle(s), &r->handle, &r->details, &r->metadata,
-                                                     server_queue(s), server_queue(s), &r->accept);
+    grpc_call_error error =
+        grpc_server_request_call(server_handle(s, from), &r->handle, &r->details, &r->metadata,
+                                 server_queue(s), server_queue(s), &r->accept);
     INVARIANT(error == GRPC_CALL_OK);
 }

@@ -23,11 +23,15 @@ typedef struct server_method {
     /* handle is called for each message, and with request NULL after the last, where it finishes. It keeps nothing
      * between them: a client that goes away is not announced. */
     bool client_streams;
+    bool open; /* without a key, too */
     call_handler *handle;
     void *context; /* the handler's first argument */
 } server_method;
 
 STATUS_CHECKED status server_open(server **out, uv_loop_t *loop);
+/* Before the first connection: every call must show one of these keys, but for methods that are open and the daemon's own
+ * user on a Unix socket, who may. They outlive the server. */
+void server_set_auth(server *s, auth *keys);
 /* Before the first connection. Paths and descriptors must outlive the server. Methods of a core that take a stream of
  * requests are served as ST_UNSUPPORTED. */
 void server_add_method(server *s, const server_method *method);

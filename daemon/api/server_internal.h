@@ -15,7 +15,12 @@ typedef struct server_tag {
     struct server_tag *next; /* guarded by the event queue's lock */
 } server_tag;
 
-grpc_server *server_handle(server *s);
+/* gRPC tells no call's connection but by the number of its descriptor, and a number may be another connection's by then.
+ * What a caller may do must not hang on that, so connections of the daemon's own user, or root, have a gRPC server of
+ * their own, and those of everybody else another. */
+typedef enum server_origin { FROM_OWNER, FROM_OTHERS, SERVER_ORIGINS } server_origin;
+
+grpc_server *server_handle(server *s, server_origin from);
 grpc_completion_queue *server_queue(server *s);
 uv_loop_t *server_loop(server *s);
 bool server_is_stopping(const server *s);
@@ -23,16 +28,19 @@ bool server_is_stopping(const server *s);
 const server_method *server_find_method(const server *s, const char *path, size_t n);
 /* The peer that the connection with this descriptor was added with. */
 const char *server_peer(const server *s, int fd);
+auth *server_auth(const server *s); /* NULL: nobody is asked for a key */
+/* Says so in the log, once a second at most. */
+void server_refused_key(server *s, const char *peer);
 
 /* ---- rpc.c, as the server sees it ---- */
 
 typedef struct rpc rpc;
-/* Asks gRPC for the next call. */
-void rpc_request(server *s);
+/* Asks gRPC for the next call of such connections. */
+void rpc_request(server *s, server_origin from);
 /* The server counts calls, so that it knows when the last is gone; false: there are too many, and the call shall be
  * refused. */
-bool server_call_begins(server *s);
+bool server_call_begins(server *s, server_origin from);
 void server_call_ends(server *s);
-void server_request_ends(server *s); /* one that was asked for and will not come */
+void server_request_ends(server *s, server_origin from); /* one that was asked for and will not come */
 
 #endif

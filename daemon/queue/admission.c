@@ -83,7 +83,7 @@ static status check_room(core *c, const core_model *m, const char *peer, uint32_
     return ST_OK;
 }
 
-status core_admit(core *c, core_model *m, const char *peer, const char *request_id, uint32_t samples,
+status core_admit(core *c, core_model *m, call *k, const char *request_id, uint32_t samples,
                   core_ticket *out) {
     char drawn[33];
     *out = (core_ticket){0};
@@ -95,7 +95,7 @@ status core_admit(core *c, core_model *m, const char *peer, const char *request_
         TRY(make_id(drawn));
         request_id = drawn;
     }
-    if (!peer) peer = "";
+    const char *peer = k->peer ? k->peer : "";
     size_t peer_bytes = strlen(peer), size = peer_bytes + strlen(request_id) + 2;
     char *key = memory_alloc(size);
     snprintf(key, size, "%s\n%s", peer, request_id);
@@ -105,12 +105,14 @@ status core_admit(core *c, core_model *m, const char *peer, const char *request_
         if (!strcmp(t->key, key))
             st = fail(ST_EXISTS, "request_id \"%s\" is that of a live request", request_id);
     if (st == ST_OK) st = check_room(c, m, peer, samples);
+    if (st == ST_OK) st = auth_key_begins(k->who, &k->retry_after_ms);
     if (st != ST_OK) {
         free(key);
         return st;
     }
     *out = (core_ticket){.model = m,
                          .client = take_client(c, peer),
+                         .who = auth_key_hold(k->who),
                          .key = key,
                          .request_id = key + peer_bytes + 1,
                          .waiting = samples,
@@ -121,6 +123,13 @@ status core_admit(core *c, core_model *m, const char *peer, const char *request_
     m->waiting += samples;
     out->client->waiting += samples;
     return ST_OK;
+}
+
+status core_admit_call(core *c, core_model *m, call *k, const char *request_id, uint32_t samples,
+                       core_ticket *out) {
+    if (request_id && request_id[0]) return core_admit(c, m, k, request_id, samples, out);
+    status st = core_admit(c, m, k, k->request_id, samples, out);
+    return st == ST_EXISTS ? core_admit(c, m, k, NULL, samples, out) : st;
 }
 
 static void stop_waiting(core_ticket *t, uint32_t n) {
@@ -156,6 +165,8 @@ void core_ticket_release(core_ticket *t) {
     stop_waiting(t, t->waiting);
     if (t->engine) stop_running(t, t->running);
     leave_client(t->client);
+    auth_key_ends(t->who);
+    auth_key_release(t->who);
     *t->link = t->next;
     if (t->next) t->next->link = t->link;
     free(t->key);

@@ -12,6 +12,7 @@ status core_open(core **out, uv_loop_t *loop) {
     *out = memory_alloc(sizeof **out);
     (*out)->loop = loop;
     (*out)->limits = (core_limits){CORE_QUEUE, CORE_QUEUE_PER_CLIENT};
+    (*out)->metrics = metrics_open();
     return ST_OK;
 }
 
@@ -26,15 +27,26 @@ void core_close(core *c) {
     for (uint32_t i = 0; i < c->model_count; i++)
         for (uint32_t k = 0; k < c->model[i].engine_count; k++)
             prefix_index_close(c->model[i].engine[k].prefixes);
+    metrics_close(c->metrics);
     free(c);
 }
 
 void core_set_limits(core *c, core_limits limits) { c->limits = limits; }
 
-static void add_engine(core_model *m, engine *e) {
+void core_set_log_prompts(core *c, bool on) { c->log_prompts = on; }
+
+static void add_engine(core *c, core_model *m, engine *e) {
     m->engine[m->engine_count] = (core_engine){.engine = e, .model = m};
     m->engine[m->engine_count].last_state = core_engine_state(&m->engine[m->engine_count]);
+    m->engine[m->engine_count].metrics =
+        metrics_add_engine(c->metrics, m->name, m->engine_count, e->facts.context_tokens);
     m->engine_count++;
+}
+
+static core_model *find_model(core *c, const char *name) {
+    for (uint32_t i = 0; i < c->model_count; i++)
+        if (!strcmp(c->model[i].name, name)) return &c->model[i];
+    return NULL;
 }
 
 status core_add_model(core *c, const char *name, const tokenizer *tokens, engine *e) {
@@ -44,44 +56,68 @@ status core_add_model(core *c, const char *name, const tokenizer *tokens, engine
                     LIMIT_MODEL_NAME_BYTES);
     if (c->model_count == LIMIT_MODELS)
         return fail(ST_INVALID, "model %s: at most %d models", name, LIMIT_MODELS);
-    for (uint32_t i = 0; i < c->model_count; i++)
-        if (!strcmp(c->model[i].name, name)) return fail(ST_INVALID, "two models have the name %s", name);
+    if (find_model(c, name)) return fail(ST_INVALID, "two models have the name %s", name);
     core_model *m = &c->model[c->model_count++];
     memcpy(m->name, name, n + 1);
     m->tokenizer = tokens;
-    add_engine(m, e);
+    add_engine(c, m, e);
     return ST_OK;
 }
 
+status core_set_chat(core *c, const char *name, const chat_choice *chat) {
+    core_model *m = find_model(c, name);
+    if (!m) return fail(ST_NOT_FOUND, "there is no model %s", name);
+    m->chat = *chat;
+    return ST_OK;
+}
+
+status core_check_chat(const core_model *m) {
+    if (!m->tokenizer)
+        return fail(ST_INVALID, "model %s has no tokenizer and works on token ids only", m->name);
+    if (m->chat.template) return ST_OK;
+    return fail(ST_UNSUPPORTED, "model %s serves no chat: %s", m->name,
+                m->chat.why[0] ? m->chat.why : "it has no chat template");
+}
+
 status core_add_replica(core *c, const char *name, engine *e) {
-    core_model *m;
-    TRY(core_find_model(c, name, &m));
+    core_model *m = find_model(c, name);
+    if (!m) return fail(ST_NOT_FOUND, "there is no model %s", name);
     if (m->engine_count == LIMIT_REPLICAS)
         return fail(ST_INVALID, "model %s: at most %d engines", name, LIMIT_REPLICAS);
-    add_engine(m, e);
+    add_engine(c, m, e);
     for (uint32_t i = 0; i < m->engine_count; i++)
         if (!m->engine[i].prefixes) m->engine[i].prefixes = prefix_index_open();
     return ST_OK;
 }
 
-status core_find_model(core *c, const char *name, core_model **out) {
-    if (c->model_count == 0) return fail(ST_NOT_FOUND, "no model is served");
-    if (!name || !name[0]) {
-        *out = &c->model[0];
-        return ST_OK;
-    }
+const tokenizer *core_tokenizer(core *c, const char *model) {
+    const core_model *m = model && model[0] ? find_model(c, model) : c->model_count ? &c->model[0] : NULL;
+    return m ? m->tokenizer : NULL;
+}
+
+/* A model that a key may not use is not there for it. */
+static status choose_model(core *c, const auth_key *who, const char *name, core_model **out) {
     strbuf names = {.max = STATUS_TEXT_MAX};
-    for (uint32_t i = 0; i < c->model_count; i++) {
-        if (!strcmp(c->model[i].name, name)) {
-            *out = &c->model[i];
-            strbuf_close(&names);
-            return ST_OK;
-        }
-        strbuf_add_format(&names, "%s%s", i ? ", " : "", c->model[i].name);
+    bool first = !name || !name[0];
+    *out = NULL;
+    for (uint32_t i = 0; i < c->model_count && !*out; i++) {
+        if (!auth_key_may_use(who, c->model[i].name)) continue;
+        if (first || !strcmp(c->model[i].name, name)) *out = &c->model[i];
+        strbuf_add_format(&names, "%s%s", names.size ? ", " : "", c->model[i].name);
     }
-    status st = fail(ST_NOT_FOUND, "there are the models %s; none is \"%s\"", strbuf_text(&names), name);
+    status st = ST_OK;
+    if (!*out && names.size == 0 && who)
+        st = fail(ST_NOT_FOUND, "no model is served that key %s may use", auth_key_name(who));
+    else if (!*out && names.size == 0) st = fail(ST_NOT_FOUND, "no model is served");
+    else if (!*out)
+        st = fail(ST_NOT_FOUND, "there are the models %s; none is \"%s\"", strbuf_text(&names), name);
     strbuf_close(&names);
     return st;
+}
+
+status core_enter(core *c, call *k, const char *name, core_model **out) {
+    TRY(choose_model(c, k->who, name, out));
+    return auth_key_request(k->who, &k->retry_after_ms);
 }
 
 static engine_state worst_state(const core *c) {
@@ -158,11 +194,17 @@ void core_call_ends(core *c) {
     tell_idle(c);
 }
 
+status core_check_admin(const call *k, const char *what) {
+    if (auth_key_is_admin(k->who)) return ST_OK;
+    return fail(ST_DENIED, "%s is for administrators, and key %s is none", what, auth_key_name(k->who));
+}
+
 void core_refuse(call *k, status st) {
     /* A callback into a transport may fail something itself and overwrite the thread's sentence. */
     char text[STATUS_TEXT_MAX];
     memcpy(text, status_text(), sizeof text);
-    k->ops->finish(k, st, text, st == ST_BUSY ? CORE_RETRY_AFTER_MS : 0);
+    uint32_t retry_ms = k->retry_after_ms ? k->retry_after_ms : CORE_RETRY_AFTER_MS;
+    k->ops->finish(k, st, text, st == ST_BUSY ? retry_ms : 0);
 }
 
 void core_answer(call *k, const ProtobufCMessage *message) {

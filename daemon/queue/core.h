@@ -8,10 +8,12 @@
 #ifndef DAEMON_QUEUE_CORE_H
 #define DAEMON_QUEUE_CORE_H
 
-#include <uv.h>
 #include "daemon/engine/engine.h"
+#include "daemon/observe/metrics.h"
 #include "daemon/queue/call.h"
+#include "daemon/text/chat_template.h"
 #include "daemon/text/tokenizer.h"
+#include <uv.h>
 
 typedef struct core core;
 
@@ -19,6 +21,10 @@ STATUS_CHECKED status core_open(core **out, uv_loop_t *loop);
 void core_close(core *c);
 /* tokens NULL: the model serves token-id prompts only. The first model added is the default. */
 STATUS_CHECKED status core_add_model(core *c, const char *name, const tokenizer *tokens, engine *e);
+/* What chats of a model that was added are rendered with; copied. Until then it serves none. */
+STATUS_CHECKED status core_set_chat(core *c, const char *name, const chat_choice *chat);
+/* Of a model by its name, NULL or "" for the first; NULL: no such model, or it serves token ids only. */
+const tokenizer *core_tokenizer(core *c, const char *model);
 /* One more engine of a model that was added; it must be of the same checkpoint and vocabulary. */
 STATUS_CHECKED status core_add_replica(core *c, const char *name, engine *e);
 /* Requests that may wait for an engine to begin them; beyond, ST_BUSY. */
@@ -27,6 +33,12 @@ typedef struct core_limits {
 } core_limits;
 enum { CORE_QUEUE = 1024, CORE_QUEUE_PER_CLIENT = 256 }; /* unless set */
 void core_set_limits(core *c, core_limits limits);
+/* Prompts are written into the log too, their beginnings at least; off unless set. */
+void core_set_log_prompts(core *c, bool on);
+/* What transports count into; the core's own. */
+metrics *core_metrics(core *c);
+/* What GET /metrics answers: Prometheus' text format 0.0.4. */
+void core_write_metrics(core *c, strbuf *out);
 /* All rpcs of gemmad.v1; unbuilt ones answer ST_UNSUPPORTED with the name of the rpc. */
 const call_method *core_methods(uint32_t *count);
 /* New Generate calls are refused with ST_UNAVAILABLE from now on; core_idle tells when the running ones are done. */

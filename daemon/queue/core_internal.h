@@ -3,6 +3,7 @@
 #ifndef DAEMON_QUEUE_CORE_INTERNAL_H
 #define DAEMON_QUEUE_CORE_INTERNAL_H
 
+#include "daemon/observe/metrics.h"
 #include "daemon/queue/core.h"
 #include "daemon/queue/prefix_index.h"
 #include "daemon/queue/retry.h"
@@ -19,11 +20,13 @@ typedef struct core_engine {
     uint32_t waiting, running; /* requests sent to it, before and after it started them */
     uint64_t sent;             /* calls, ever */
     prefix_index *prefixes;    /* NULL while it is the only one */
+    metrics_engine *metrics;
 } core_engine;
 
 struct core_model {
     char name[LIMIT_MODEL_NAME_BYTES + 1];
     const tokenizer *tokenizer; /* NULL: token ids only */
+    chat_choice chat;           /* its template: what chat_prompt_make takes, after core_check_chat */
     core_engine engine[LIMIT_REPLICAS];
     uint32_t engine_count;     /* at least 1 */
     uint32_t waiting, running; /* admitted requests before and after an engine started them */
@@ -50,7 +53,8 @@ typedef struct core_ticket {
     core_model *model;   /* NULL: not admitted */
     core_engine *engine; /* NULL: not routed yet */
     core_client *client;
-    char *key; /* peer, newline, request_id */
+    auth_key *who; /* of whose concurrent requests it is one */
+    char *key;     /* peer, newline, request_id */
     const char *request_id;
     uint32_t waiting, running; /* its samples, before and after the engine started them */
     struct core_ticket *next, **link;
@@ -77,6 +81,8 @@ struct core {
     void (*idle)(void *context);
     void *idle_context;
     core_limits limits;
+    metrics *metrics;
+    bool log_prompts;
     struct core_watch *watch;
     core_ticket *bucket[CORE_TICKET_BUCKETS];
     core_client *client[CORE_CLIENT_BUCKETS];
@@ -88,12 +94,17 @@ enum {
     CORE_RETRY_AFTER_MS = 1000,
 };
 
-/* Absent or "": the first. ST_NOT_FOUND names those there are. */
-STATUS_CHECKED status core_find_model(core *c, const char *name, core_model **out);
+/* Every call for a model comes through here: whether its key may use the model and make another request now. Absent
+ * or "": the first that it may use. ST_NOT_FOUND names those there are for it; ST_BUSY. */
+STATUS_CHECKED status core_enter(core *c, call *k, const char *name, core_model **out);
 /* So many samples of a request wait from now on. request_id NULL or "": one is made. ST_UNAVAILABLE, ST_EXISTS, ST_BUSY,
  * ST_INVALID. */
-STATUS_CHECKED status core_admit(core *c, core_model *m, const char *peer, const char *request_id,
-                                 uint32_t samples, core_ticket *out);
+STATUS_CHECKED status core_admit(core *c, core_model *m, call *k, const char *request_id, uint32_t samples,
+                                 core_ticket *out);
+/* core_admit of a call: without a request_id of its own it gets the header's, unless a live request has that: proxies use
+ * theirs again when they try again. */
+STATUS_CHECKED status core_admit_call(core *c, core_model *m, call *k, const char *request_id, uint32_t samples,
+                                      core_ticket *out);
 /* The engine that it goes to; prompt is remembered there. */
 void core_ticket_route(core_ticket *t, core_engine *e, const prefix_chain *prompt);
 /* One of its samples. */
@@ -103,9 +114,12 @@ void core_ticket_release(core_ticket *t); /* one never admitted is fine */
 
 /* The engine for a prompt, none of `except`; NULL: none is ready. */
 core_engine *core_route(core_model *m, const prefix_chain *prompt, const core_engine_set *except);
+metrics_engine *core_metrics_of(const core_model *m, const engine *e); /* NULL: none of the model's */
 engine_state core_engine_state(const core_engine *e);
 engine_state core_model_state(const core_model *m);
 const model_facts *core_facts(const core_model *m);
+/* Why the model serves no chat; ST_OK: it has tokenizer and template. */
+STATUS_CHECKED status core_check_chat(const core_model *m);
 /* Why the model takes nothing now. */
 STATUS_CHECKED status core_check_available(const core *c, const core_model *m);
 
@@ -116,6 +130,9 @@ void core_paused_end(core *c, core_paused *p);
 /* Every handler that does not answer before it returns brackets its call's life with these. */
 void core_call_begins(core *c);
 void core_call_ends(core *c);
+
+/* ST_DENIED unless the caller may stop or change the daemon. `what` is the rpc, for the sentence. */
+STATUS_CHECKED status core_check_admin(const call *k, const char *what);
 
 /* Answers with the thread's sentence. */
 void core_refuse(call *k, status st);

@@ -14,7 +14,12 @@ UNBUILT(get_job, "Jobs.Get")
 UNBUILT(list_jobs, "Jobs.List")
 UNBUILT(cancel_job, "Jobs.Cancel")
 UNBUILT(job_results, "Jobs.Results")
-UNBUILT(drain, "Control.Drain")
+
+static void drain(void *context, call *k, const ProtobufCMessage *request) {
+    (void)context, (void)request;
+    status st = core_check_admin(k, "Control.Drain");
+    core_refuse(k, st != ST_OK ? st : fail(ST_UNSUPPORTED, "Control.Drain is not built yet"));
+}
 
 const call_method *core_methods(uint32_t *count) {
     static const call_method methods[] = {

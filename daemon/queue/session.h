@@ -10,7 +10,9 @@
 #ifndef DAEMON_QUEUE_SESSION_H
 #define DAEMON_QUEUE_SESSION_H
 
+#include "daemon/auth/auth.h"
 #include "daemon/engine/engine.h"
+#include "daemon/observe/metrics.h"
 #include "daemon/queue/answer.h"
 
 typedef struct session session;
@@ -42,6 +44,8 @@ typedef struct session_options {
     const engine_request *request; /* copied by the engine */
     const stop_matcher *stop;      /* copied */
     uint64_t arrival_ns;
+    auth_key *who; /* its tokens are counted; held by the caller until `ended` */
+    metrics_engine *metrics; /* what it is counted in; NULL: nothing */
     const session_sink *sink;
     void *context;
 } session_options;

@@ -11,7 +11,9 @@ void core_list_models(void *context, call *k, const ProtobufCMessage *request) {
     core *c = context;
     (void)request;
     Gemmad__V1__Model model[LIMIT_MODELS], *pointer[LIMIT_MODELS];
+    size_t count = 0;
     for (uint32_t i = 0; i < c->model_count; i++) {
+        if (!auth_key_may_use(k->who, c->model[i].name)) continue;
         const model_facts *facts = core_facts(&c->model[i]);
         gemmad__v1__model__init(&model[i]);
         model[i].name = c->model[i].name;
@@ -22,10 +24,10 @@ void core_list_models(void *context, call *k, const ProtobufCMessage *request) {
         model[i].n_end_token_ids = facts->end_token_count;
         model[i].end_token_ids = (uint32_t *)facts->end_token;
         model[i].checkpoint_hash = (char *)facts->checkpoint_hash;
-        pointer[i] = &model[i];
+        pointer[count++] = &model[i];
     }
     Gemmad__V1__ListModelsResponse r = GEMMAD__V1__LIST_MODELS_RESPONSE__INIT;
-    r.n_models = c->model_count;
+    r.n_models = count;
     r.models = pointer;
     core_answer(k, &r.base);
 }
@@ -135,19 +137,22 @@ static void send_status(core *c, call *k) {
     Gemmad__V1__GetStatusResponse r = GEMMAD__V1__GET_STATUS_RESPONSE__INIT;
     r.has_requests_running = r.has_requests_waiting = r.has_requests_paused = 1;
     r.requests_paused = c->paused;
+    uint32_t count = 0;
     for (uint32_t i = 0; i < c->model_count; i++) {
-        report_model(&c->model[i], &report[i]);
-        pointer[i] = &report[i].message;
+        if (!auth_key_may_use(k->who, c->model[i].name)) continue;
+        report_model(&c->model[i], &report[count]);
+        pointer[count] = &report[count].message;
+        count++;
         r.requests_running += c->model[i].running;
         r.requests_waiting += c->model[i].waiting;
     }
     r.state = (char *)core_state(c);
-    r.n_models = c->model_count;
+    r.n_models = count;
     r.models = pointer;
     r.version = (char *)GEMMAD_VERSION;
     r.build_id = (char *)GEMMAD_BUILD_ID;
     k->ops->send(k, &r.base);
-    for (uint32_t i = 0; i < c->model_count; i++) release_report(&report[i]);
+    for (uint32_t i = 0; i < count; i++) release_report(&report[i]);
     free(report);
 }
 

@@ -34,7 +34,7 @@ static void cancelled(call *k, void *context, status why) {
 /* The request fits the model; the rest is a job's. *out is freed by end(). */
 static status begin(core *c, call *k, const char *model, text_call **out) {
     core_model *m;
-    TRY(core_find_model(c, model, &m));
+    TRY(core_enter(c, k, model, &m));
     if (!m->tokenizer)
         return fail(ST_INVALID, "model %s has no tokenizer and works on token ids only", m->name);
     text_call *t = memory_alloc(sizeof *t);

@@ -88,7 +88,8 @@ static inline void client_half_close(client_call *k) {
     (void)client_batch(k, &op, 1);
 }
 
-static inline void client_begin(client_call *k, client *c, const char *path, double deadline_s) {
+static inline void client_begin_with(client_call *k, client *c, const char *path, double deadline_s,
+                                     grpc_metadata *metadata, size_t count) {
     grpc_slice method = grpc_slice_from_copied_string(path);
     *k = (client_call){.owner = c};
     gpr_timespec deadline = deadline_s > 0 ? client_seconds(deadline_s) : gpr_inf_future(GPR_CLOCK_MONOTONIC);
@@ -98,7 +99,13 @@ static inline void client_begin(client_call *k, client *c, const char *path, dou
     grpc_metadata_array_init(&k->initial);
     grpc_metadata_array_init(&k->trailing);
     grpc_op op = {.op = GRPC_OP_SEND_INITIAL_METADATA};
+    op.data.send_initial_metadata.metadata = metadata;
+    op.data.send_initial_metadata.count = count;
     (void)client_batch(k, &op, 1);
+}
+
+static inline void client_begin(client_call *k, client *c, const char *path, double deadline_s) {
+    client_begin_with(k, c, path, deadline_s, NULL, 0);
 }
 
 /* false: no more messages. */

@@ -58,8 +58,7 @@ TEST(names_models) {
 }
 
 TEST(refuses_what_is_not_built) {
-    static const char *const lines[] = {"--http :80",
-                                        "--keys k",
+    static const char *const lines[] = {"--keys k",
                                         "--tls-cert c",
                                         "--tls-key k",
                                         "--media-root /",
@@ -91,6 +90,8 @@ TEST(listens_safely) {
     for (size_t i = 0; i < sizeof open_to_all / sizeof *open_to_all; i++) {
         snprintf(line, sizeof line, "--model m --listen %s", open_to_all[i]);
         check_refused(line, ST_INVALID, "is not a loopback address");
+        snprintf(line, sizeof line, "--model m --http %s", open_to_all[i]);
+        check_refused(line, ST_INVALID, "is not a loopback address");
         snprintf(line, sizeof line, "--model m --insecure --listen %s", open_to_all[i]);
         CHECK_STATUS(read_line(&s, line), ST_OK);
         settings_close(&s);
@@ -98,6 +99,8 @@ TEST(listens_safely) {
     for (size_t i = 0; i < sizeof unreadable / sizeof *unreadable; i++) {
         snprintf(line, sizeof line, "--model m --insecure --listen %s", unreadable[i]);
         check_refused(line, ST_INVALID, "--listen");
+        snprintf(line, sizeof line, "--model m --insecure --http %s", unreadable[i]);
+        check_refused(line, ST_INVALID, "--http");
     }
 }
 

@@ -1,0 +1,37 @@
+#include "daemon/http/openai.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/random.h>
+#include <time.h>
+
+#include "base/invariant.h"
+#include "base/memory.h"
+#include "daemon/http/openai_internal.h"
+
+static const http_route routes[] = {
+    {"GET", "/health", openai_health},
+    {"GET", "/version", openai_version},
+    {"GET", "/v1/models", openai_models},
+    {"GET", "/v1/models/*", openai_model},
+};
+
+void openai_open(openai **out, http_server *server, const openai_backend *backend) {
+    *out = memory_alloc(sizeof **out);
+    (*out)->backend = *backend;
+    (*out)->created = openai_now();
+    http_add_routes(server, routes, sizeof routes / sizeof *routes, *out);
+}
+
+void openai_close(openai *o) { free(o); }
+
+uint64_t openai_now(void) { return (uint64_t)time(NULL); }
+
+void openai_make_id(const char *prefix, char id[OPENAI_ID_BYTES]) {
+    uint8_t random[12];
+    ssize_t got = getrandom(random, sizeof random, 0);
+    INVARIANT(got == (ssize_t)sizeof random);
+    int n = snprintf(id, OPENAI_ID_BYTES, "%s", prefix);
+    for (size_t i = 0; i < sizeof random && n + 3 <= OPENAI_ID_BYTES; i++)
+        n += snprintf(id + n, (size_t)(OPENAI_ID_BYTES - n), "%02x", random[i]);
+}

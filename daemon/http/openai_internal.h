@@ -1,0 +1,40 @@
+/* What the endpoints share.
+ * Threads: loop thread. */
+#ifndef DAEMON_HTTP_OPENAI_INTERNAL_H
+#define DAEMON_HTTP_OPENAI_INTERNAL_H
+
+#include "daemon/http/json_out.h"
+#include "daemon/http/openai.h"
+#include "proto/gemmad.pb-c.h"
+
+struct openai {
+    openai_backend backend;
+    uint64_t created; /* Unix seconds: when this gemmad began to serve */
+};
+
+/* A call of the core on behalf of an exchange. */
+typedef struct remote {
+    call base; /* first */
+    http_exchange *exchange;
+    void (*event)(struct remote *r, const ProtobufCMessage *message);
+    /* The last; the remote may be freed in it. */
+    void (*finished)(struct remote *r, status st, const char *text, uint32_t retry_after_ms);
+    void *owner;
+    bool live;
+} remote;
+
+/* path: "/gemmad.v1.Inference/Chat". event and finished may be called before it returns. */
+void remote_start(remote *r, const openai *o, const char *path, const ProtobufCMessage *request);
+/* The client has gone: `finished` comes, perhaps before this returns. */
+void remote_cancel(remote *r);
+/* The exchange's backlog has become less. */
+void remote_drained(remote *r);
+
+/* Ids of answers: "chatcmpl-" and 24 hexadecimal digits. */
+enum { OPENAI_ID_BYTES = 48 };
+void openai_make_id(const char *prefix, char id[OPENAI_ID_BYTES]);
+uint64_t openai_now(void); /* Unix seconds */
+
+http_handler openai_models, openai_model, openai_health, openai_version;
+
+#endif
