@@ -159,13 +159,17 @@ bool char_nfa_trim(char_nfa *a) {
     return any;
 }
 
-/* Rounds of n edges at most from the set of states in *now; false when it is empty. */
+/* The states one character further; false: there is none. */
 static bool step(const char_nfa *a, const uint8_t *now, uint8_t *next) {
     bool any = false;
     memset(next, 0, a->state_count);
-    for (uint32_t s = 0; s < a->state_count; s++)
-        for (uint32_t e = a->state[s].first_edge; now[s] && e != CHAR_NFA_NONE; e = a->edge[e].next)
-            any = next[a->edge[e].to] = 1;
+    for (uint32_t s = 0; s < a->state_count; s++) {
+        if (!now[s]) continue;
+        for (uint32_t e = a->state[s].first_edge; e != CHAR_NFA_NONE; e = a->edge[e].next) {
+            next[a->edge[e].to] = 1;
+            any = true;
+        }
+    }
     return any;
 }
 

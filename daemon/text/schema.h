@@ -22,7 +22,7 @@ enum {
     SCHEMA_MEMBERS_MAX = 1 << 12,  /* of one object */
     SCHEMA_ITEMS_MAX = 1 << 12,    /* minItems, maxItems, prefixItems */
     SCHEMA_OPTIONS_MAX = 1 << 12,  /* of one anyOf, oneOf */
-    SCHEMA_AUTOMATA_MAX = 1 << 18, /* states of all patterns and lengths together */
+    SCHEMA_AUTOMATA_MAX = 1 << 19, /* states of all patterns and lengths together */
     SCHEMA_NONE = 0xFFFFFFFF,      /* no bound; a node that no value fits */
     SCHEMA_ANY = 0                 /* the node that every value fits */
 };

@@ -98,8 +98,11 @@ static status narrow_strings(reading *r, const json_value *s, const char *keywor
         return ST_OK;
     }
     char_nfa both;
-    st = char_nfa_intersect(&both, &r->strings, a);
+    uint64_t pairs = (uint64_t)r->strings.edge_count * a->edge_count;
+    st = schema_work(r->b, s, pairs < CHAR_NFA_WORK_MAX ? pairs : CHAR_NFA_WORK_MAX);
+    if (st == ST_OK) st = char_nfa_intersect(&both, &r->strings, a);
     char_nfa_close(a);
+    if (r->b->work > SCHEMA_WORK_MAX) return st;
     if (st != ST_OK) return schema_wrong(r->b, s, keyword, "together with what else holds of the string: %s", status_text());
     char_nfa_close(&r->strings);
     r->strings = both;
@@ -111,7 +114,10 @@ static status read_expression(reading *r, const json_value *s, const char *keywo
                               regex_where where) {
     char_nfa a;
     char sentence[STATUS_TEXT_MAX];
-    if (regex_read(&a, text, bytes, where) == ST_OK) return narrow_strings(r, s, keyword, &a);
+    if (regex_read(&a, text, bytes, where) == ST_OK) {
+        r->b->automata_states += a.state_count;
+        return narrow_strings(r, s, keyword, &a);
+    }
     memcpy(sentence, status_text(), sizeof sentence);
     return schema_wrong(r->b, s, keyword, "%.400s", sentence);
 }
@@ -329,6 +335,7 @@ static status read_constants(reading *r, const json_value *s, const json_value *
         return ST_OK;
     }
     for (const json_value *c = first; c; c = one ? NULL : c->next) n++;
+    TRY(schema_work(r->b, s, 4ull * n));
     v->is_constant = true;
     v->constant = schema_alloc(r->b, (n + 1) * sizeof *v->constant);
     for (const json_value *c = first; c; c = one ? NULL : c->next) v->constant[v->constant_count++] = c;
@@ -362,6 +369,7 @@ static status read_kinds(reading *r, const schema_set *names) {
     for (uint32_t i = 0; i < r->set->count; i++) TRY(read_schema(r, r->set->item[i]));
     if (!r->has_any_type && r->spoken_of) v->kinds &= r->spoken_of;
     if (v->kinds & SCHEMA_NUMBER && r->has_number) {
+        TRY(schema_work(r->b, r->set->item[0], r->number.has_step ? 1 << 18 : 1 << 12));
         if (number_check(&r->number, &any) != ST_OK) {
             char sentence[STATUS_TEXT_MAX];
             memcpy(sentence, status_text(), sizeof sentence);
