@@ -213,17 +213,17 @@ static status check_choice(const Gemmad__V1__ChatRequest *r) {
     const Gemmad__V1__ToolChoice *c = r->tool_choice;
     if (!c) return ST_OK;
     const char *mode = c->mode ? c->mode : "", *name = c->name ? c->name : "";
-    bool named = is(mode, "named");
-    if (!named && !is(mode, "none") && !is(mode, "auto") && !is(mode, "required"))
+    bool by_name = is(mode, "named");
+    if (!by_name && !is(mode, "none") && !is(mode, "auto") && !is(mode, "required"))
         return fail(ST_INVALID,
                     "tool_choice.mode is \"%" SHOWN "\", and must be none, auto, required or named", mode);
-    if (!named && name[0])
+    if (!by_name && name[0])
         return fail(ST_INVALID, "tool_choice.name \"%" SHOWN "\" needs mode named, not %s", name, mode);
-    if ((named || is(mode, "required")) && r->n_tools == 0)
+    if ((by_name || is(mode, "required")) && r->n_tools == 0)
         return fail(ST_INVALID, "tool_choice.mode is %s, and there are no tools", mode);
-    for (size_t i = 0; named && i < r->n_tools; i++)
+    for (size_t i = 0; by_name && i < r->n_tools; i++)
         if (!strcmp(r->tools[i]->name, name)) return ST_OK;
-    return named ? fail(ST_INVALID, "tool_choice.name is \"%" SHOWN "\", and no tool has that name", name)
+    return by_name ? fail(ST_INVALID, "tool_choice.name is \"%" SHOWN "\", and no tool has that name", name)
                  : ST_OK;
 }
 
@@ -263,7 +263,7 @@ static status take_all(chat_conversation_owner *o, const Gemmad__V1__ChatRequest
 }
 
 status chat_conversation_open(chat_conversation_owner *out, const Gemmad__V1__ChatRequest *r) {
-    size_t parts, calls;
+    size_t parts = 0, calls = 0;
     *out = (chat_conversation_owner){0};
     TRY(check_counts(r, &parts, &calls));
     out->messages = memory_alloc_array(r->n_messages, sizeof *out->messages);

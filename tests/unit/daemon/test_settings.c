@@ -2,8 +2,8 @@
 
 #include "base/file.h"
 #include "base/json.h"
-#include "daemon/settings.h"
 #include "base/shape.h"
+#include "daemon/settings.h"
 #include "tests/test.h"
 
 enum { WORDS_MAX = 64 };
@@ -58,14 +58,8 @@ TEST(names_models) {
 }
 
 TEST(refuses_what_is_not_built) {
-    static const char *const lines[] = {"--keys k",
-                                        "--tls-cert c",
-                                        "--tls-key k",
-                                        "--media-root /",
-                                        "--chat-template gemma4",
-                                        "--launcher srun",
-                                        "--launcher external",
-                                        "--device cuda",
+    static const char *const lines[] = {"--media-root /",      "--chat-template gemma4", "--launcher srun",
+                                        "--launcher external", "--device cuda",
                                         "--weights fp8"};
     for (size_t i = 0; i < sizeof lines / sizeof *lines; i++) {
         char line[128];
@@ -102,6 +96,25 @@ TEST(listens_safely) {
         snprintf(line, sizeof line, "--model m --insecure --http %s", unreadable[i]);
         check_refused(line, ST_INVALID, "--http");
     }
+}
+
+TEST(keys_and_tls_open_addresses) {
+    settings s;
+    CHECK_STATUS(read_line(&s, "--model m --listen 0.0.0.0:80 --keys k --tls-cert c --tls-key p"), ST_OK);
+    settings_close(&s);
+    check_refused("--model m --listen 0.0.0.0:80 --keys k", ST_INVALID,
+                  "--tls-cert and --tls-key are missing");
+    check_refused("--model m --listen 0.0.0.0:80 --tls-cert c --tls-key p", ST_INVALID,
+                  "and --keys is missing");
+    check_refused("--model m --listen 0.0.0.0:80", ST_INVALID,
+                  "--keys and --tls-cert with --tls-key are missing");
+    check_refused("--model m --tls-cert c", ST_INVALID, "--tls-key is missing");
+    check_refused("--model m --tls-key c", ST_INVALID, "--tls-cert is missing");
+    check_refused("--model m --tls-client-ca c", ST_INVALID, "goes with --tls-cert");
+    check_refused("--model m --socket-mode 0666", ST_INVALID, "it needs --keys");
+    check_refused("--model m --socket-mode 0777 --keys k", ST_INVALID, "socket-mode");
+    CHECK_STATUS(read_line(&s, "--model m --socket-mode 0660 --keys k"), ST_OK);
+    settings_close(&s);
 }
 
 TEST(reads_sections_of_models) {
@@ -214,6 +227,7 @@ int main(void) {
     RUN(names_models);
     RUN(refuses_what_is_not_built);
     RUN(listens_safely);
+    RUN(keys_and_tls_open_addresses);
     RUN(reads_sections_of_models);
     RUN(checks_modes);
     RUN(writes_shapes);
