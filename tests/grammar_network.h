@@ -89,7 +89,8 @@ void grammar_edge_token(grammar *g, uint32_t from, uint32_t special_id, uint32_t
 void grammar_edge_call(grammar *g, uint32_t from, uint32_t callee, uint32_t to) {
     network_add(g, from, (network_edge){.kind = NETWORK_CALL, .a = callee, .to = to});
 }
-void grammar_edge_repeat(grammar *g, uint32_t from, uint32_t unit, uint32_t least, uint32_t most, uint32_t to) {
+void grammar_edge_repeat(grammar *g, uint32_t from, uint32_t unit, uint32_t least, uint32_t most,
+                         uint32_t to) {
     network_add(g, from, (network_edge){.kind = NETWORK_REPEAT, .a = unit, .b = least, .c = most, .to = to});
 }
 void grammar_edge_text(grammar *g, uint32_t from, const char *text, size_t bytes, uint32_t to) {
@@ -103,7 +104,8 @@ void grammar_edge_text(grammar *g, uint32_t from, const char *text, size_t bytes
 void grammar_loop_any(grammar *g, uint32_t state) { grammar_edge_bytes(g, state, 0, 255, state); }
 
 /* Byte by byte: values of the n bytes from `low` to `high`, where both have the same length. */
-static void network_between(grammar *g, uint32_t from, const uint8_t *low, const uint8_t *high, unsigned n, uint32_t to) {
+static void network_between(grammar *g, uint32_t from, const uint8_t *low, const uint8_t *high, unsigned n,
+                            uint32_t to) {
     static const uint8_t least[3] = {0x80, 0x80, 0x80}, most[3] = {0xBF, 0xBF, 0xBF};
     if (n == 1) {
         grammar_edge_bytes(g, from, low[0], high[0], to);
@@ -117,7 +119,8 @@ static void network_between(grammar *g, uint32_t from, const uint8_t *low, const
 }
 
 void grammar_edge_code_points(grammar *g, uint32_t from, uint32_t low, uint32_t high, uint32_t to) {
-    static const uint32_t part[][2] = {{0, 0x7F}, {0x80, 0x7FF}, {0x800, 0xD7FF}, {0xE000, 0xFFFF}, {0x10000, 0x10FFFF}};
+    static const uint32_t part[][2] = {
+        {0, 0x7F}, {0x80, 0x7FF}, {0x800, 0xD7FF}, {0xE000, 0xFFFF}, {0x10000, 0x10FFFF}};
     for (size_t i = 0; i < sizeof part / sizeof *part; i++) {
         uint32_t a = low > part[i][0] ? low : part[i][0], b = high < part[i][1] ? high : part[i][1];
         char first[4], last[4];
@@ -128,8 +131,8 @@ void grammar_edge_code_points(grammar *g, uint32_t from, uint32_t low, uint32_t 
     }
 }
 
-status grammar_compile(const grammar *g, const tokenizer *t, const uint32_t *ends, uint32_t end_count, uint8_t **bytes,
-                       size_t *size) {
+status grammar_compile(const grammar *g, const tokenizer *t, const uint32_t *ends, uint32_t end_count,
+                       uint8_t **bytes, size_t *size) {
     (void)t, (void)ends, (void)end_count;
     *bytes = memory_alloc(1);
     *size = g->states;
@@ -143,9 +146,9 @@ typedef struct network_reader {
     const uint32_t *text;
     uint32_t count;
     struct network_memo {
-        uint64_t key; /* rule and place, plus 1 */
+        uint64_t key;  /* rule and place, plus 1 */
         uint8_t *ends; /* [count + 1] whether the rule can end there; NULL while it is being read */
-    } *memo;
+    } * memo;
     uint32_t memo_size, memo_used;
 } network_reader;
 
@@ -218,7 +221,8 @@ static void network_follow(network_reader *r, network_walk *w, const network_edg
             if (ends[i]) network_visit(w, e->to, i);
     }
     if (e->kind == NETWORK_REPEAT)
-        for (uint32_t k = 0, place = at; place != UINT32_MAX && (k <= e->c || e->c == GRAMMAR_UNBOUNDED); k++) {
+        for (uint32_t k = 0, place = at; place != UINT32_MAX && (k <= e->c || e->c == GRAMMAR_UNBOUNDED);
+             k++) {
             if (k >= e->b) network_visit(w, e->to, place);
             place = network_unit_end(r, e->a, place);
         }
@@ -331,7 +335,8 @@ static void network_produce(const grammar *g, network_sample *s, uint32_t rule) 
         if (e->kind == NETWORK_CALL) network_produce(g, s, e->a);
         if (e->kind == NETWORK_REPEAT) {
             uint32_t most = s->count >= s->budget ? e->b : e->c == GRAMMAR_UNBOUNDED ? e->b + 8 : e->c;
-            for (uint32_t n = e->b + network_random(s, most - e->b + 1); n > 0; n--) network_produce(g, s, e->a);
+            for (uint32_t n = e->b + network_random(s, most - e->b + 1); n > 0; n--)
+                network_produce(g, s, e->a);
         }
         state = e->to;
     }

@@ -85,8 +85,8 @@ typedef struct pair_table {
     uint32_t size;
 } pair_table;
 
-static uint32_t pair_state(pair_table *t, char_nfa *out, const char_nfa *a, const char_nfa *b, uint32_t p, uint32_t q,
-                           uint64_t *made) {
+static uint32_t pair_state(pair_table *t, char_nfa *out, const char_nfa *a, const char_nfa *b, uint32_t p,
+                           uint32_t q, uint64_t *made) {
     uint64_t pair = (uint64_t)p << 32 | q;
     uint32_t at = (uint32_t)(pair * 0x9E3779B97F4A7C15u >> 32) & (t->size - 1);
     while (t->pair[at] != UINT64_MAX && t->pair[at] != pair) at = (at + 1) & (t->size - 1);
@@ -112,7 +112,8 @@ status char_nfa_intersect(char_nfa *out, const char_nfa *a, const char_nfa *b) {
     for (uint32_t s = 0; s < out->state_count && st == ST_OK; s++) {
         uint32_t p = (uint32_t)(made[s] >> 32), q = (uint32_t)made[s];
         for (uint32_t e = a->state[p].first_edge; e != CHAR_NFA_NONE && st == ST_OK; e = a->edge[e].next)
-            for (uint32_t f = b->state[q].first_edge; f != CHAR_NFA_NONE && st == ST_OK; f = b->edge[f].next) {
+            for (uint32_t f = b->state[q].first_edge; f != CHAR_NFA_NONE && st == ST_OK;
+                 f = b->edge[f].next) {
                 char_set both = {0};
                 if (++work > CHAR_NFA_WORK_MAX) {
                     st = fail(ST_INVALID, "over %d pairs of edges", CHAR_NFA_WORK_MAX);
@@ -182,7 +183,8 @@ status char_nfa_none_of(char_nfa *out, const char_set *alphabet, const char_name
         char_nfa_close(out);
         return st;
     }
-    uint32_t tree = out->state_count, other = char_nfa_add_state(out, true), all = char_nfa_add_set(out, alphabet);
+    uint32_t tree = out->state_count, other = char_nfa_add_state(out, true),
+             all = char_nfa_add_set(out, alphabet);
     for (uint32_t s = 0; s < tree; s++) {
         char_set rest = {0};
         char_set_add_set(&rest, alphabet);

@@ -16,7 +16,12 @@
 #include "daemon/text/grammar.h"
 #include <stddef.h>
 
-enum { CHAR_NFA_STATES_MAX = 1 << 14, CHAR_NFA_EDGES_MAX = 1 << 17, CHAR_NFA_WORK_MAX = 1 << 22, CHAR_NFA_NONE = 0xFFFFFFFF };
+enum {
+    CHAR_NFA_STATES_MAX = 1 << 14,
+    CHAR_NFA_EDGES_MAX = 1 << 17,
+    CHAR_NFA_WORK_MAX = 1 << 22,
+    CHAR_NFA_NONE = 0xFFFFFFFF
+};
 
 typedef struct char_edge {
     uint32_t set, to;
@@ -34,7 +39,7 @@ typedef struct char_nfa {
     char_set *set; /* no two are equal */
     uint32_t state_count, edge_count, set_count;
     uint32_t state_capacity, edge_capacity, set_capacity;
-    uint32_t *set_next;        /* [set_capacity] the next with the same hash, plus 1 */
+    uint32_t *set_next;       /* [set_capacity] the next with the same hash, plus 1 */
     uint32_t set_bucket[256]; /* the first with a hash, plus 1 */
 } char_nfa;
 
@@ -60,8 +65,8 @@ typedef struct char_name {
     const char *text; /* valid UTF-8 */
     size_t bytes;
 } char_name;
-STATUS_CHECKED status char_nfa_none_of(char_nfa *out, const char_set *alphabet, const char_name *names, size_t count,
-                                       bool may_be_empty);
+STATUS_CHECKED status char_nfa_none_of(char_nfa *out, const char_set *alphabet, const char_name *names,
+                                       size_t count, bool may_be_empty);
 
 /* States from which no string ends are dropped. false: no string at all. */
 bool char_nfa_trim(char_nfa *a);
@@ -70,8 +75,10 @@ void char_nfa_measure(const char_nfa *a, uint32_t *shortest, uint32_t *longest);
 bool char_nfa_accepts(const char_nfa *a, const char *text, size_t bytes); /* text is valid UTF-8 */
 
 /* All its strings, as edges from `from` to `to`. */
-void char_nfa_write(const char_nfa *a, grammar *g, uint32_t rule, uint32_t from, uint32_t to, char_writing writing);
+void char_nfa_write(const char_nfa *a, grammar *g, uint32_t rule, uint32_t from, uint32_t to,
+                    char_writing writing);
 /* One character of the set. */
-void char_set_write(const char_set *s, grammar *g, uint32_t rule, uint32_t from, uint32_t to, char_writing writing);
+void char_set_write(const char_set *s, grammar *g, uint32_t rule, uint32_t from, uint32_t to,
+                    char_writing writing);
 
 #endif

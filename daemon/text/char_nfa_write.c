@@ -26,7 +26,8 @@ static void write_hex_digit(grammar *g, uint32_t from, uint32_t digit, uint32_t 
 }
 
 /* behind: the state behind a backslash, made for the first that needs it. */
-static void write_escape(grammar *g, uint32_t rule, uint32_t from, uint32_t *behind, uint32_t c, uint32_t to) {
+static void write_escape(grammar *g, uint32_t rule, uint32_t from, uint32_t *behind, uint32_t c,
+                         uint32_t to) {
     if (*behind == CHAR_NFA_NONE) {
         *behind = grammar_add_state(g, rule);
         grammar_edge_bytes(g, from, '\\', '\\', *behind);
@@ -42,7 +43,8 @@ static void write_escape(grammar *g, uint32_t rule, uint32_t from, uint32_t *beh
     write_hex_digit(g, low, c & 15, to);
 }
 
-void char_set_write(const char_set *s, grammar *g, uint32_t rule, uint32_t from, uint32_t to, char_writing writing) {
+void char_set_write(const char_set *s, grammar *g, uint32_t rule, uint32_t from, uint32_t to,
+                    char_writing writing) {
     uint32_t behind = CHAR_NFA_NONE;
     for (uint32_t i = 0; i < s->count; i++) {
         uint32_t low = s->range[i].low, high = s->range[i].high;
@@ -65,8 +67,9 @@ typedef struct hub {
     uint32_t set, to, state;
 } hub;
 
-static uint32_t find_hub(hub **hubs, uint32_t *count, grammar *g, uint32_t rule, const char_nfa *a, const char_edge *e,
-                         const uint32_t *place, char_writing writing, uint32_t *first_of) {
+static uint32_t find_hub(hub **hubs, uint32_t *count, grammar *g, uint32_t rule, const char_nfa *a,
+                         const char_edge *e, const uint32_t *place, char_writing writing,
+                         uint32_t *first_of) {
     /* Hubs of one target form a list through their own places: targets have one or two sets. */
     for (uint32_t h = first_of[e->to]; h != CHAR_NFA_NONE; h = (*hubs)[h].to)
         if ((*hubs)[h].set == e->set) return (*hubs)[h].state;
@@ -80,7 +83,8 @@ static uint32_t find_hub(hub **hubs, uint32_t *count, grammar *g, uint32_t rule,
 
 static bool is_small(const char_set *s) { return s->count <= 4 && s->range[s->count - 1].high < 0x80; }
 
-void char_nfa_write(const char_nfa *a, grammar *g, uint32_t rule, uint32_t from, uint32_t to, char_writing writing) {
+void char_nfa_write(const char_nfa *a, grammar *g, uint32_t rule, uint32_t from, uint32_t to,
+                    char_writing writing) {
     if (a->state_count == 0) return;
     uint32_t *place = memory_alloc_array(a->state_count, sizeof *place), hub_count = 0;
     uint32_t *first_of = memory_alloc_array(a->state_count, sizeof *first_of);

@@ -26,7 +26,7 @@ typedef struct span {
 
 typedef struct explorer {
     const number_bounds *bounds;
-    span span[2]; /* of positive and of negative numbers */
+    span span[2];         /* of positive and of negative numbers */
     uint32_t unit, scale; /* the step is unit · 10^-scale */
     uint32_t fraction_max;
     place *place;
@@ -164,12 +164,13 @@ static bool step(const explorer *x, const place *p, uint32_t symbol, place *out)
 }
 
 static uint32_t find_place(explorer *x, place p) {
-    uint32_t h = p.part | (uint32_t)p.count << 3 | (uint32_t)p.low << 8 | (uint32_t)p.high << 10 | (uint32_t)p.negative << 12;
+    uint32_t h = p.part | (uint32_t)p.count << 3 | (uint32_t)p.low << 8 | (uint32_t)p.high << 10 |
+                 (uint32_t)p.negative << 12;
     h = ((h ^ (uint32_t)p.rest << 13) * 0x9E3779B1u) >> 20;
     for (uint32_t i = x->bucket[h]; i != NONE; i = x->chain[i]) {
         const place *q = &x->place[i];
-        if (q->part == p.part && q->count == p.count && q->low == p.low && q->high == p.high && q->negative == p.negative &&
-            q->rest == p.rest)
+        if (q->part == p.part && q->count == p.count && q->low == p.low && q->high == p.high &&
+            q->negative == p.negative && q->rest == p.rest)
             return i;
     }
     if (x->count == NUMBER_STATES_MAX) return NONE;
@@ -266,8 +267,8 @@ status number_check(const number_bounds *b, bool *any) {
         for (int32_t at = b->step.point - 1; at >= -(int32_t)scale && unit <= NUMBER_DIVISOR_MAX; at--)
             unit = unit * 10 + decimal_digit(&b->step, at);
         if (unit > NUMBER_DIVISOR_MAX)
-            return fail(ST_INVALID, "the digits of the divisor are %llu or more, at most %d", (unsigned long long)unit,
-                        NUMBER_DIVISOR_MAX);
+            return fail(ST_INVALID, "the digits of the divisor are %llu or more, at most %d",
+                        (unsigned long long)unit, NUMBER_DIVISOR_MAX);
     }
     TRY(explorer_open(&x, b));
     *any = x.lives[0];
@@ -275,12 +276,14 @@ status number_check(const number_bounds *b, bool *any) {
     return ST_OK;
 }
 
-static void write_digits(grammar *g, uint32_t from, uint32_t to, uint32_t digit, uint32_t least, uint32_t most) {
+static void write_digits(grammar *g, uint32_t from, uint32_t to, uint32_t digit, uint32_t least,
+                         uint32_t most) {
     grammar_edge_repeat(g, from, digit, least, most, to);
 }
 
 static void write_free(grammar *g, uint32_t rule, uint32_t from, uint32_t to, bool integer, uint32_t digit) {
-    uint32_t minus = grammar_add_state(g, rule), first = grammar_add_state(g, rule), whole = grammar_add_state(g, rule);
+    uint32_t minus = grammar_add_state(g, rule), first = grammar_add_state(g, rule),
+             whole = grammar_add_state(g, rule);
     grammar_edge_bytes(g, from, '-', '-', minus);
     grammar_edge_bytes(g, from, '0', '0', whole);
     if (!integer) grammar_edge_bytes(g, minus, '0', '0', whole);
@@ -309,7 +312,8 @@ static void write_free(grammar *g, uint32_t rule, uint32_t from, uint32_t to, bo
 static void write_place(const explorer *x, grammar *g, uint32_t i, const uint32_t *state) {
     for (uint8_t low = 0, high; low < 10; low = (uint8_t)(high + 1)) {
         uint32_t to = x->next[i][low];
-        for (high = low; high + 1 < 10 && x->next[i][high + 1] == to; high++) {}
+        for (high = low; high + 1 < 10 && x->next[i][high + 1] == to; high++) {
+        }
         if (to != NONE && x->lives[to])
             grammar_edge_bytes(g, state[i], (uint8_t)('0' + low), (uint8_t)('0' + high), state[to]);
     }
@@ -318,7 +322,8 @@ static void write_place(const explorer *x, grammar *g, uint32_t i, const uint32_
     if (minus != NONE && x->lives[minus]) grammar_edge_bytes(g, state[i], '-', '-', state[minus]);
 }
 
-void grammar_write_number(grammar *g, uint32_t rule, uint32_t from, uint32_t to, const number_bounds *b, uint32_t digit) {
+void grammar_write_number(grammar *g, uint32_t rule, uint32_t from, uint32_t to, const number_bounds *b,
+                          uint32_t digit) {
     explorer x;
     if (is_free(b)) {
         write_free(g, rule, from, to, b->integer, digit);

@@ -27,7 +27,8 @@ static status write_variant(writer *w, uint32_t rule, uint32_t from, uint32_t to
 
 static bool is_short(const schema_variant *v) {
     size_t bytes = 0;
-    for (uint32_t i = 0; i < v->constant_count; i++) bytes += 8 + v->constant[i]->bytes + 64 * (size_t)v->constant[i]->count;
+    for (uint32_t i = 0; i < v->constant_count; i++)
+        bytes += 8 + v->constant[i]->bytes + 64 * (size_t)v->constant[i]->count;
     return bytes <= 128;
 }
 
@@ -36,7 +37,8 @@ static bool is_flat(const schema_node *node) {
     for (uint32_t i = 0; i < node->variant_count; i++) {
         const schema_variant *v = node->variant[i];
         bool bounds = v->number && (v->number->has_low || v->number->has_high || v->number->has_step);
-        bool large = v->kinds & (SCHEMA_ARRAY | SCHEMA_OBJECT) || v->strings || (v->kinds & SCHEMA_NUMBER && bounds);
+        bool large =
+            v->kinds & (SCHEMA_ARRAY | SCHEMA_OBJECT) || v->strings || (v->kinds & SCHEMA_NUMBER && bounds);
         if (v->is_constant ? !is_short(v) : large) return false;
     }
     return node->variant_count <= 4;
@@ -95,10 +97,13 @@ static status write_array(writer *w, uint32_t rule, uint32_t from, uint32_t to, 
 
 /* Members that no schema names, any number of them. none: before any member, UINT32_MAX when one is required; some: behind
  * one. */
-static status write_others(writer *w, uint32_t rule, uint32_t none, uint32_t some, uint32_t close, const schema_variant *v) {
+static status write_others(writer *w, uint32_t rule, uint32_t none, uint32_t some, uint32_t close,
+                           const schema_variant *v) {
     char_name *names = memory_alloc_array(v->member_count + 1, sizeof *names);
-    uint32_t key = new_state(w, rule), value = new_state(w, rule), comma = new_state(w, rule), behind = new_state(w, rule);
-    for (uint32_t i = 0; i < v->member_count; i++) names[i] = (char_name){v->member[i].name, v->member[i].bytes};
+    uint32_t key = new_state(w, rule), value = new_state(w, rule), comma = new_state(w, rule),
+             behind = new_state(w, rule);
+    for (uint32_t i = 0; i < v->member_count; i++)
+        names[i] = (char_name){v->member[i].name, v->member[i].bytes};
     status st = value_write_other_key(w->n, rule, key, value, names, v->member_count);
     free(names);
     if (st != ST_OK) return fail_within(st, "the names of an object");
@@ -143,7 +148,8 @@ static status write_object(writer *w, uint32_t rule, uint32_t from, uint32_t to,
 static status write_variant(writer *w, uint32_t rule, uint32_t from, uint32_t to, const schema_variant *v) {
     static const number_bounds free_number = {0};
     if (v->is_constant) {
-        for (uint32_t i = 0; i < v->constant_count; i++) value_write_constant(w->n, rule, from, to, v->constant[i]);
+        for (uint32_t i = 0; i < v->constant_count; i++)
+            value_write_constant(w->n, rule, from, to, v->constant[i]);
         return ST_OK;
     }
     if (v->kinds & SCHEMA_NULL) value_write_word(w->n, from, to, "null");
@@ -152,7 +158,8 @@ static status write_variant(writer *w, uint32_t rule, uint32_t from, uint32_t to
     if (v->kinds & SCHEMA_NUMBER)
         grammar_write_number(w->g, rule, from, to, v->number ? v->number : &free_number, w->n->digit);
     if (v->kinds & SCHEMA_STRING && v->strings) value_write_strings(w->n, rule, from, to, v->strings);
-    else if (v->kinds & SCHEMA_STRING) value_write_string(w->n, rule, from, to, v->least_length, v->most_length);
+    else if (v->kinds & SCHEMA_STRING)
+        value_write_string(w->n, rule, from, to, v->least_length, v->most_length);
     if (v->kinds & SCHEMA_ARRAY) TRY(write_array(w, rule, from, to, v));
     if (v->kinds & SCHEMA_OBJECT) TRY(write_object(w, rule, from, to, v));
     return ST_OK;
@@ -162,7 +169,8 @@ static status write_rule(writer *w, uint32_t node) {
     const schema_node *n = &w->s->node[node];
     uint32_t rule = w->rule[node] - 1;
     for (uint32_t i = 0; i < n->variant_count; i++)
-        TRY(write_variant(w, rule, grammar_rule_start(w->g, rule), grammar_rule_end(w->g, rule), n->variant[i]));
+        TRY(write_variant(w, rule, grammar_rule_start(w->g, rule), grammar_rule_end(w->g, rule),
+                          n->variant[i]));
     return ST_OK;
 }
 

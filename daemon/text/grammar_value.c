@@ -132,7 +132,8 @@ static void write_quote(value_notation *n, uint32_t from, uint32_t to) {
     else grammar_edge_bytes(n->g, from, '"', '"', to);
 }
 
-void value_write_string(value_notation *n, uint32_t rule, uint32_t from, uint32_t to, uint32_t least, uint32_t most) {
+void value_write_string(value_notation *n, uint32_t rule, uint32_t from, uint32_t to, uint32_t least,
+                        uint32_t most) {
     uint32_t inside = grammar_add_state(n->g, rule), behind = grammar_add_state(n->g, rule);
     write_quote(n, from, inside);
     if (most == 0) grammar_edge_empty(n->g, inside, behind);
@@ -140,14 +141,16 @@ void value_write_string(value_notation *n, uint32_t rule, uint32_t from, uint32_
     write_quote(n, behind, to);
 }
 
-void value_write_strings(value_notation *n, uint32_t rule, uint32_t from, uint32_t to, const char_nfa *strings) {
+void value_write_strings(value_notation *n, uint32_t rule, uint32_t from, uint32_t to,
+                         const char_nfa *strings) {
     uint32_t inside = grammar_add_state(n->g, rule), behind = grammar_add_state(n->g, rule);
     write_quote(n, from, inside);
     char_nfa_write(strings, n->g, rule, inside, behind, n->gemma ? CHAR_WRITING_PLAIN : CHAR_WRITING_JSON);
     write_quote(n, behind, to);
 }
 
-static void write_exact_string(value_notation *n, uint32_t rule, uint32_t from, uint32_t to, const char *text, size_t bytes) {
+static void write_exact_string(value_notation *n, uint32_t rule, uint32_t from, uint32_t to, const char *text,
+                               size_t bytes) {
     uint32_t inside = grammar_add_state(n->g, rule), behind = grammar_add_state(n->g, rule);
     write_quote(n, from, inside);
     if (n->gemma) {
@@ -171,15 +174,16 @@ static bool is_bare(const char *name, size_t bytes) {
     return good;
 }
 
-void value_write_key(value_notation *n, uint32_t rule, uint32_t from, uint32_t to, const char *name, size_t bytes) {
+void value_write_key(value_notation *n, uint32_t rule, uint32_t from, uint32_t to, const char *name,
+                     size_t bytes) {
     uint32_t behind = grammar_add_state(n->g, rule);
     if (n->gemma && is_bare(name, bytes)) grammar_edge_text(n->g, from, name, bytes, behind);
     else write_exact_string(n, rule, from, behind, name, bytes);
     write_colon(n, rule, behind, to);
 }
 
-status value_write_other_key(value_notation *n, uint32_t rule, uint32_t from, uint32_t to, const char_name *names,
-                             size_t count) {
+status value_write_other_key(value_notation *n, uint32_t rule, uint32_t from, uint32_t to,
+                             const char_name *names, size_t count) {
     uint32_t behind = grammar_add_state(n->g, rule);
     if (count == 0) {
         if (n->gemma) grammar_edge_repeat(n->g, from, n->key_character, 1, GRAMMAR_UNBOUNDED, behind);
@@ -201,7 +205,8 @@ status value_write_other_key(value_notation *n, uint32_t rule, uint32_t from, ui
     return ST_OK;
 }
 
-static void write_constant_children(value_notation *n, uint32_t rule, uint32_t from, uint32_t to, const json_value *v) {
+static void write_constant_children(value_notation *n, uint32_t rule, uint32_t from, uint32_t to,
+                                    const json_value *v) {
     bool object = v->kind == JSON_KIND_OBJECT;
     uint32_t at = grammar_add_state(n->g, rule);
     value_write_word(n, from, at, object ? "{" : "[");
@@ -240,7 +245,8 @@ static uint32_t make_container(value_notation *n, bool object) {
     uint32_t rule = grammar_add_rule(n->g), end = grammar_rule_end(n->g, rule);
     if (object) n->object = rule;
     else n->array = rule;
-    uint32_t any = value_rule_any(n), open = grammar_add_state(n->g, rule), key = grammar_add_state(n->g, rule);
+    uint32_t any = value_rule_any(n), open = grammar_add_state(n->g, rule),
+             key = grammar_add_state(n->g, rule);
     uint32_t value = object ? grammar_add_state(n->g, rule) : key, behind = grammar_add_state(n->g, rule);
     uint32_t comma = grammar_add_state(n->g, rule);
     value_write_word(n, grammar_rule_start(n->g, rule), open, object ? "{" : "[");

@@ -30,10 +30,8 @@ static uint32_t *measure(const regex_tree *t) {
         uint64_t s = 1;
         if (n->kind == REGEX_BOTH) s = (uint64_t)size[n->left] + size[n->right];
         if (n->kind == REGEX_EITHER) s = (uint64_t)size[n->left] + size[n->right] + 2;
-        if (n->kind == REGEX_REPEAT && n->most == CHAR_NFA_NONE)
-            s = (n->least + 1ull) * size[n->left] + 1;
-        else if (n->kind == REGEX_REPEAT)
-            s = (uint64_t)n->most * size[n->left] + (n->most - n->least) + 1;
+        if (n->kind == REGEX_REPEAT && n->most == CHAR_NFA_NONE) s = (n->least + 1ull) * size[n->left] + 1;
+        else if (n->kind == REGEX_REPEAT) s = (uint64_t)n->most * size[n->left] + (n->most - n->least) + 1;
         size[i] = s > SATURATED ? SATURATED : (uint32_t)s;
     }
     return size;
@@ -69,7 +67,8 @@ static uint32_t build(machine *m, const regex_tree *t, uint32_t at, uint32_t to)
         begin = add(m, MOVE_SPLIT, 0, CHAR_NFA_NONE, to);
         m->move[begin].to = build(m, t, n->left, begin);
     } else {
-        for (uint32_t i = n->least; i < n->most; i++) begin = add(m, MOVE_SPLIT, 0, build(m, t, n->left, begin), to);
+        for (uint32_t i = n->least; i < n->most; i++)
+            begin = add(m, MOVE_SPLIT, 0, build(m, t, n->left, begin), to);
     }
     for (uint32_t i = 0; i < n->least; i++) begin = build(m, t, n->left, begin);
     return begin;

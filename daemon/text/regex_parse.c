@@ -145,7 +145,8 @@ static status take_escape(parser *p, bool in_brackets, char_set *s, uint32_t *ou
     else if (c == '0' && !(p->at < p->bytes && p->text[p->at] >= '0' && p->text[p->at] <= '9')) *out = 0;
     else if (c == 'c' && p->at < p->bytes && ((p->text[p->at] | 32) >= 'a') && ((p->text[p->at] | 32) <= 'z'))
         *out = (uint32_t)p->text[p->at++] & 31;
-    else if (c > 0x20 && c < 0x7F && !((c | 32) >= 'a' && (c | 32) <= 'z') && !(c >= '0' && c <= '9')) *out = c;
+    else if (c > 0x20 && c < 0x7F && !((c | 32) >= 'a' && (c | 32) <= 'z') && !(c >= '0' && c <= '9'))
+        *out = c;
     else return refuse_escape(p, begin, c);
     return ST_OK;
 }
@@ -186,8 +187,9 @@ static status take_either(parser *p, uint32_t *out);
 static status take_group(parser *p, uint32_t *out) {
     static const struct {
         const char *text, *name;
-    } refused[] = {{"?=", "look-ahead (?="}, {"?!", "look-ahead (?!"}, {"?<=", "look-behind (?<="}, {"?<!", "look-behind (?<!"},
-                   {"?>", "atomic group (?>"}, {"?#", "comment (?#"}, {"?P=", "back-reference (?P="}};
+    } refused[] = {{"?=", "look-ahead (?="},      {"?!", "look-ahead (?!"},   {"?<=", "look-behind (?<="},
+                   {"?<!", "look-behind (?<!"},   {"?>", "atomic group (?>"}, {"?#", "comment (?#"},
+                   {"?P=", "back-reference (?P="}};
     size_t begin = p->at - 1;
     for (size_t i = 0; i < sizeof refused / sizeof *refused; i++)
         if (looking_at(p, refused[i].text)) return refuse(p, begin, refused[i].name);
@@ -221,7 +223,8 @@ static status take_set(parser *p, uint32_t *out) {
         is_class = false;
     }
     if (!is_class) char_set_add(&s, c, c);
-    if (st == ST_OK) *out = add_node(p, (regex_node){.kind = REGEX_SET, .set = char_nfa_add_set(&p->tree->sets, &s)});
+    if (st == ST_OK)
+        *out = add_node(p, (regex_node){.kind = REGEX_SET, .set = char_nfa_add_set(&p->tree->sets, &s)});
     char_set_close(&s);
     return st;
 }
@@ -267,7 +270,8 @@ static status take_one(parser *p, uint32_t *out) {
     uint32_t ignored;
     if (take(p, "^")) *out = add_node(p, (regex_node){.kind = REGEX_BEGIN});
     else if (take(p, "$")) *out = add_node(p, (regex_node){.kind = REGEX_END});
-    else if (looking_at(p, "*") || looking_at(p, "+") || looking_at(p, "?") || take_counts(p, &ignored, &ignored))
+    else if (looking_at(p, "*") || looking_at(p, "+") || looking_at(p, "?") ||
+             take_counts(p, &ignored, &ignored))
         return refuse(p, p->at, "nothing to repeat");
     else if (take(p, "(")) {
         TRY(take_group(p, out));
@@ -281,7 +285,8 @@ static status take_one(parser *p, uint32_t *out) {
 
 static status take_sequence(parser *p, uint32_t *out) {
     *out = add_node(p, (regex_node){.kind = REGEX_EMPTY});
-    for (bool first = true; p->at < p->bytes && p->text[p->at] != '|' && p->text[p->at] != ')'; first = false) {
+    for (bool first = true; p->at < p->bytes && p->text[p->at] != '|' && p->text[p->at] != ')';
+         first = false) {
         uint32_t one;
         TRY(take_one(p, &one));
         *out = first ? one : add_node(p, (regex_node){.kind = REGEX_BOTH, .left = *out, .right = one});

@@ -48,7 +48,8 @@ status schema_keep(schema_builder *b, char_nfa *a, const char_nfa **out) {
     b->automata_states += kept->state_count;
     *out = kept;
     if (b->automata_states > SCHEMA_AUTOMATA_MAX)
-        return fail(ST_INVALID, "all patterns together have %u states, at most %d", b->automata_states, SCHEMA_AUTOMATA_MAX);
+        return fail(ST_INVALID, "all patterns together have %u states, at most %d", b->automata_states,
+                    SCHEMA_AUTOMATA_MAX);
     return ST_OK;
 }
 
@@ -76,14 +77,17 @@ static bool find_pointer(const json_value *from, const json_value *at, strbuf *o
         strbuf_add(out, "/", 1);
         if (!v->key) strbuf_add_format(out, "%u", index);
         for (size_t i = 0; v->key && i < v->key_bytes; i++)
-            strbuf_add_string(out, v->key[i] == '~' ? "~0" : v->key[i] == '/' ? "~1" : (char[]){v->key[i], 0});
+            strbuf_add_string(out, v->key[i] == '~'   ? "~0"
+                                   : v->key[i] == '/' ? "~1"
+                                                      : (char[]){v->key[i], 0});
         if (find_pointer(v, at, out)) return true;
         out->size = before;
     }
     return false;
 }
 
-status schema_wrong(const schema_builder *b, const json_value *at, const char *keyword, const char *format, ...) {
+status schema_wrong(const schema_builder *b, const json_value *at, const char *keyword, const char *format,
+                    ...) {
     char sentence[512];
     strbuf pointer = {0};
     va_list arguments;
@@ -125,7 +129,8 @@ static void append_node(schema_builder *b, schema_set meaning) {
 static status find_node(schema_builder *b, schema_set *set, uint32_t *out) {
     uint32_t *bucket = &b->bucket[hash_set(set)];
     for (uint32_t i = *bucket; i != SCHEMA_NONE; i = b->chain[i])
-        if (b->meaning[i].count == set->count && memcmp(b->meaning[i].item, set->item, set->count * sizeof *set->item) == 0) {
+        if (b->meaning[i].count == set->count &&
+            memcmp(b->meaning[i].item, set->item, set->count * sizeof *set->item) == 0) {
             *out = i;
             return ST_OK;
         }
@@ -147,7 +152,8 @@ status schema_node_of(schema_builder *b, schema_set *set, uint32_t *out) {
         const json_value *v = set->item[i];
         if (v->kind == JSON_KIND_FALSE) nothing = true;
         else if (v->kind == JSON_KIND_OBJECT) set->item[n++] = v;
-        else if (v->kind != JSON_KIND_TRUE) st = schema_wrong(b, v, NULL, "a schema is an object, true or false");
+        else if (v->kind != JSON_KIND_TRUE)
+            st = schema_wrong(b, v, NULL, "a schema is an object, true or false");
     }
     set->count = n;
     if (st == ST_OK && nothing) *out = SCHEMA_NONE;
@@ -219,7 +225,8 @@ status schema_open(schema **out, const char *text, size_t bytes) {
     *s = (schema){.node = b.node, .node_count = b.node_count, .root = root, .owned = owned};
     st = schema_filter_constants(s);
     schema_mark_ends(s);
-    if (st == ST_OK && !schema_node_ends(s, root)) st = fail(ST_INVALID, "/: no document that ends fits the schema");
+    if (st == ST_OK && !schema_node_ends(s, root))
+        st = fail(ST_INVALID, "/: no document that ends fits the schema");
     if (st == ST_OK) *out = s;
     else schema_close(s);
     return st;

@@ -27,8 +27,16 @@ enum {
     SCHEMA_ANY = 0                 /* the node that every value fits */
 };
 
-enum { SCHEMA_NULL = 1, SCHEMA_FALSE = 2, SCHEMA_TRUE = 4, SCHEMA_NUMBER = 8, SCHEMA_STRING = 16, SCHEMA_ARRAY = 32,
-       SCHEMA_OBJECT = 64, SCHEMA_KINDS = 127 };
+enum {
+    SCHEMA_NULL = 1,
+    SCHEMA_FALSE = 2,
+    SCHEMA_TRUE = 4,
+    SCHEMA_NUMBER = 8,
+    SCHEMA_STRING = 16,
+    SCHEMA_ARRAY = 32,
+    SCHEMA_OBJECT = 64,
+    SCHEMA_KINDS = 127
+};
 
 typedef struct schema_member {
     const char *name;
@@ -39,17 +47,17 @@ typedef struct schema_member {
 
 typedef struct schema_variant {
     uint32_t kinds;
-    const number_bounds *number;           /* NULL: any */
-    const char_nfa *strings;               /* NULL: any of the lengths below */
-    uint32_t least_length, most_length;    /* characters; held by `strings` where that is given */
+    const number_bounds *number;        /* NULL: any */
+    const char_nfa *strings;            /* NULL: any of the lengths below */
+    uint32_t least_length, most_length; /* characters; held by `strings` where that is given */
     uint32_t least_items, most_items;
-    const uint32_t *prefix;                /* [prefix_count] nodes */
-    uint32_t prefix_count, items;          /* items: of what follows the prefix */
-    bool items_by_default;                 /* `items` is ours, not the schema's */
-    const schema_member *member;           /* in the order they are written */
+    const uint32_t *prefix;       /* [prefix_count] nodes */
+    uint32_t prefix_count, items; /* items: of what follows the prefix */
+    bool items_by_default;        /* `items` is ours, not the schema's */
+    const schema_member *member;  /* in the order they are written */
     uint32_t member_count, additional;
     bool additional_by_default;
-    bool is_constant;                      /* one of these, and nothing else */
+    bool is_constant; /* one of these, and nothing else */
     const json_value **constant;
     uint32_t constant_count;
 } schema_variant;
@@ -67,7 +75,7 @@ typedef struct schema {
 } schema;
 
 STATUS_CHECKED status schema_open(schema **out, const char *text, size_t bytes);
-void schema_close(schema *s); /* NULL is fine */
+void schema_close(schema *s);                          /* NULL is fine */
 bool schema_node_ends(const schema *s, uint32_t node); /* SCHEMA_NONE and SCHEMA_ANY too */
 
 #endif

@@ -64,17 +64,20 @@ static const json_value *child_of(const json_value *v, const strbuf *part) {
         if (part->size == 0 || index >= v->count) return NULL;
     }
     for (const json_value *c = v->first; c; c = c->next)
-        if (v->kind == JSON_KIND_ARRAY ? index-- == 0
-                                       : c->key_bytes == part->size && memcmp(c->key, strbuf_text(part), part->size) == 0)
+        if (v->kind == JSON_KIND_ARRAY
+                ? index-- == 0
+                : c->key_bytes == part->size && memcmp(c->key, strbuf_text(part), part->size) == 0)
             return c;
     return NULL;
 }
 
-status schema_resolve(const schema_builder *b, const json_value *at, const json_value *ref, const json_value **out) {
+status schema_resolve(const schema_builder *b, const json_value *at, const json_value *ref,
+                      const json_value **out) {
     if (ref->kind != JSON_KIND_STRING) return schema_wrong(b, at, "$ref", "is no string");
     int shown = ref->bytes < 128 ? (int)ref->bytes : 128;
     if (ref->bytes == 0 || ref->text[0] != '#' || (ref->bytes > 1 && ref->text[1] != '/'))
-        return schema_wrong(b, at, "$ref", "\"%.*s\" is no JSON pointer into this schema (#/…)", shown, ref->text);
+        return schema_wrong(b, at, "$ref", "\"%.*s\" is no JSON pointer into this schema (#/…)", shown,
+                            ref->text);
     strbuf part = {0};
     const char *p = ref->text + 1, *end = ref->text + ref->bytes;
     *out = b->root;
@@ -98,7 +101,8 @@ static status add_same_place(const schema_builder *b, const json_value *at, sche
     for (size_t i = 0; i < sizeof lists / sizeof *lists; i++) {
         const json_value *list = json_value_get(at, lists[i]);
         if (list && list->count > SCHEMA_OPTIONS_MAX)
-            return schema_wrong(b, at, lists[i], "has %u schemas, at most %d", list->count, SCHEMA_OPTIONS_MAX);
+            return schema_wrong(b, at, lists[i], "has %u schemas, at most %d", list->count,
+                                SCHEMA_OPTIONS_MAX);
         for (const json_value *v = list ? list->first : NULL; v; v = v->next) schema_set_add(out, v);
     }
     return ST_OK;
@@ -109,8 +113,10 @@ static status check_loop(const schema_builder *b, const json_value *at) {
     schema_set reached = {0};
     status st = add_same_place(b, at, &reached);
     for (uint32_t i = 0; i < reached.count && st == ST_OK; i++) {
-        if (reached.item[i] == at) st = schema_wrong(b, at, NULL, "the schema refers to itself without a step into the value");
-        else if (reached.count > LOOP_MAX) st = schema_wrong(b, at, NULL, "over %d schemas of one place", LOOP_MAX);
+        if (reached.item[i] == at)
+            st = schema_wrong(b, at, NULL, "the schema refers to itself without a step into the value");
+        else if (reached.count > LOOP_MAX)
+            st = schema_wrong(b, at, NULL, "over %d schemas of one place", LOOP_MAX);
         else st = add_same_place(b, reached.item[i], &reached);
     }
     free(reached.item);
@@ -163,7 +169,8 @@ static bool exclude(schema_builder *b, const json_value *x, const json_value *y)
 static bool is_required(const json_value *v, const json_value *property) {
     const json_value *list = json_value_get(v, "required");
     for (const json_value *r = list ? list->first : NULL; r; r = r->next)
-        if (r->kind == JSON_KIND_STRING && r->bytes == property->key_bytes && memcmp(r->text, property->key, r->bytes) == 0)
+        if (r->kind == JSON_KIND_STRING && r->bytes == property->key_bytes &&
+            memcmp(r->text, property->key, r->bytes) == 0)
             return true;
     return false;
 }
@@ -190,11 +197,13 @@ static const json_value *telling(schema_builder *b, const json_value *x, const j
 
 /* Options of oneOf must exclude each other, or "exactly one" would not be "any": by their kinds, by the values they list, or
  * by a property whose values differ, which then must be there. */
-static status add_telling_names(schema_builder *b, const json_value *at, const json_value *list, const json_value *option,
-                                uint32_t index, schema_set *names) {
+static status add_telling_names(schema_builder *b, const json_value *at, const json_value *list,
+                                const json_value *option, uint32_t index, schema_set *names) {
     uint32_t i = 0;
     for (const json_value *other = list->first; other; other = other->next, i++) {
-        if (other == option || (sure_kinds(b, option) & sure_kinds(b, other)) == 0 || exclude(b, option, other)) continue;
+        if (other == option || (sure_kinds(b, option) & sure_kinds(b, other)) == 0 ||
+            exclude(b, option, other))
+            continue;
         const json_value *p = i < index ? telling(b, other, option) : telling(b, option, other);
         TRY(schema_work(b, at, 1));
         if (!p) return schema_wrong(b, at, "oneOf", "options %u and %u may both hold: use anyOf", index, i);
@@ -215,7 +224,8 @@ static status read_one(schema_builder *b, way *w, const json_value *s) {
             if (schema_set_has(&w->todo, target) || target == s) TRY(check_loop(b, target));
             schema_set_add(&w->todo, target);
         }
-        bool all = strcmp(k->key, "allOf") == 0, choice = strcmp(k->key, "anyOf") == 0 || strcmp(k->key, "oneOf") == 0;
+        bool all = strcmp(k->key, "allOf") == 0,
+             choice = strcmp(k->key, "anyOf") == 0 || strcmp(k->key, "oneOf") == 0;
         if (!all && !choice) continue;
         if (k->kind != JSON_KIND_ARRAY || k->count == 0)
             return schema_wrong(b, s, k->key, "is no list of one schema or more");
@@ -266,19 +276,22 @@ static const json_value *owner_of(const way *w, const json_value *list) {
 static status expand_way(schema_builder *b, uint32_t node, way *w, uint32_t depth) {
     bool holds;
     if (++b->way_count > SCHEMA_VARIANTS_MAX)
-        return schema_wrong(b, b->meaning[node].item[0], NULL, "the choices have over %d combinations", SCHEMA_VARIANTS_MAX);
+        return schema_wrong(b, b->meaning[node].item[0], NULL, "the choices have over %d combinations",
+                            SCHEMA_VARIANTS_MAX);
     TRY(read_all(b, w, &holds));
     if (!holds) return ST_OK;
     if (w->choice.count == 0) return add_variant(b, node, w);
     const json_value *list = w->choice.item[--w->choice.count];
     const json_value *owner = owner_of(w, list);
-    if (depth == CHOICES_MAX) return schema_wrong(b, owner, NULL, "over %d choices in one place", CHOICES_MAX);
+    if (depth == CHOICES_MAX)
+        return schema_wrong(b, owner, NULL, "over %d choices in one place", CHOICES_MAX);
     uint32_t index = 0;
     for (const json_value *option = list->first; option; option = option->next, index++) {
         way next = copy_way(w);
         status st = ST_OK;
         schema_set_add(&next.todo, option);
-        if (strcmp(list->key, "oneOf") == 0) st = add_telling_names(b, owner, list, option, index, &next.names);
+        if (strcmp(list->key, "oneOf") == 0)
+            st = add_telling_names(b, owner, list, option, index, &next.names);
         if (st == ST_OK) st = expand_way(b, node, &next, depth + 1);
         close_way(&next);
         if (st != ST_OK) return st;

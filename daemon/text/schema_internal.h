@@ -24,7 +24,7 @@ typedef struct schema_builder {
     schema_node *node;
     schema_set *meaning; /* [node_count]: the schemas of the node */
     uint32_t node_count, node_capacity, done, way_count, automata_states;
-    uint64_t work; /* comparisons so far */
+    uint64_t work;            /* comparisons so far */
     uint32_t *bucket, *chain; /* nodes by hash of their meaning */
     schema_arena *arena;
     char_nfa **automaton;
@@ -38,8 +38,8 @@ STATUS_CHECKED status schema_keep(schema_builder *b, char_nfa *a, const char_nfa
 /* So many comparisons more; ST_INVALID when that are over SCHEMA_WORK_MAX. */
 STATUS_CHECKED status schema_work(schema_builder *b, const json_value *at, uint64_t comparisons);
 /* ST_INVALID with the pointer of `at`, of its member `keyword` when not NULL, and the sentence. */
-status schema_wrong(const schema_builder *b, const json_value *at, const char *keyword, const char *format, ...)
-    __attribute__((format(printf, 4, 5)));
+status schema_wrong(const schema_builder *b, const json_value *at, const char *keyword, const char *format,
+                    ...) __attribute__((format(printf, 4, 5)));
 /* The node of a set of schemas; takes the set. SCHEMA_NONE when false is among them. */
 STATUS_CHECKED status schema_node_of(schema_builder *b, schema_set *set, uint32_t *out);
 /* schema_expand.c: the variants of a node. */
@@ -50,9 +50,11 @@ STATUS_CHECKED status schema_resolve(const schema_builder *b, const json_value *
 STATUS_CHECKED status schema_read_variant(schema_builder *b, const schema_set *set, const schema_set *names,
                                           schema_variant **out);
 /* schema_keyword.c: whether the keyword may stand there at all. */
-STATUS_CHECKED status schema_check_keyword(const schema_builder *b, const json_value *at, const json_value *keyword);
+STATUS_CHECKED status schema_check_keyword(const schema_builder *b, const json_value *at,
+                                           const json_value *keyword);
 /* The kinds that `type` allows; SCHEMA_KINDS when there is none. *integer: numbers must be integers. */
-STATUS_CHECKED status schema_read_type(const schema_builder *b, const json_value *at, uint32_t *kinds, bool *integer);
+STATUS_CHECKED status schema_read_type(const schema_builder *b, const json_value *at, uint32_t *kinds,
+                                       bool *integer);
 uint32_t schema_implied_kinds(const char *keyword);
 /* schema_format.c: the expression of a format; NULL: unknown. */
 const char *schema_format_regex(const char *name);

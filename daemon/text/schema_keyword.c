@@ -91,7 +91,8 @@ uint32_t schema_implied_kinds(const char *keyword) {
 /* Refused keywords with a value that asks for nothing. */
 static bool asks_nothing(const json_value *k) {
     int64_t n;
-    if (strcmp(k->key, "uniqueItems") == 0 || strcmp(k->key, "nullable") == 0) return k->kind == JSON_KIND_FALSE;
+    if (strcmp(k->key, "uniqueItems") == 0 || strcmp(k->key, "nullable") == 0)
+        return k->kind == JSON_KIND_FALSE;
     if (strncmp(k->key, "unevaluated", 11) == 0) return k->kind == JSON_KIND_TRUE;
     if (strcmp(k->key, "minProperties") == 0) return json_value_integer(k, &n) && n == 0;
     if (strcmp(k->key, "not") == 0) return k->kind == JSON_KIND_FALSE;
@@ -101,7 +102,8 @@ static bool asks_nothing(const json_value *k) {
 }
 
 status schema_check_keyword(const schema_builder *b, const json_value *at, const json_value *keyword) {
-    if (strlen(keyword->key) != keyword->key_bytes) return schema_wrong(b, at, NULL, "a keyword with U+0000 in it");
+    if (strlen(keyword->key) != keyword->key_bytes)
+        return schema_wrong(b, at, NULL, "a keyword with U+0000 in it");
     const struct keyword *k = find(keyword->key);
     if (k && (k->treatment != REFUSED || asks_nothing(keyword))) return ST_OK;
     if (k) return schema_wrong(b, at, k->name, "%s", k->why);
@@ -115,8 +117,9 @@ static uint32_t kinds_of_name(const json_value *name, bool *integer, bool *numbe
     static const struct {
         const char *name;
         uint32_t kinds;
-    } types[] = {{"null", SCHEMA_NULL},     {"boolean", SCHEMA_FALSE | SCHEMA_TRUE}, {"integer", SCHEMA_NUMBER},
-                 {"number", SCHEMA_NUMBER}, {"string", SCHEMA_STRING},               {"array", SCHEMA_ARRAY},
+    } types[] = {{"null", SCHEMA_NULL},      {"boolean", SCHEMA_FALSE | SCHEMA_TRUE},
+                 {"integer", SCHEMA_NUMBER}, {"number", SCHEMA_NUMBER},
+                 {"string", SCHEMA_STRING},  {"array", SCHEMA_ARRAY},
                  {"object", SCHEMA_OBJECT}};
     for (size_t i = 0; i < sizeof types / sizeof *types; i++) {
         if (!json_value_is_string(name, types[i].name)) continue;
@@ -138,8 +141,8 @@ status schema_read_type(const schema_builder *b, const json_value *at, uint32_t 
         uint32_t one = kinds_of_name(v, &any_integer, &any_number);
         if (one == 0) {
             bool is_text = v->kind == JSON_KIND_STRING && v->bytes < 100;
-            return schema_wrong(b, at, "type", "%s%s%s is no type", is_text ? "\"" : "", is_text ? v->text : "a value",
-                                is_text ? "\"" : "");
+            return schema_wrong(b, at, "type", "%s%s%s is no type", is_text ? "\"" : "",
+                                is_text ? v->text : "a value", is_text ? "\"" : "");
         }
         *kinds |= one;
     }

@@ -24,7 +24,8 @@ static const json_value *member_of(const json_value *object, const char *name, s
 static bool equal_numbers(const json_value *a, const json_value *b) {
     decimal x, y;
     if (a->bytes == b->bytes && memcmp(a->text, b->text, a->bytes) == 0) return true;
-    return decimal_read(&x, a->text, a->bytes) && decimal_read(&y, b->text, b->bytes) && decimal_compare(&x, &y) == 0;
+    return decimal_read(&x, a->text, a->bytes) && decimal_read(&y, b->text, b->bytes) &&
+           decimal_compare(&x, &y) == 0;
 }
 
 bool schema_equal(const json_value *a, const json_value *b) {
@@ -69,7 +70,9 @@ static bool admits_object(judge *j, const schema_variant *v, const json_value *v
         if (v->member[i].required && !member_of(value, v->member[i].name, v->member[i].bytes)) return false;
     for (const json_value *e = value->first; e; e = e->next) {
         uint32_t i = 0;
-        while (i < v->member_count && (v->member[i].bytes != e->key_bytes || memcmp(v->member[i].name, e->key, e->key_bytes) != 0)) i++;
+        while (i < v->member_count &&
+               (v->member[i].bytes != e->key_bytes || memcmp(v->member[i].name, e->key, e->key_bytes) != 0))
+            i++;
         if (i == v->member_count && v->additional_by_default) continue;
         if (!admits(j, i < v->member_count ? v->member[i].node : v->additional, e)) return false;
     }
@@ -82,7 +85,8 @@ static bool variant_admits(judge *j, const schema_variant *v, const json_value *
     decimal d;
     if (++j->work > SCHEMA_WORK_MAX || !(v->kinds & schema_kind_of(value))) return false;
     switch (value->kind) {
-    case JSON_KIND_NUMBER: return !v->number || (decimal_read(&d, value->text, value->bytes) && number_within(v->number, &d));
+    case JSON_KIND_NUMBER:
+        return !v->number || (decimal_read(&d, value->text, value->bytes) && number_within(v->number, &d));
     case JSON_KIND_STRING: return admits_string(v, value);
     case JSON_KIND_ARRAY: return admits_array(j, v, value);
     case JSON_KIND_OBJECT: return admits_object(j, v, value);
@@ -116,7 +120,8 @@ status schema_filter_constants(schema *s) {
             for (uint32_t k = 0; k < v->constant_count; k++)
                 if (variant_admits(&j, v, v->constant[k])) v->constant[kept++] = v->constant[k];
             v->constant_count = kept;
-            if (j.work > SCHEMA_WORK_MAX) return fail(ST_INVALID, "/: enum and const take over %d comparisons", SCHEMA_WORK_MAX);
+            if (j.work > SCHEMA_WORK_MAX)
+                return fail(ST_INVALID, "/: enum and const take over %d comparisons", SCHEMA_WORK_MAX);
         }
     return ST_OK;
 }

@@ -24,13 +24,15 @@ static status read_count(reading *r, const json_value *s, const char *keyword, u
     decimal d;
     *given = v != NULL;
     if (!v) return ST_OK;
-    if (v->kind != JSON_KIND_NUMBER || !decimal_read(&d, v->text, v->bytes) || !decimal_u32(&d, out) || *out == SCHEMA_NONE)
+    if (v->kind != JSON_KIND_NUMBER || !decimal_read(&d, v->text, v->bytes) || !decimal_u32(&d, out) ||
+        *out == SCHEMA_NONE)
         return schema_wrong(r->b, s, keyword, "is no count");
     return ST_OK;
 }
 
 /* Narrows least … most by two keywords. */
-static status read_range(reading *r, const json_value *s, const char *low, const char *high, uint32_t *least, uint32_t *most) {
+static status read_range(reading *r, const json_value *s, const char *low, const char *high, uint32_t *least,
+                         uint32_t *most) {
     uint32_t value;
     bool given;
     TRY(read_count(r, s, low, &value, &given));
@@ -103,15 +105,17 @@ static status narrow_strings(reading *r, const json_value *s, const char *keywor
     if (st == ST_OK) st = char_nfa_intersect(&both, &r->strings, a);
     char_nfa_close(a);
     if (r->b->work > SCHEMA_WORK_MAX) return st;
-    if (st != ST_OK) return schema_wrong(r->b, s, keyword, "together with what else holds of the string: %s", status_text());
+    if (st != ST_OK)
+        return schema_wrong(r->b, s, keyword, "together with what else holds of the string: %s",
+                            status_text());
     char_nfa_close(&r->strings);
     r->strings = both;
     char_nfa_trim(&r->strings);
     return ST_OK;
 }
 
-static status read_expression(reading *r, const json_value *s, const char *keyword, const char *text, size_t bytes,
-                              regex_where where) {
+static status read_expression(reading *r, const json_value *s, const char *keyword, const char *text,
+                              size_t bytes, regex_where where) {
     char_nfa a;
     char sentence[STATUS_TEXT_MAX];
     if (regex_read(&a, text, bytes, where) == ST_OK) {
@@ -173,7 +177,8 @@ static status finish_strings(reading *r, bool *any) {
     if (least > 0 || most != SCHEMA_NONE) {
         char_nfa lengths;
         if (char_nfa_lengths(&lengths, least, most) != ST_OK)
-            return schema_wrong(r->b, at, NULL, "minLength or maxLength beside pattern or format: %s", status_text());
+            return schema_wrong(r->b, at, NULL, "minLength or maxLength beside pattern or format: %s",
+                                status_text());
         TRY(narrow_strings(r, at, most != SCHEMA_NONE ? "maxLength" : "minLength", &lengths));
         *any = r->strings.state_count > 0;
     }
@@ -213,7 +218,8 @@ static status read_array(reading *r) {
     uint32_t longest = 0;
     bool said;
     for (uint32_t k = 0; k < r->set->count; k++) {
-        const json_value *s = r->set->item[k], *prefix = json_value_get(s, "prefixItems"), *rest = json_value_get(s, "items");
+        const json_value *s = r->set->item[k], *prefix = json_value_get(s, "prefixItems"),
+                         *rest = json_value_get(s, "items");
         TRY(read_range(r, s, "minItems", "maxItems", &v->least_items, &v->most_items));
         if (!prefix && rest && rest->kind == JSON_KIND_ARRAY) prefix = rest;
         if (!prefix) continue;
@@ -222,7 +228,8 @@ static status read_array(reading *r) {
     }
     if (longest > SCHEMA_ITEMS_MAX || v->least_items > SCHEMA_ITEMS_MAX ||
         (v->most_items != SCHEMA_NONE && v->most_items > SCHEMA_ITEMS_MAX))
-        return schema_wrong(r->b, r->set->item[0], NULL, "arrays of %u to %u items, %u of them listed; at most %d can be counted",
+        return schema_wrong(r->b, r->set->item[0], NULL,
+                            "arrays of %u to %u items, %u of them listed; at most %d can be counted",
                             v->least_items, v->most_items, longest, SCHEMA_ITEMS_MAX);
     TRY(schema_work(r->b, r->set->item[0], (uint64_t)longest * longest * r->set->count / 4));
     uint32_t *nodes = schema_alloc(r->b, (longest + 1) * sizeof *nodes);
@@ -243,10 +250,11 @@ static uint32_t find_member(const schema_member *m, uint32_t count, const char *
     return count;
 }
 
-static status add_member(reading *r, const json_value *s, schema_member *m, uint32_t *count, const char *name, size_t bytes,
-                         bool required) {
+static status add_member(reading *r, const json_value *s, schema_member *m, uint32_t *count, const char *name,
+                         size_t bytes, bool required) {
     uint32_t i = find_member(m, *count, name, bytes);
-    if (i == SCHEMA_MEMBERS_MAX) return schema_wrong(r->b, s, NULL, "an object with over %d properties", SCHEMA_MEMBERS_MAX);
+    if (i == SCHEMA_MEMBERS_MAX)
+        return schema_wrong(r->b, s, NULL, "an object with over %d properties", SCHEMA_MEMBERS_MAX);
     TRY(schema_work(r->b, s, i / 8 + 1));
     if (i == *count) m[(*count)++] = (schema_member){.name = name, .bytes = bytes};
     m[i].required |= required;
@@ -254,10 +262,12 @@ static status add_member(reading *r, const json_value *s, schema_member *m, uint
 }
 
 /* All names: properties in their order, then what else is required. */
-static status read_names(reading *r, const schema_set *names, schema_member *m, uint32_t *count, bool *has_properties) {
+static status read_names(reading *r, const schema_set *names, schema_member *m, uint32_t *count,
+                         bool *has_properties) {
     for (uint32_t k = 0; k < r->set->count; k++) {
         const json_value *s = r->set->item[k], *list = json_value_get(s, "properties");
-        if (list && list->kind != JSON_KIND_OBJECT) return schema_wrong(r->b, s, "properties", "is no object");
+        if (list && list->kind != JSON_KIND_OBJECT)
+            return schema_wrong(r->b, s, "properties", "is no object");
         *has_properties |= list != NULL;
         for (const json_value *p = list ? list->first : NULL; p; p = p->next)
             TRY(add_member(r, s, m, count, p->key, p->key_bytes, false));
@@ -266,7 +276,8 @@ static status read_names(reading *r, const schema_set *names, schema_member *m, 
         const json_value *s = r->set->item[k], *list = json_value_get(s, "required");
         if (list && list->kind != JSON_KIND_ARRAY) return schema_wrong(r->b, s, "required", "is no list");
         for (const json_value *p = list ? list->first : NULL; p; p = p->next) {
-            if (p->kind != JSON_KIND_STRING) return schema_wrong(r->b, s, "required", "holds what is no string");
+            if (p->kind != JSON_KIND_STRING)
+                return schema_wrong(r->b, s, "required", "holds what is no string");
             TRY(add_member(r, s, m, count, p->text, p->bytes, true));
         }
     }
@@ -389,7 +400,8 @@ static status read_kinds(reading *r, const schema_set *names) {
     return ST_OK;
 }
 
-status schema_read_variant(schema_builder *b, const schema_set *set, const schema_set *names, schema_variant **out) {
+status schema_read_variant(schema_builder *b, const schema_set *set, const schema_set *names,
+                           schema_variant **out) {
     *out = schema_alloc(b, sizeof **out);
     **out = (schema_variant){.kinds = SCHEMA_KINDS, .most_length = SCHEMA_NONE, .most_items = SCHEMA_NONE};
     reading r = {.b = b, .set = set, .v = *out};
