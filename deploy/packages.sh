@@ -18,6 +18,7 @@ packages_build=(
     libprotobuf-c-dev protobuf-c-compiler     # messages in C
     protobuf-compiler                         # descriptors for server reflection
     libopenmpi-dev openmpi-bin                # ranks
+    libsystemd-dev                            # readiness, sockets handed over
     libnuma-dev                               # which CPU belongs to which NUMA node
 )
 packages_test=(
