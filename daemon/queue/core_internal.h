@@ -139,6 +139,6 @@ void core_refuse(call *k, status st);
 void core_answer(call *k, const ProtobufCMessage *message);
 
 call_handler core_generate, core_tokenize, core_detokenize, core_list_models, core_get_status,
-    core_watch_status;
+    core_parse_chat, core_watch_status;
 
 #endif

@@ -8,7 +8,6 @@
     }
 UNBUILT(chat, "Inference.Chat")
 UNBUILT(render_chat, "Inference.RenderChat")
-UNBUILT(parse_chat, "Inference.ParseChat")
 UNBUILT(submit_job, "Jobs.Submit")
 UNBUILT(get_job, "Jobs.Get")
 UNBUILT(list_jobs, "Jobs.List")
@@ -29,7 +28,8 @@ const call_method *core_methods(uint32_t *count) {
         {"/gemmad.v1.Inference/Detokenize", &gemmad__v1__detokenize_request__descriptor, false,
          core_detokenize},
         {"/gemmad.v1.Inference/RenderChat", &gemmad__v1__chat_request__descriptor, false, render_chat},
-        {"/gemmad.v1.Inference/ParseChat", &gemmad__v1__parse_chat_request__descriptor, false, parse_chat},
+        {"/gemmad.v1.Inference/ParseChat", &gemmad__v1__parse_chat_request__descriptor, false,
+         core_parse_chat},
         {"/gemmad.v1.Inference/ListModels", &gemmad__v1__list_models_request__descriptor, false,
          core_list_models},
         {"/gemmad.v1.Jobs/Submit", &gemmad__v1__submit_job_request__descriptor, true, submit_job},

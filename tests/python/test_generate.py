@@ -171,7 +171,6 @@ def test_what_is_not_built_is_refused_by_name(either):
     refused(stub.Generate(r), "resume_from")
     refused(stub.Chat(pb.ChatRequest()), "Chat")
     refused(lambda: stub.RenderChat(pb.ChatRequest()), "RenderChat")
-    refused(lambda: stub.ParseChat(pb.ParseChatRequest()), "ParseChat")
     jobs = rpc.JobsStub(daemon.channel())
     refused(lambda: jobs.Submit(iter([pb.SubmitJobRequest()])), "Submit")
     refused(lambda: jobs.Get(pb.GetJobRequest()), "Get")
