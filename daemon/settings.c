@@ -50,16 +50,36 @@ status settings_check_address(const char *option_name, const char *address, bool
     return ST_OK;
 }
 
-static status check_address(const settings *s, const char *option_name, const char *address) {
-    bool loopback;
-    TRY(settings_check_address(option_name, address, &loopback));
-    /* Keys and TLS are refused as not available before this is reached, so they cannot be there. */
-    if (!loopback && !s->options.insecure)
-        return fail(ST_INVALID,
-                    "%s %s is not a loopback address, and this version has neither --keys nor TLS: "
-                    "whoever reaches it could use the models. --insecure listens there all the same",
-                    option_name, address);
+/* What other machines reach is for those who have a key, and nobody on the way may read it. */
+static status check_reach(const gemmad_options *o, const char *name, const char *address, bool loopback) {
+    if (loopback || o->insecure || (o->keys && o->tls_cert)) return ST_OK;
+    const char *missing = o->keys ? "--tls-cert and --tls-key are missing" : "--keys is missing";
+    if (!o->keys && !o->tls_cert) missing = "--keys and --tls-cert with --tls-key are missing";
+    return fail(ST_INVALID,
+                "%s %s is not a loopback address, and %s: whoever reaches it could use the models. "
+                "--insecure listens "
+                "there all the same",
+                name, address, missing);
+}
+
+static status check_security(const gemmad_options *o) {
+    if (!o->tls_cert != !o->tls_key)
+        return fail(ST_INVALID, "--tls-cert and --tls-key go together; %s is missing",
+                    o->tls_cert ? "--tls-key" : "--tls-cert");
+    if (o->tls_client_ca && !o->tls_cert)
+        return fail(ST_INVALID, "--tls-client-ca goes with --tls-cert and --tls-key");
+    if (!o->keys && strcmp(o->socket_mode, "0600") != 0)
+        return fail(
+            ST_INVALID,
+            "--socket-mode %s lets other users connect: it needs --keys, so that they show who they are",
+            o->socket_mode);
     return ST_OK;
+}
+
+static status check_address(const settings *s, const char *name, const char *address) {
+    bool loopback;
+    TRY(settings_check_address(name, address, &loopback));
+    return check_reach(&s->options, name, address, loopback);
 }
 
 static status check_listen(settings *s) {
@@ -307,7 +327,9 @@ status settings_read(settings *s, int argc, char **argv) {
     if (s->options.state) s->state_dir = memory_copy_string(s->options.state);
     else if (!s->options.dry_run && path_default_state(&s->state_dir) != ST_OK)
         return fail(ST_INVALID, "%s; say --state DIR", status_text());
-    return s->options.dry_run ? ST_OK : check_listen(s);
+    if (s->options.dry_run) return ST_OK;
+    TRY(check_security(&s->options));
+    return check_listen(s);
 }
 
 void settings_close(settings *s) {

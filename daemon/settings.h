@@ -16,7 +16,7 @@
 typedef struct gemmad_options {
     option_texts model, listen;
     const char *hosts, *interface, *launcher, *launcher_args, *device, *weights, *kv, *expert_layout;
-    const char *http, *keys, *tls_cert, *tls_key, *chat_template, *media_root, *spill;
+    const char *http, *keys, *socket_mode, *tls_cert, *tls_key, *tls_client_ca, *chat_template, *media_root, *spill;
     const char *state, *config, *shape, *log_level, *log_format;
     uint32_t ranks, replicas, threads, context, prefill_min_share, engine_grace, queue, queue_per_client;
     uint64_t memory;

@@ -14,6 +14,7 @@ packages_build=(
     libuv1-dev                                # the coordinator's event loop
     libgrpc-dev                               # gRPC C core: server and command line
     libmicrohttpd-dev                         # HTTP server
+    libgnutls28-dev                           # TLS: certificates are checked, HTTP is encrypted
     libprotobuf-c-dev protobuf-c-compiler     # messages in C
     protobuf-compiler                         # descriptors for server reflection
     libopenmpi-dev openmpi-bin                # ranks

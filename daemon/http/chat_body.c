@@ -1,5 +1,6 @@
 #include "daemon/http/chat_body.h"
 
+#include <stdio.h>
 #include <string.h>
 
 #include "proto/limits.h"

@@ -1,5 +1,6 @@
 #include "daemon/http/sampling_body.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
