@@ -49,7 +49,8 @@ const option gemmad_option_table[] = {
              "slow answers down to half their speed at most"},
     {"listen", OPTION_TEXTS, 0, FIELD(listen), .value = "ADDR",
      .help =
-         "gRPC address, unix:/path or host:port; may repeat; default unix:$XDG_RUNTIME_DIR/gemmad.sock, else "
+         "gRPC address, unix:/path, host:port or systemd:NAME, a socket that the service manager hands over; may repeat; "
+         "default unix:$XDG_RUNTIME_DIR/gemmad.sock, else "
          "gemmad.sock in the state directory"},
     {"queue", OPTION_U32, 0, FIELD(queue), .value = "N", .unit = "requests", .preset = "1024", .least = 1,
      .most = LIMIT_QUEUE_PER_MODEL,
@@ -65,8 +66,7 @@ const option gemmad_option_table[] = {
      .help = "of Unix sockets; with more than 0600 other users may connect, and --keys is needed"},
     {"tls-cert", OPTION_TEXT, 0, FIELD(tls_cert), .value = "FILE",
      .help = "certificate chain in PEM: every host:port then speaks TLS, 1.2 or later; read again on SIGHUP"},
-    {"tls-key", OPTION_TEXT, 0, FIELD(tls_key), .value = "FILE",
-     .help = "its private key in PEM, which others may not read"},
+    {"tls-key", OPTION_TEXT, 0, FIELD(tls_key), .value = "FILE", .help = "its private key in PEM, which others may not read"},
     {"tls-client-ca", OPTION_TEXT, 0, FIELD(tls_client_ca), .value = "FILE",
      .help = "clients must show a certificate that one of these signed"},
     {"insecure", OPTION_FLAG, 0, FIELD(insecure),
@@ -97,6 +97,8 @@ const option gemmad_option_table[] = {
     {"log-prompts", OPTION_FLAG, 0, FIELD(log_prompts),
      .help = "write the first 8 KiB of every prompt into the log; without it no text of a request is logged"},
     {"verbose", OPTION_FLAG, 0, FIELD(verbose), .help = "the same as --log-level debug"},
+    {"example-config", OPTION_FLAG, OPTION_ARGUMENT_ONLY, FIELD(example_config),
+     .help = "print a file for --config with every option in it, commented out, and end"},
     {"help", OPTION_FLAG, OPTION_ARGUMENT_ONLY, FIELD(help), .help = "print this and end"},
     {"version", OPTION_FLAG, OPTION_ARGUMENT_ONLY, FIELD(version),
      .help = "print the version and the build and end"},

@@ -14,9 +14,8 @@
 
 typedef struct secure secure;
 
-/* ST_INVALID says what is wrong with a file. Reads the files of --keys, --tls-cert, --tls-key and --tls-client-ca.
- * replaced is called when there are other
- * certificates. */
+/* Reads the files of --keys, --tls-cert, --tls-key and --tls-client-ca; ST_INVALID says what is wrong with one. replaced is
+ * called when there are other certificates. */
 STATUS_CHECKED status secure_open(secure **out, uv_loop_t *loop, const gemmad_options *o,
                                   void (*replaced)(void *context, const tls_files *tls), void *context);
 auth *secure_auth(const secure *s);           /* NULL: no keys are asked for */

@@ -16,6 +16,7 @@
 #include "daemon/api/reflection.h"
 #include "daemon/api/server.h"
 #include "daemon/dry_run.h"
+#include "daemon/http/gate.h"
 #include "daemon/http/openai.h"
 #include "daemon/notify.h"
 #include "daemon/queue/core.h"
@@ -67,6 +68,7 @@ typedef struct service {
     server *server;
     acceptor *acceptor;
     http_server *http; /* NULL: off */
+    gate *gate;
     openai *openai;
     health *health;
     reflection *reflection;
@@ -352,8 +354,6 @@ static status catch_signals(service *s) {
 
 static const char *state_word(void *c) { return core_state(c); }
 
-static const tokenizer *tokenizer_of(void *c, const char *model) { return core_tokenizer(c, model); }
-
 static void certificates_replaced(void *context, const tls_files *now) {
     service *s = context;
     if (s->server) server_set_tls(s->server, now);
@@ -364,22 +364,30 @@ static bool public_allowed(const service *s) {
     return s->settings->options.insecure || (secure_auth(s->secure) && secure_tls(s->secure));
 }
 
-static status open_http(service *s, const call_method *methods, uint32_t count) {
-    if (!s->settings->options.http) return ST_OK;
-    if (secure_auth(s->secure) || secure_tls(s->secure))
-        return fail(ST_UNSUPPORTED, "--http with --keys or TLS is not built yet");
-    TRY(http_open(&s->http, &s->loop, NULL));
-    openai_open(&s->openai, s->http, &(openai_backend){methods, count, s->core, state_word, tokenizer_of});
-    return acceptor_listen(s->acceptor, s->settings->options.http, public_allowed(s), http_sink(s->http));
+static void warn_of_open(const service *s, const char *address) {
+    if (!secure_auth(s->secure))
+        log_warn("%s is open to every user of %s; --keys FILE asks them for a key", address,
+                 s->settings->options.insecure ? "every machine that reaches it" : "this machine");
 }
 
 static status listen_grpc(service *s, const char *address) {
     bool tcp = strncmp(address, "unix:", 5) != 0;
     if (tcp && secure_tls(s->secure)) return server_listen_tls(s->server, address, public_allowed(s));
     TRY(acceptor_listen(s->acceptor, address, public_allowed(s), server_sink(s->server)));
-    if (tcp && !secure_auth(s->secure))
-        log_warn("%s is open to every user of %s; --keys FILE asks them for a key", address,
-                 s->settings->options.insecure ? "every machine that reaches it" : "this machine");
+    if (tcp) warn_of_open(s, address);
+    return ST_OK;
+}
+
+static const tokenizer *tokenizer_of(void *c, const char *model) { return core_tokenizer(c, model); }
+
+static status open_http(service *s, const call_method *methods, uint32_t count) {
+    if (!s->settings->options.http) return ST_OK;
+    bool tcp = strncmp(s->settings->options.http, "unix:", 5) != 0;
+    TRY(http_open(&s->http, &s->loop, NULL));
+    gate_open(&s->gate, s->http, secure_auth(s->secure));
+    openai_open(&s->openai, s->http, &(openai_backend){methods, count, s->core, state_word, tokenizer_of});
+    TRY(acceptor_listen(s->acceptor, s->settings->options.http, public_allowed(s), http_sink(s->http)));
+    if (tcp) warn_of_open(s, s->settings->options.http);
     return ST_OK;
 }
 
@@ -462,6 +470,7 @@ int service_run(const settings *asked) {
     }
     acceptor_close(s.acceptor);
     http_close(s.http);
+    gate_close(s.gate);
     openai_close(s.openai);
     server_close(s.server);
     health_close(s.health);

@@ -20,7 +20,7 @@ typedef struct gemmad_options {
     const char *state, *config, *shape, *log_level, *log_format;
     uint32_t ranks, replicas, threads, context, prefill_min_share, engine_grace, queue, queue_per_client;
     uint64_t memory;
-    bool insecure, dry_run, json, verbose, log_prompts, help, version;
+    bool insecure, dry_run, json, verbose, log_prompts, example_config, help, version;
 } gemmad_options;
 
 extern const option gemmad_option_table[];
@@ -50,6 +50,8 @@ typedef struct settings {
 STATUS_CHECKED status settings_read(settings *s, int argc, char **argv);
 void settings_close(settings *s);
 void settings_print_help(FILE *out);
+/* A file for --config: every option with its meaning and its default, commented out. */
+void settings_print_example(FILE *out);
 
 /* What the options of one model mean to an engine; id, state_dir and grace are the caller's to set. */
 engine_options settings_engine_options(const gemmad_options *o, const char *path);

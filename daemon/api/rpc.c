@@ -390,7 +390,7 @@ static status check_key(rpc *r) {
 static status identify(rpc *r) {
     name_peer(r);
     status st = check_key(r);
-    if (st != ST_OK) server_refused_key(r->server, r->peer);
+    if (st != ST_OK) auth_refused(server_auth(r->server), r->peer);
     else if (r->base.who) snprintf(r->peer, sizeof r->peer, "key %s", auth_key_name(r->base.who));
     return st;
 }

@@ -48,9 +48,8 @@ struct server {
     server_method method[METHODS_MAX];
     uint32_t method_count;
     auth *auth;
-    tls *tls;                               /* NULL: plaintext */
-    uint64_t refused_keys, refused_said_ms; /* since the last log line about them */
-    char (*peer)[PEER_BYTES];               /* [peer_count], by descriptor */
+    tls *tls;                 /* NULL: plaintext */
+    char (*peer)[PEER_BYTES]; /* [peer_count], by descriptor */
     int peer_count;
     uint32_t calls, requested[SERVER_ORIGINS]; /* running; asked for and not come */
     uint32_t shut_down;                        /* of grpc */
@@ -276,16 +275,6 @@ static void keep_peer(server *s, int fd, const char *peer) {
 }
 
 const char *server_peer(const server *s, int fd) { return fd >= 0 && fd < s->peer_count ? s->peer[fd] : ""; }
-
-void server_refused_key(server *s, const char *peer) {
-    uint64_t now = uv_now(s->loop);
-    s->refused_keys++;
-    if (s->refused_said_ms && now - s->refused_said_ms < 1000) return;
-    log_warn("%llu calls refused, the last of %s: %s", (unsigned long long)s->refused_keys, peer,
-             status_text());
-    s->refused_keys = 0;
-    s->refused_said_ms = now;
-}
 
 static acceptor_verdict look(const char *seen, size_t n) {
     /* RFC 9113, 3.4: what every client sends first. */

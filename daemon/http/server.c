@@ -132,6 +132,7 @@ static http_connection *connection_begins(http_server *s, int fd, const char *pe
     http_connection *c = memory_alloc(sizeof *c);
     c->server = s;
     c->accepted = a;
+    c->owner = acceptor_is_owner(a);
     c->fd = fd;
     snprintf(c->peer, sizeof c->peer, "%s", peer);
     c->next = s->first;

@@ -213,6 +213,37 @@ TEST(manual_follows_the_table) {
     free(text);
 }
 
+/* What is printed is read back, as it is and with every comment mark before an option taken away. */
+TEST(example_config_can_be_read) {
+    char *text = NULL;
+    size_t size = 0;
+    config_file f;
+    FILE *out = open_memstream(&text, &size);
+    settings_print_example(out);
+    fclose(out);
+    CHECK_STATUS(config_file_parse(&f, "example", text, size), ST_OK);
+    CHECK(f.count == 0);
+    config_file_close(&f);
+    size_t wanted = 0, found = 0;
+    for (size_t i = 0; i < gemmad_option_count; i++) {
+        const option *o = &gemmad_option_table[i];
+        char line[80];
+        snprintf(line, sizeof line, "\n#%s = ", o->name);
+        bool may = !(o->flags & (OPTION_ARGUMENT_ONLY | OPTION_NOT_IN_FILE | OPTION_NOT_BUILT));
+        wanted += may;
+        char *at = strstr(text, line);
+        CHECK_THAT(!at == !may, "%s", o->name);
+        if (!at) continue;
+        found++;
+        at[1] = ' ';
+    }
+    CHECK(found == wanted && found > 20);
+    CHECK_STATUS(config_file_parse(&f, "example", text, size), ST_OK);
+    CHECK_THAT(f.count == found, "%zu of %zu", f.count, found);
+    config_file_close(&f);
+    free(text);
+}
+
 int main(void) {
     int fd = mkstemp(config_path);
     if (fd < 0) return 1;
@@ -232,6 +263,7 @@ int main(void) {
     RUN(checks_modes);
     RUN(writes_shapes);
     RUN(manual_follows_the_table);
+    RUN(example_config_can_be_read);
     unlink(config_path);
     return test_result();
 }
