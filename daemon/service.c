@@ -328,10 +328,12 @@ static const char *state_word(void *c) { return core_state(c); }
 
 static const tokenizer *tokenizer_of(void *c, const char *model) { return core_tokenizer(c, model); }
 
+static const char *first_model(void *c) { return core_first_model(c); }
+
 static status open_http(service *s, const call_method *methods, uint32_t count) {
     if (!s->settings->options.http) return ST_OK;
     TRY(http_open(&s->http, &s->loop, NULL));
-    openai_open(&s->openai, s->http, &(openai_backend){methods, count, s->core, state_word, tokenizer_of});
+    openai_open(&s->openai, s->http, &(openai_backend){methods, count, s->core, state_word, tokenizer_of, first_model});
     return acceptor_listen(s->acceptor, s->settings->options.http, s->settings->options.insecure,
                            http_sink(s->http));
 }

@@ -11,6 +11,7 @@ int fault_code(status st) {
     case ST_FORMAT:
     case ST_UNSUPPORTED: return 400;
     case ST_AUTH: return 401;
+    case ST_DENIED: return 403;
     case ST_NOT_FOUND: return 404;
     case ST_TIMEOUT: return 408;
     case ST_EXISTS: return 409;
@@ -26,6 +27,7 @@ const char *fault_word(status st) {
     switch (st) {
     case ST_UNSUPPORTED: return "unsupported";
     case ST_AUTH: return "invalid_api_key";
+    case ST_DENIED: return "permission_denied";
     case ST_NOT_FOUND: return "not_found";
     case ST_EXISTS: return "already_exists";
     case ST_BUSY: return "rate_limit_exceeded";

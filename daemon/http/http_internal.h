@@ -66,7 +66,7 @@ struct http_exchange {
     char *method, *path;
     uint64_t began_ms;
     strbuf body;
-    uint64_t discarded; /* of a body that was refused */
+    uint64_t discarded;   /* of a body that was refused */
     bool admitted, early; /* early: refused before its body is read, which is long */
     void *gate_data;
     /* The handler's side. */
