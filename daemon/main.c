@@ -18,6 +18,7 @@ static int run(const settings *s) {
         return fflush(stdout) == 0 ? EXIT_STOPPED : EXIT_FAILED;
     }
     log_open("gemmad", s->log_level);
+    log_set_format(s->log_format);
     if (!s->options.dry_run) return service_run(s);
     status st = dry_run(s);
     if (st != ST_OK) fprintf(stderr, "gemmad: %s\n", status_text());

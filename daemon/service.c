@@ -395,6 +395,7 @@ static status prepare(service *s) {
     TRY(core_open(&s->core, &s->loop));
     core_set_limits(s->core,
                     (core_limits){s->settings->options.queue, s->settings->options.queue_per_client});
+    core_set_log_prompts(s->core, s->settings->options.log_prompts);
     return ST_OK;
 }
 

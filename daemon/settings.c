@@ -256,6 +256,7 @@ static status check_modes(settings *s) {
     for (int i = 0; i < 4; i++)
         if (!strcmp(o->log_level, levels[i])) s->log_level = (log_level)i;
     if (o->verbose) s->log_level = LOG_DEBUG;
+    s->log_format = strcmp(o->log_format, "json") ? LOG_FORMAT_TEXT : LOG_FORMAT_JSON;
     return ST_OK;
 }
 

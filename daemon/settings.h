@@ -17,10 +17,10 @@ typedef struct gemmad_options {
     option_texts model, listen;
     const char *hosts, *interface, *launcher, *launcher_args, *device, *weights, *kv, *expert_layout;
     const char *http, *keys, *tls_cert, *tls_key, *chat_template, *media_root, *spill;
-    const char *state, *config, *shape, *log_level;
+    const char *state, *config, *shape, *log_level, *log_format;
     uint32_t ranks, replicas, threads, context, prefill_min_share, engine_grace, queue, queue_per_client;
     uint64_t memory;
-    bool insecure, dry_run, json, verbose, help, version;
+    bool insecure, dry_run, json, verbose, log_prompts, help, version;
 } gemmad_options;
 
 extern const option gemmad_option_table[];
@@ -43,6 +43,7 @@ typedef struct settings {
     uint32_t listen_count;
     char *state_dir, *default_address;
     log_level log_level;
+    log_format log_format;
 } settings;
 
 /* With --help or --version nothing but the command line is read. */

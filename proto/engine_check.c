@@ -109,6 +109,9 @@ static status check_heartbeat(const Gemmad__Engine__Heartbeat *h) {
     if (h->paused > LIMIT_QUEUE_PER_MODEL + LIMIT_REQUESTS_PER_ENGINE)
         return fail(ST_FORMAT, "heartbeat: paused is %u, at most %d requests are taken", h->paused,
                     LIMIT_QUEUE_PER_MODEL + LIMIT_REQUESTS_PER_ENGINE);
+    if (h->n_collective_steps != 0 && h->n_collective_steps != LIMIT_COLLECTIVE_BUCKETS)
+        return fail(ST_FORMAT, "heartbeat: %zu collective_steps, allowed are 0 and %d", h->n_collective_steps,
+                    LIMIT_COLLECTIVE_BUCKETS);
     return check_ranks(kind, h->ranks, h->n_ranks);
 }
 

@@ -8,6 +8,12 @@ enum {
     LIMIT_PROMPT_BYTES = 8 << 20,        /* text of one prompt: 262,144 tokens of 32 bytes */
     LIMIT_CONTEXT_TOKENS = 1 << 20,      /* of any model */
     LIMIT_VOCAB = 1 << 20,               /* of any model */
+    LIMIT_VOCABULARY_BYTES = 32 << 20,   /* what the tokens of a model stand for */
+    LIMIT_GRAMMAR_BYTES = 16 << 20,      /* of one request's automaton on the engine link */
+    LIMIT_GRAMMAR_STATES = 1 << 18,
+    LIMIT_GRAMMAR_MASKS = 2048,          /* sets of tokens that one automaton holds: 32 KiB each at 262,144 tokens */
+    LIMIT_GRAMMAR_PLACES = 4096,         /* where an answer may stand in its grammar at once, for want of knowing better */
+    LIMIT_GRAMMAR_DEPTH = 1 << 20,       /* rules inside rules */
     LIMIT_REQUEST_ID_BYTES = 256,
     LIMIT_MODEL_NAME_BYTES = 128,
     LIMIT_MODELS = 16,                   /* --model of one gemmad */
@@ -20,6 +26,8 @@ enum {
     LIMIT_MESSAGES = 16384,              /* of one chat */
     LIMIT_MESSAGE_PARTS = 16384,         /* content parts of one chat, all messages together */
     LIMIT_MESSAGE_CALLS = 128,           /* tool calls of one message */
+    LIMIT_CHAT_CALLS = 16384,            /* of one chat */
+    LIMIT_CHAT_VALUES = 1 << 20,         /* JSON values of a chat's arguments and schemas: memory is 72 bytes each */
     LIMIT_TOOLS = 512,                   /* of one chat */
     LIMIT_TOOL_NAME_BYTES = 256,
     LIMIT_SAMPLES = 64,                  /* n of one prompt */
@@ -36,6 +44,8 @@ enum {
     LIMIT_EXPERTS = 1024,
     LIMIT_SECRET_BYTES = 32,
     LIMIT_KEY_BYTES = 256,               /* a key as a client shows it */
+    LIMIT_COLLECTIVE_BUCKETS = 12,       /* steps by their time in collectives: up to 10 us, 40 us, … 10.5 s, and longer */
+    LIMIT_COLLECTIVE_FIRST_NS = 10000,   /* the first bucket's bound; each of the next is four times the one before */
 };
 
 #endif

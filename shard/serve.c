@@ -67,6 +67,7 @@ typedef struct leader {
     link_progress progress;
     bool draining;
     uint64_t last_plan_ns, grace_ms;
+    runner_reads read_bytes; /* of all ranks together */
 } leader;
 
 static status say_started(void *c, uint64_t id, uint32_t cached, uint64_t queue_us) {
@@ -96,8 +97,40 @@ static status open_sched(leader *l) {
     return sched_open(&l->s, &o);
 }
 
+/* Bytes that each of the counted reads costs, of all ranks; an expert's are spread over the ranks of its width. */
+static status gather_read_bytes(comm *ranks, const instance *in, runner_reads *out) {
+    runner_reads mine = runner_weight_bytes(in->run), *all = memory_alloc_array(comm_size(ranks), sizeof *all);
+    status st = comm_all_gather(ranks, &mine, sizeof mine, all);
+    *out = (runner_reads){0};
+    for (uint32_t i = 0; i < comm_size(ranks); i++) {
+        out->whole += all[i].whole;
+        out->tail += all[i].tail;
+        out->heads += all[i].heads;
+        out->experts += all[i].experts;
+    }
+    out->experts /= in->split->expert_degree ? in->split->expert_degree : 1;
+    free(all);
+    return st;
+}
+
+/* What a step took: since `since`, when the exchanges had taken collective_ns. */
+static void count_step(leader *l, uint64_t since, uint64_t collective_ns) {
+    runner_reads n = runner_weight_reads(l->in->run);
+    const runner_reads *b = &l->read_bytes;
+    uint64_t ns = comm_statistics(l->ranks).ns - collective_ns, bound = LIMIT_COLLECTIVE_FIRST_NS;
+    uint32_t bucket = 0;
+    for (; bucket + 1 < LIMIT_COLLECTIVE_BUCKETS && ns > bound; bound *= 4) bucket++;
+    atomic_fetch_add(&l->progress.steps, 1);
+    atomic_fetch_add(&l->progress.step_ns, clock_now_ns() - since);
+    atomic_fetch_add(&l->progress.collective_ns, ns);
+    atomic_fetch_add(&l->progress.collective_steps[bucket], 1);
+    atomic_store(&l->progress.weight_bytes,
+                 n.whole * b->whole + n.tail * b->tail + n.heads * b->heads + n.experts * b->experts);
+}
+
 /* One plan to all ranks and its execution; a plan without spans keeps followers alive. */
 static status run_plan(leader *l) {
+    uint64_t since = clock_now_ns(), collective_ns = comm_statistics(l->ranks).ns;
     watchdog_arm(l->dog, "a step", SERVE_LAYER_SECONDS * 1000);
     atomic_store(&l->progress.in_step, true);
     status st = comm_wake(l->ranks);
@@ -106,7 +139,7 @@ static status run_plan(leader *l) {
     if (st == ST_OK && !l->p.stop) sched_spilled(l->s, runner_spilled(l->in->run));
     if (st == ST_OK && !l->p.stop) st = sched_step_done(l->s);
     l->last_plan_ns = clock_now_ns();
-    if (l->p.span_count) atomic_fetch_add(&l->progress.steps, 1); /* keep-alives are no steps */
+    if (l->p.span_count) count_step(l, since, collective_ns); /* keep-alives are no steps */
     atomic_store(&l->progress.imbalance, (float)runner_imbalance(l->in->run));
     atomic_store(&l->progress.in_step, false);
     watchdog_disarm(l->dog);
@@ -337,6 +370,7 @@ status serve_rank(comm *ranks, const serve_options *o) {
     TRY_OR_FAIL(instance_open(&in, &io));
     log_plan(ranks, &in);
     TRY_OR_FAIL(gather_infos(ranks, &in, &io, infos));
+    TRY_OR_FAIL(gather_read_bytes(ranks, &in, &l.read_bytes));
     st = leads ? run_leader(&l, infos) : serve_follower(ranks, &in, dog);
 fail:
     if (st != ST_OK && leads) tell_failure(&l);

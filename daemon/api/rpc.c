@@ -16,6 +16,7 @@
 #include "base/memory.h"
 #include "daemon/api/code.h"
 #include "daemon/api/server_internal.h"
+#include "proto/limits.h"
 #include "proto/message.h"
 
 enum {
@@ -39,8 +40,9 @@ struct rpc {
     grpc_call_details details;
     grpc_metadata_array metadata;
     const server_method *method;
-    char peer[KEY_NAME_BYTES_MAX + 8]; /* an address, a user, or "key NAME" */
-    uint64_t arrived_ms;               /* loop time */
+    char peer[KEY_NAME_BYTES_MAX + 8];           /* an address, a user, or "key NAME" */
+    char request_id[LIMIT_REQUEST_ID_BYTES + 2]; /* one byte too long shows as such */
+    uint64_t arrived_ms;                         /* loop time */
 
     server_tag accept, receive, close, send;
     bool receiving, awaiting_close, sending;
@@ -389,6 +391,23 @@ static status identify(rpc *r) {
     return st;
 }
 
+static const grpc_slice *find_metadata(const rpc *r, const char *key) {
+    for (size_t i = 0; i < r->metadata.count; i++)
+        if (grpc_slice_str_cmp(r->metadata.metadata[i].key, key) == 0) return &r->metadata.metadata[i].value;
+    return NULL;
+}
+
+/* What metadata says of a request beside its message: who traces it, and by which id. */
+static void read_metadata(rpc *r) {
+    const grpc_slice *parent = find_metadata(r, "traceparent"), *id = find_metadata(r, "x-request-id");
+    trace_begin(&r->base.trace, parent ? (const char *)GRPC_SLICE_START_PTR(*parent) : NULL,
+                parent ? GRPC_SLICE_LENGTH(*parent) : 0);
+    if (!id || GRPC_SLICE_LENGTH(*id) == 0) return;
+    snprintf(r->request_id, sizeof r->request_id, "%.*s", (int)GRPC_SLICE_LENGTH(*id),
+             (const char *)GRPC_SLICE_START_PTR(*id));
+    r->base.request_id = r->request_id;
+}
+
 static void on_accepted(void *owner, bool ok) {
     rpc *r = owner;
     server *s = r->server;
@@ -403,8 +422,10 @@ static void on_accepted(void *owner, bool ok) {
     uv_update_time(server_loop(s));
     r->arrived_ms = uv_now(server_loop(s));
     r->base.deadline_ms = deadline_ms(r->details.deadline);
+    read_metadata(r);
     watch_close(r);
     r->method = server_find_method(s, path, n);
+    if (r->method) r->base.path = r->method->path;
     status st = identify(r);
     if (st != ST_OK) {
         end_with(r, st, status_text(), 0);

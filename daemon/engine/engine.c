@@ -350,7 +350,14 @@ static status handle_hello(supervisor *s, const Gemmad__Engine__Hello *h) {
     return ST_OK;
 }
 
+/* Bytes per second of steps, not of the clock: what the memory gives while it is asked. */
+static double weight_rate(const engine_status *before, const Gemmad__Engine__Heartbeat *h) {
+    if (h->step_ns <= before->step_ns || h->weight_bytes < before->weight_bytes) return 0;
+    return (double)(h->weight_bytes - before->weight_bytes) / ((double)(h->step_ns - before->step_ns) / 1e9);
+}
+
 static void handle_heartbeat(supervisor *s, const Gemmad__Engine__Heartbeat *h) {
+    double rate = weight_rate(&s->counts, h);
     s->heart_beats = true;
     s->counts = (engine_status){.running = h->running,
                                 .waiting = h->waiting,
@@ -366,8 +373,14 @@ static void handle_heartbeat(supervisor *s, const Gemmad__Engine__Heartbeat *h) 
                                 .preemptions = h->preemptions,
                                 .spilled_bytes = h->spilled_bytes,
                                 .imbalance = h->imbalance,
+                                .step_ns = h->step_ns,
+                                .weight_bytes = h->weight_bytes,
+                                .collective_ns = h->collective_ns,
+                                .weight_bytes_per_second = rate,
                                 .prompt_tokens = h->prompt_tokens,
                                 .generated_tokens = h->generated_tokens};
+    if (h->n_collective_steps)
+        memcpy(s->counts.collective_steps, h->collective_steps, sizeof s->counts.collective_steps);
     copy_ranks(s, h->ranks, h->n_ranks);
 }
 

@@ -91,6 +91,9 @@ typedef struct engine_status {
     uint32_t running, waiting, paused, step_us; /* step_us: a recent step that decoded */
     uint64_t steps, kv_pages_used, kv_pages_total, cached_pages, prompt_tokens, generated_tokens;
     uint64_t prefix_query_tokens, prefix_hit_tokens, preemptions, spilled_bytes;
+    uint64_t step_ns, weight_bytes, collective_ns; /* totals: in steps; weights that all ranks read; rank 0's exchanges */
+    uint64_t collective_steps[LIMIT_COLLECTIVE_BUCKETS]; /* steps by their time in exchanges, see LIMIT_COLLECTIVE_FIRST_NS */
+    double weight_bytes_per_second; /* of the steps between the last two heartbeats; 0: there was none */
     float imbalance; /* recent expert rows of the busiest EP group / the mean group's; 0: not known */
     char layout[64], failure[512];
     int exit_code;                  /* of the launcher, 128 + number for a signal; -1 while it runs */

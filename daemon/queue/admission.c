@@ -125,6 +125,13 @@ status core_admit(core *c, core_model *m, call *k, const char *request_id, uint3
     return ST_OK;
 }
 
+status core_admit_call(core *c, core_model *m, call *k, const char *request_id, uint32_t samples,
+                       core_ticket *out) {
+    if (request_id && request_id[0]) return core_admit(c, m, k, request_id, samples, out);
+    status st = core_admit(c, m, k, k->request_id, samples, out);
+    return st == ST_EXISTS ? core_admit(c, m, k, NULL, samples, out) : st;
+}
+
 static void stop_waiting(core_ticket *t, uint32_t n) {
     t->waiting -= n;
     t->model->waiting -= n;

@@ -11,6 +11,7 @@
 
 #include "base/status.h"
 #include "daemon/auth/auth.h"
+#include "daemon/observe/trace.h"
 #include <protobuf-c/protobuf-c.h>
 #include <stdbool.h>
 #include <stdint.h>
@@ -30,6 +31,9 @@ struct call {
     const char *peer;        /* for logs and fairness: a user, an address, a key's name */
     auth_key *who;           /* held until the call is freed; NULL: may do everything */
     uint32_t retry_after_ms; /* set by the core with ST_BUSY, where it knows better than the queue */
+    const char *path;        /* of the rpc or route, for logs; NULL: not known */
+    const char *request_id;  /* of the header x-request-id; NULL: none. Counts where the message has no request_id */
+    trace_context trace;     /* trace_begin's; zeroed: there is none */
     uint64_t deadline_ms;    /* from arrival; 0: none */
     /* Set by the core in its handler; called at most once, when the client went away or the deadline passed. */
     void (*cancelled)(call *c, void *context, status why /* ST_CANCELLED or ST_TIMEOUT */);

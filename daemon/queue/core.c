@@ -12,6 +12,7 @@ status core_open(core **out, uv_loop_t *loop) {
     *out = memory_alloc(sizeof **out);
     (*out)->loop = loop;
     (*out)->limits = (core_limits){CORE_QUEUE, CORE_QUEUE_PER_CLIENT};
+    (*out)->metrics = metrics_open();
     return ST_OK;
 }
 
@@ -26,14 +27,19 @@ void core_close(core *c) {
     for (uint32_t i = 0; i < c->model_count; i++)
         for (uint32_t k = 0; k < c->model[i].engine_count; k++)
             prefix_index_close(c->model[i].engine[k].prefixes);
+    metrics_close(c->metrics);
     free(c);
 }
 
 void core_set_limits(core *c, core_limits limits) { c->limits = limits; }
 
-static void add_engine(core_model *m, engine *e) {
+void core_set_log_prompts(core *c, bool on) { c->log_prompts = on; }
+
+static void add_engine(core *c, core_model *m, engine *e) {
     m->engine[m->engine_count] = (core_engine){.engine = e, .model = m};
     m->engine[m->engine_count].last_state = core_engine_state(&m->engine[m->engine_count]);
+    m->engine[m->engine_count].metrics =
+        metrics_add_engine(c->metrics, m->name, m->engine_count, e->facts.context_tokens);
     m->engine_count++;
 }
 
@@ -54,7 +60,7 @@ status core_add_model(core *c, const char *name, const tokenizer *tokens, engine
     core_model *m = &c->model[c->model_count++];
     memcpy(m->name, name, n + 1);
     m->tokenizer = tokens;
-    add_engine(m, e);
+    add_engine(c, m, e);
     return ST_OK;
 }
 
@@ -78,7 +84,7 @@ status core_add_replica(core *c, const char *name, engine *e) {
     if (!m) return fail(ST_NOT_FOUND, "there is no model %s", name);
     if (m->engine_count == LIMIT_REPLICAS)
         return fail(ST_INVALID, "model %s: at most %d engines", name, LIMIT_REPLICAS);
-    add_engine(m, e);
+    add_engine(c, m, e);
     for (uint32_t i = 0; i < m->engine_count; i++)
         if (!m->engine[i].prefixes) m->engine[i].prefixes = prefix_index_open();
     return ST_OK;

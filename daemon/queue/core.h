@@ -9,6 +9,7 @@
 #define DAEMON_QUEUE_CORE_H
 
 #include "daemon/engine/engine.h"
+#include "daemon/observe/metrics.h"
 #include "daemon/queue/call.h"
 #include "daemon/text/chat_template.h"
 #include "daemon/text/tokenizer.h"
@@ -33,6 +34,12 @@ typedef struct core_limits {
 } core_limits;
 enum { CORE_QUEUE = 1024, CORE_QUEUE_PER_CLIENT = 256 }; /* unless set */
 void core_set_limits(core *c, core_limits limits);
+/* Prompts are written into the log too, their beginnings at least; off unless set. */
+void core_set_log_prompts(core *c, bool on);
+/* What transports count into; the core's own. */
+metrics *core_metrics(core *c);
+/* What GET /metrics answers: Prometheus' text format 0.0.4. */
+void core_write_metrics(core *c, strbuf *out);
 /* All rpcs of gemmad.v1; unbuilt ones answer ST_UNSUPPORTED with the name of the rpc. */
 const call_method *core_methods(uint32_t *count);
 /* New Generate calls are refused with ST_UNAVAILABLE from now on; core_idle tells when the running ones are done. */

@@ -3,6 +3,7 @@
 #ifndef DAEMON_QUEUE_CORE_INTERNAL_H
 #define DAEMON_QUEUE_CORE_INTERNAL_H
 
+#include "daemon/observe/metrics.h"
 #include "daemon/queue/core.h"
 #include "daemon/queue/prefix_index.h"
 #include "daemon/queue/retry.h"
@@ -19,6 +20,7 @@ typedef struct core_engine {
     uint32_t waiting, running; /* requests sent to it, before and after it started them */
     uint64_t sent;             /* calls, ever */
     prefix_index *prefixes;    /* NULL while it is the only one */
+    metrics_engine *metrics;
 } core_engine;
 
 struct core_model {
@@ -79,6 +81,8 @@ struct core {
     void (*idle)(void *context);
     void *idle_context;
     core_limits limits;
+    metrics *metrics;
+    bool log_prompts;
     struct core_watch *watch;
     core_ticket *bucket[CORE_TICKET_BUCKETS];
     core_client *client[CORE_CLIENT_BUCKETS];
@@ -97,6 +101,10 @@ STATUS_CHECKED status core_enter(core *c, call *k, const char *name, core_model 
  * ST_INVALID. */
 STATUS_CHECKED status core_admit(core *c, core_model *m, call *k, const char *request_id, uint32_t samples,
                                  core_ticket *out);
+/* core_admit of a call: without a request_id of its own it gets the header's, unless a live request has that: proxies use
+ * theirs again when they try again. */
+STATUS_CHECKED status core_admit_call(core *c, core_model *m, call *k, const char *request_id, uint32_t samples,
+                                      core_ticket *out);
 /* The engine that it goes to; prompt is remembered there. */
 void core_ticket_route(core_ticket *t, core_engine *e, const prefix_chain *prompt);
 /* One of its samples. */
@@ -106,6 +114,7 @@ void core_ticket_release(core_ticket *t); /* one never admitted is fine */
 
 /* The engine for a prompt, none of `except`; NULL: none is ready. */
 core_engine *core_route(core_model *m, const prefix_chain *prompt, const core_engine_set *except);
+metrics_engine *core_metrics_of(const core_model *m, const engine *e); /* NULL: none of the model's */
 engine_state core_engine_state(const core_engine *e);
 engine_state core_model_state(const core_model *m);
 const model_facts *core_facts(const core_model *m);

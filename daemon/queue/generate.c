@@ -6,16 +6,15 @@
 
 #include "base/clock.h"
 #include "base/invariant.h"
-#include "base/log.h"
 #include "base/memory.h"
 
 static void finish(generate *g) {
     core *c = g->core;
     call *k = g->call;
     const char *text = g->failure_text ? g->failure_text : "";
-    if (g->failure != ST_OK)
-        log_debug("generate %s of %s: %s: %s", g->ticket.request_id ? g->ticket.request_id : "",
-                  k->peer ? k->peer : "", status_name(g->failure), text);
+    request_log_write(&g->log, c, k, g->model ? g->model->name : NULL, g->ticket.request_id, g->arrival_ns,
+                      g->failure, text);
+    request_log_close(&g->log);
     core_ticket_release(&g->ticket);
     sampling_close(&g->sampling);
     free(g->sample);
@@ -76,6 +75,7 @@ static status open_sample(generate *g, engine *at, engine_request *request, uint
                                .stop = &g->sampling.stop,
                                .arrival_ns = g->arrival_ns,
                                .who = g->call->who,
+                               .metrics = core_metrics_of(g->model, at),
                                .sink = &generate_sink,
                                .context = sample};
     TRY(session_open(&sample->session, &options));
@@ -96,6 +96,9 @@ static status open_first(generate *g, engine_request *request, const prefix_chai
         status st = open_sample(g, e->engine, request, 0);
         if (st == ST_OK) {
             core_ticket_route(&g->ticket, e, prompt);
+            metrics_observe(e->metrics, METRICS_PARAM_N, g->sampling.n);
+            if (g->sampling.has_max_tokens)
+                metrics_observe(e->metrics, METRICS_PARAM_MAX_TOKENS, request->sampling.max_tokens);
             *out = e->engine;
             return ST_OK;
         }
@@ -121,7 +124,7 @@ static status submit(generate *g) {
     TRY(sampling_check_ids(g->text ? "the prompt's token" : "token_ids", g->tokens, g->token_count,
                            facts->vocab));
     if (!deadline_left(g, &left_ms)) return fail(ST_TIMEOUT, "the deadline passed");
-    g->prompt_tokens = (uint32_t)g->token_count;
+    g->prompt_tokens = g->log.prompt_tokens = (uint32_t)g->token_count;
     g->sample = memory_alloc_array(g->sampling.n, sizeof *g->sample);
     engine_request request = {.tokens = g->tokens,
                               .token_count = g->prompt_tokens,
@@ -178,6 +181,7 @@ static status take_text(generate *g, const Gemmad__V1__GenerateRequest *r) {
     g->text_bytes = r->text.len;
     g->text = memory_alloc(r->text.len + 1);
     memcpy(g->text, r->text.data, r->text.len);
+    request_log_prompt(&g->log, g->core, g->text, g->text_bytes);
     return ST_OK;
 }
 
@@ -204,7 +208,7 @@ static status prepare(generate *g, const Gemmad__V1__GenerateRequest *r) {
     case GEMMAD__V1__GENERATE_REQUEST__PROMPT_TOKEN_IDS: TRY(take_ids(g, r->token_ids)); break;
     default: return fail(ST_INVALID, "there is no prompt: text and token_ids are both absent");
     }
-    return core_admit(g->core, g->model, g->call, r->request_id, g->sampling.n, &g->ticket);
+    return core_admit_call(g->core, g->model, g->call, r->request_id, g->sampling.n, &g->ticket);
 }
 
 static void cancelled(call *k, void *context, status why) {

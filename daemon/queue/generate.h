@@ -5,6 +5,7 @@
 
 #include "daemon/queue/core_internal.h"
 #include "daemon/queue/job.h"
+#include "daemon/queue/request_log.h"
 #include "daemon/queue/sampling.h"
 #include "daemon/queue/session.h"
 
@@ -25,6 +26,7 @@ struct generate {
     sampling_plan sampling;
     int32_t priority;
     uint64_t arrival_ns;
+    request_log log;
     uint32_t busy; /* what must end before the call can: sessions, the job, a function of ours on the stack */
     status failure; /* the first: what the call ends with */
     char *failure_text;

@@ -133,6 +133,7 @@ static void ended(void *context, const session_end *end) {
     sample->session = NULL;
     g->live--;
     g->completion_tokens += end->completion_tokens;
+    request_log_sample(&g->log, end);
     if (sample->is_paused) core_paused_end(g->core, &sample->paused);
     core_ticket_ended(&g->ticket, sample->started);
     if (end->st != ST_OK) generate_fail(g, end->st, end->text);

@@ -32,7 +32,9 @@ struct session {
     char engine_text[STATUS_TEXT_MAX];
     session_end end;
     char reason[16];
-    uint64_t deadline_ms, arrival_ns, submitted_ns, started_ns, first_token_ns;
+    uint64_t deadline_ms, arrival_ns, submitted_ns, started_ns, first_token_ns, last_token_ns;
+    metrics_engine *metrics;
+    uint32_t prompt_tokens; /* 0 for the samples of a prompt after its first, which count it */
 };
 
 static void session_free(session *s) {
@@ -93,6 +95,32 @@ static void measure(session *s) {
     s->end.decode_ms = ms_between(s->first_token_ns, now);
 }
 
+static metrics_counter outcome(const session *s) {
+    const session_end *e = &s->end;
+    if (e->st == ST_CANCELLED || e->st == ST_TIMEOUT) return METRICS_ABORT;
+    if (e->st != ST_OK) return METRICS_ERROR;
+    if (!strcmp(e->reason, "stop")) return METRICS_STOP;
+    return !strcmp(e->reason, "length") ? METRICS_LENGTH : METRICS_ABORT;
+}
+
+/* Times are those of whole answers: what a client broke off says nothing of how long answers take. */
+static void count_end(const session *s) {
+    const session_end *e = &s->end;
+    metrics_engine *m = s->metrics;
+    metrics_counter how = outcome(s);
+    metrics_count(m, how, 1);
+    if (how != METRICS_STOP && how != METRICS_LENGTH) return;
+    metrics_observe(m, METRICS_E2E_SECONDS, ms_between(s->arrival_ns, clock_now_ns()) / 1e3);
+    metrics_observe(m, METRICS_QUEUE_SECONDS, e->queue_ms / 1e3);
+    metrics_observe(m, METRICS_PREFILL_SECONDS, e->prefill_ms / 1e3);
+    metrics_observe(m, METRICS_DECODE_SECONDS, e->decode_ms / 1e3);
+    metrics_observe(m, METRICS_INFERENCE_SECONDS, (e->prefill_ms + e->decode_ms) / 1e3);
+    metrics_observe(m, METRICS_REQUEST_GENERATION_TOKENS, e->completion_tokens);
+    if (s->prompt_tokens) metrics_observe(m, METRICS_REQUEST_PROMPT_TOKENS, s->prompt_tokens);
+    if (e->completion_tokens > 1)
+        metrics_observe(m, METRICS_OUTPUT_TOKEN_SECONDS, e->decode_ms / 1e3 / (e->completion_tokens - 1));
+}
+
 static void end(session *s) {
     bool complete = s->answer.stopped || s->ended_by_token;
     if (s->why == ST_OK && (s->engine_status == ST_OK || complete)) {
@@ -115,6 +143,7 @@ static void end(session *s) {
         e->st = fail(ST_TIMEOUT, "the deadline passed");
         e->text = status_text();
     }
+    count_end(s);
     s->sink->ended(s->context, e);
     session_free(s);
 }
@@ -209,17 +238,34 @@ static bool is_ending(const session *s, uint32_t token) {
     return false;
 }
 
+/* Tokens that came together share the time since the last. */
+static void count_tokens(session *s, uint32_t n) {
+    uint64_t now = clock_now_ns(), since = s->last_token_ns;
+    uint32_t gaps = n;
+    s->last_token_ns = now;
+    if (!s->first_token_ns) {
+        s->first_token_ns = since = now;
+        gaps = n - 1;
+        metrics_observe(s->metrics, METRICS_FIRST_TOKEN_SECONDS, ms_between(s->arrival_ns, now) / 1e3);
+        metrics_count(s->metrics, METRICS_PROMPT_TOKENS, s->prompt_tokens);
+    }
+    for (uint32_t i = 0; i < gaps; i++)
+        metrics_observe(s->metrics, METRICS_INTER_TOKEN_SECONDS, ms_between(since, now) / 1e3 / n);
+}
+
 static void on_tokens(void *context, const uint32_t *tokens, uint32_t n, const engine_logprob *logprobs) {
     session *s = context;
     enter(s);
     if (!takes_no_more(s) && !overflows(s)) {
-        if (!s->first_token_ns) s->first_token_ns = clock_now_ns();
+        uint32_t before = s->end.completion_tokens;
+        count_tokens(s, n);
         for (uint32_t i = 0; i < n && !takes_no_more(s); i++) {
             s->ended_by_token = is_ending(s, tokens[i]);
             answer_add(&s->answer, tokens[i], logprobs ? &logprobs[i] : NULL, s->ended_by_token);
             s->end.completion_tokens++;
             auth_key_tokens(s->who, 1);
         }
+        metrics_count(s->metrics, METRICS_GENERATION_TOKENS, s->end.completion_tokens - before);
         flush(s);
     }
     if (s->why != ST_OK || s->answer.stopped) cancel_engine(s);
@@ -265,6 +311,8 @@ status session_open(session **out, const session_options *o) {
     s->context = o->context;
     s->arrival_ns = o->arrival_ns;
     s->who = o->who;
+    s->metrics = o->metrics;
+    s->prompt_tokens = o->request->sample_index == 0 ? o->request->prompt_count : 0;
     s->deadline_ms = o->request->deadline_ms;
     s->submitted_ns = clock_now_ns();
     s->prompt_position = 1; /* nothing predicts the first token */

@@ -12,6 +12,7 @@
 
 #include "daemon/auth/auth.h"
 #include "daemon/engine/engine.h"
+#include "daemon/observe/metrics.h"
 #include "daemon/queue/answer.h"
 
 typedef struct session session;
@@ -44,6 +45,7 @@ typedef struct session_options {
     const stop_matcher *stop;      /* copied */
     uint64_t arrival_ns;
     auth_key *who; /* its tokens are counted; held by the caller until `ended` */
+    metrics_engine *metrics; /* what it is counted in; NULL: nothing */
     const session_sink *sink;
     void *context;
 } session_options;

@@ -21,7 +21,7 @@ struct json_tree {
     block *block;
     char *pool; /* decoded strings and spellings, each with a NUL: never more than the text and one byte */
     size_t pool_used;
-    uint32_t count;
+    uint32_t count, first_block;
     const json_value *root;
 };
 
@@ -50,7 +50,7 @@ static char peek(reader *r) {
 static json_value *new_value(json_tree *t) {
     block *b = t->block;
     if (!b || b->used == b->size) {
-        uint32_t size = !b ? BLOCK_FIRST : b->size < BLOCK_MOST ? b->size * 2 : BLOCK_MOST;
+        uint32_t size = !b ? t->first_block : b->size < BLOCK_MOST ? b->size * 2 : BLOCK_MOST;
         block *grown = memory_alloc(sizeof *grown + size * sizeof grown->value[0]);
         grown->before = b;
         grown->size = size;
@@ -324,6 +324,8 @@ static status read_all(reader *r) {
 status json_tree_read(json_tree **out, const char *text, size_t bytes) {
     json_tree *t = memory_alloc(sizeof *t);
     t->pool = memory_grow(NULL, bytes + 1);
+    t->first_block =
+        bytes / 2 < BLOCK_FIRST ? (uint32_t)bytes / 2 + 1 : BLOCK_FIRST; /* "{}" is a frequent text */
     reader r = {.text = text, .size = bytes, .tree = t};
     *out = NULL;
     status st = read_all(&r);
@@ -344,6 +346,8 @@ void json_tree_close(json_tree *t) {
 }
 
 const json_value *json_tree_root(const json_tree *t) { return t->root; }
+
+uint32_t json_tree_count(const json_tree *t) { return t->count; }
 
 /* ---- values ---- */
 

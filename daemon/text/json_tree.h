@@ -44,6 +44,7 @@ typedef struct json_tree json_tree;
 STATUS_CHECKED status json_tree_read(json_tree **out, const char *text, size_t bytes);
 void json_tree_close(json_tree *t); /* NULL is fine */
 const json_value *json_tree_root(const json_tree *t);
+uint32_t json_tree_count(const json_tree *t); /* values, the root included */
 
 /* The member of an object by its key; NULL: none, or v is NULL or no object. */
 const json_value *json_value_get(const json_value *v, const char *key);

@@ -10,6 +10,8 @@ void tokenizer_close(tokenizer *t) {
     vocab_close(&t->vocab);
     added_tokens_close(&t->added);
     bpe_close(&t->bpe);
+    vocabulary_close(t->bytes);
+    pthread_mutex_destroy(&t->lock);
     free(t);
 }
 

@@ -19,6 +19,7 @@
 #include "base/gguf.h"
 #include "base/status.h"
 #include "base/strbuf.h"
+#include "base/vocabulary.h"
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -46,6 +47,10 @@ const char *tokenizer_text(const tokenizer *t, uint32_t id, size_t *n);
 /* The bytes that the token stands for in a decoded text (" the", "A"): what a grammar over tokens works on.
  * Byte tokens have one byte, which alone need not be UTF-8. As tokenizer_text otherwise. */
 const char *tokenizer_bytes(const tokenizer *t, uint32_t id, size_t *n);
+
+/* What the tokens that are not special stand for, for following grammars; made when first asked for (some 0.1 s), good while
+ * the tokenizer is. Ids are those of the tokenizer: a model's vocabulary may be larger. Any thread. */
+STATUS_CHECKED status tokenizer_vocabulary(const tokenizer *t, const vocabulary **out);
 
 /* *ids (free()) holds the tokens of text[n]. parse_special: the text of special tokens becomes their ids. No
  * token is added in front. At most ids_max tokens, else ST_INVALID with both numbers. Added tokens that are

@@ -1,7 +1,14 @@
 /* What every file's reader makes a tokenizer with, once the tokens are in the vocabulary. */
 #include <string.h>
 
+#include "base/memory.h"
 #include "daemon/text/tokenizer_internal.h"
+
+tokenizer *tokenizer_new(void) {
+    tokenizer *t = memory_alloc(sizeof *t);
+    pthread_mutex_init(&t->lock, NULL);
+    return t;
+}
 
 static int shown(size_t n) { return n > 64 ? 64 : (int)n; }
 

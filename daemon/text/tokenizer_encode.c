@@ -5,9 +5,9 @@
 
 #include "base/invariant.h"
 #include "base/memory.h"
+#include "base/utf8.h"
 #include "daemon/text/text_hash.h"
 #include "daemon/text/tokenizer_internal.h"
-#include "base/utf8.h"
 
 enum {
     CACHE_WORD_BYTES = 48, /* longer words come back too seldom */

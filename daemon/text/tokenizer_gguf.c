@@ -80,7 +80,7 @@ static status read_merges(tokenizer *t, const gguf *g) {
 status tokenizer_read_gguf(tokenizer **out, const gguf *g) {
     *out = NULL;
     status st = ST_OK;
-    tokenizer *t = memory_alloc(sizeof *t);
+    tokenizer *t = tokenizer_new();
     TRY_OR_FAIL(check_kind(g));
     TRY_OR_FAIL(read_tokens(t, g));
     TRY_OR_FAIL(read_merges(t, g));

@@ -1,6 +1,9 @@
-/* What the files of the tokenizer share. Read-only once its reader has returned. */
+/* What the files of the tokenizer share. Read-only once its reader has returned, but for what is guarded
+ * by its lock. */
 #ifndef DAEMON_TEXT_TOKENIZER_INTERNAL_H
 #define DAEMON_TEXT_TOKENIZER_INTERNAL_H
+
+#include <pthread.h>
 
 #include "daemon/text/added_tokens.h"
 #include "daemon/text/bpe.h"
@@ -11,7 +14,12 @@ struct tokenizer {
     vocab vocab;
     added_tokens added;
     bpe bpe;
+    pthread_mutex_t lock;
+    vocabulary *bytes; /* guarded by lock; NULL until first asked for */
 };
+
+/* An empty one, for tokenizer_close. */
+tokenizer *tokenizer_new(void);
 
 /* Between the readers (tokenizer_json.c, tokenizer_gguf.c) and tokenizer_build.c. `where` is what messages call the list
  * of merges, pair a buffer for the text that a merge makes. All tokens are in the vocabulary before the first merge. */

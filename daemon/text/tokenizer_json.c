@@ -336,7 +336,7 @@ static status parse(tokenizer **out, const char *name, const char *json, size_t 
         return fail(ST_FORMAT, "%s has %zu bytes, at most %d are allowed", name, n, FILE_BYTES_MAX);
     size_t valid = utf8_check(json, n);
     if (valid != n) return fail(ST_FORMAT, "%s: byte %zu is not UTF-8", name, valid);
-    tokenizer *t = memory_alloc(sizeof *t);
+    tokenizer *t = tokenizer_new();
     status st = read_all(t, json, n);
     if (st != ST_OK) {
         tokenizer_close(t);

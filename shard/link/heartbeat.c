@@ -77,6 +77,10 @@ static void fill_counters(Gemmad__Engine__Heartbeat *m, const link_progress *p) 
     m->imbalance = atomic_load(&p->imbalance);
     m->paused = atomic_load(&p->paused);
     m->spilled_bytes = atomic_load(&p->spilled_bytes);
+    m->has_step_ns = m->has_weight_bytes = m->has_collective_ns = true;
+    m->step_ns = atomic_load(&p->step_ns);
+    m->weight_bytes = atomic_load(&p->weight_bytes);
+    m->collective_ns = atomic_load(&p->collective_ns);
 }
 
 status link_beat(link_connection *l) {
@@ -102,6 +106,10 @@ status link_beat(link_connection *l) {
     m.generated_tokens = atomic_load(&p->generated_tokens);
     m.in_step = atomic_load(&p->in_step);
     fill_counters(&m, p);
+    uint64_t collective_steps[LIMIT_COLLECTIVE_BUCKETS];
+    for (int i = 0; i < LIMIT_COLLECTIVE_BUCKETS; i++) collective_steps[i] = atomic_load(&p->collective_steps[i]);
+    m.n_collective_steps = LIMIT_COLLECTIVE_BUCKETS;
+    m.collective_steps = collective_steps;
     m.n_ranks = count;
     m.ranks = list;
     f.kind_case = GEMMAD__ENGINE__FRAME__KIND_HEARTBEAT;

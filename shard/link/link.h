@@ -40,6 +40,7 @@ typedef struct link_hello {
 typedef struct link_progress {
     _Atomic uint64_t steps, prompt_tokens, generated_tokens, kv_pages_used, kv_pages_total;
     _Atomic uint64_t prefix_query_tokens, prefix_hit_tokens, preemptions, cached_pages, spilled_bytes;
+    _Atomic uint64_t step_ns, weight_bytes, collective_ns, collective_steps[LIMIT_COLLECTIVE_BUCKETS];
     _Atomic uint32_t running, waiting, paused, step_us;
     _Atomic float imbalance; /* expert rows of the busiest EP group / the mean group's; 0: no step yet */
     _Atomic bool in_step;

@@ -108,6 +108,7 @@ static status feed_forward(runner *r, uint32_t layer) {
     r->ops->route(r->b, m, r->h, n, r->expert_ids, r->expert_weights);
     runner_look(r, "router_weights", layer, r->expert_weights, r->expert_ids, n, c->experts_active);
     count_expert_rows(r, n);
+    count_experts_hit(r, n);
     r->ops->norm(r->b, r->x, r->h, w->pre_mlp_norm_2, c->norm_eps, n, c->hidden);
     r->ops->experts(r->b, m, r->x, n, r->expert_ids, r->expert_weights, experts);
     return expert_sums(r, layer, n);
@@ -153,6 +154,7 @@ status forward(runner *r) {
     runner_look(r, "embed", 0, r->h, NULL, r->live.n, c->hidden);
     if (c->ple_width) per_layer_embeddings(r);
     begin_angles(r);
+    r->reads.whole++;
     for (uint32_t layer = 0; layer < c->layers; layer++) {
         const layer_weights *w = &r->o.weights->layer[layer];
         if (r->o.alive) r->o.alive(r->o.alive_context);
@@ -161,6 +163,7 @@ status forward(runner *r) {
             if (r->live.n == 0) return ST_OK;
             begin_angles(r);
         }
+        if (layer == r->tail_begin) r->reads.tail++;
         TRY(attention(r, layer));
         TRY(feed_forward(r, layer));
         r->ops->add_norm(r->b, r->h, r->partial, w->post_mlp_norm, c->norm_eps,

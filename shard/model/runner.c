@@ -146,6 +146,7 @@ static void open_tables(runner *r) {
     r->expert_ids = memory_alloc_array((size_t)n * (r->config->experts_active + 1), sizeof *r->expert_ids);
     r->expert_weights =
         memory_alloc_array((size_t)n * (r->config->experts_active + 1), sizeof *r->expert_weights);
+    r->expert_hit = memory_alloc_array(r->config->experts + 1, 1);
     r->pages_per_slot = r->o.context / KV_TOKENS_PER_PAGE + 1;
     for (int kind = 0; kind < KV_KINDS; kind++) {
         l->span[kind] = memory_alloc_array(n, sizeof *l->span[kind]);
@@ -303,6 +304,7 @@ void runner_close(runner *r) {
     free(r->exchange_bytes_in);
     free(r->moe_index);
     free(r->expert_ids);
+    free(r->expert_hit);
     free(r->expert_weights);
     free(r->spilled);
     free(r->attention);
@@ -382,6 +384,7 @@ status runner_step(runner *r, const plan *p, runner_sink *sink, void *context) {
     r->ops->norm(r->b, r->h_spare, r->h_spare, r->o.weights->final_norm, c->norm_eps, r->live.n, c->hidden);
     for (uint32_t first = 0; first < r->wanted_count; first += RUNNER_LOGIT_ROWS) {
         uint32_t left = r->wanted_count - first;
+        r->reads.heads++;
         TRY(finish_rows(r, first, left < RUNNER_LOGIT_ROWS ? left : RUNNER_LOGIT_ROWS, sink, context));
     }
     return ST_OK;

@@ -69,6 +69,15 @@ void runner_fill_kv(runner *r, uint32_t slot);
 /* Rows of experts that the busiest EP group computed in recent steps over what the mean group did; 1 without experts or
  * with one group. */
 double runner_imbalance(const runner *r);
+/* How often a step has read which weights; the same on every rank. */
+typedef struct runner_reads {
+    uint64_t whole, tail; /* all layers that own KV and the per-layer embeddings; the layers behind them */
+    uint64_t heads;       /* the output head, once for RUNNER_LOGIT_ROWS rows */
+    uint64_t experts;     /* distinct experts of a layer, added up */
+} runner_reads;
+runner_reads runner_weight_reads(const runner *r);
+/* Bytes of this rank that one of each reads; experts: of an expert that it owns. Rows that are looked up are left out. */
+runner_reads runner_weight_bytes(const runner *r);
 /* Bounds for plan_decode. */
 plan_bounds runner_bounds(const runner *r);
 

@@ -35,6 +35,8 @@ struct runner {
     uint32_t *expert_ids;
     float *expert_weights;
     uint64_t busiest_rows, expert_rows; /* of recent layers: the busiest EP group's, all groups' */
+    runner_reads reads;
+    uint8_t *expert_hit;                /* [experts], scratch */
     live_rows live;
     uint32_t *wanted, wanted_count; /* rows of the step whose logits are wanted, rising */
     uint32_t *index;                /* scratch for gathers */
@@ -62,6 +64,8 @@ void *runner_page(const runner *r, kv_kind kind, uint32_t page);
 status forward(runner *r);
 /* Counts how many rows each EP group computes for n rows routed as expert_ids says. */
 void count_expert_rows(runner *r, uint32_t n);
+/* Counts the experts that n rows hit. */
+void count_experts_hit(runner *r, uint32_t n);
 /* From r->partial = this rank's sums [dense | experts] of n rows to r->partial = rms(dense) + rms(experts). */
 status expert_sums(runner *r, uint32_t layer, uint32_t n);
 /* next: what is multiplied after it, NULL: not known. */

@@ -179,7 +179,7 @@ TEST(bounds) {
     text[n - 1] = ']';
     json_tree *t;
     CHECK_STATUS(json_tree_read(&t, text, n), ST_OK);
-    CHECK(t && json_tree_root(t)->count == JSON_TREE_VALUES_MAX - 1);
+    CHECK(t && json_tree_root(t)->count == JSON_TREE_VALUES_MAX - 1 && json_tree_count(t) == JSON_TREE_VALUES_MAX);
     json_tree_close(t);
     memcpy(text + n - 1, ",1]", 3);
     CHECK_STATUS(json_tree_read(&t, text, n + 2), ST_FORMAT);

@@ -1,0 +1,62 @@
+#include "daemon/queue/chat_prompt.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "daemon/queue/chat_conversation.h"
+#include "proto/limits.h"
+
+enum { TINY_BYTES = 2048, TINY_ITEMS = 32 };
+
+static size_t length(const char *s) { return s ? strlen(s) : 0; }
+
+static void measure_message(const Gemmad__V1__Message *m, size_t *bytes, size_t *items) {
+    *items += 1 + m->n_content + m->n_tool_calls;
+    if (*items > TINY_ITEMS) return;
+    for (size_t i = 0; i < m->n_content; i++)
+        if (m->content[i]->part_case == GEMMAD__V1__PART__PART_TEXT) *bytes += m->content[i]->text.len;
+    for (size_t i = 0; i < m->n_tool_calls; i++) *bytes += length(m->tool_calls[i]->arguments_json);
+    if (m->has_reasoning) *bytes += m->reasoning.len;
+}
+
+bool chat_prompt_is_tiny(const Gemmad__V1__ChatRequest *r) {
+    size_t bytes = 0, items = r->n_tools;
+    if (r->n_messages > TINY_ITEMS || r->n_tools > TINY_ITEMS) return false;
+    for (size_t i = 0; i < r->n_messages && items <= TINY_ITEMS; i++)
+        measure_message(r->messages[i], &bytes, &items);
+    for (size_t i = 0; i < r->n_tools; i++)
+        bytes += length(r->tools[i]->description) + length(r->tools[i]->parameters_json);
+    return items <= TINY_ITEMS && bytes <= TINY_BYTES;
+}
+
+static status encode(chat_prompt *out, const tokenizer *tok, const chat_rendering *r) {
+    status st = tokenizer_encode_marked(tok, strbuf_text(&r->text), r->text.size, r->plain, r->plain_count,
+                                        LIMIT_PROMPT_BYTES, &out->ids, &out->count);
+    return st == ST_OK ? ST_OK : fail_within(st, "the prompt of this chat");
+}
+
+status chat_prompt_make(chat_prompt *out, const chat_template *t, const tokenizer *tok,
+                        const Gemmad__V1__ChatRequest *r) {
+    chat_conversation_owner owner;
+    chat_rendering rendering;
+    *out = (chat_prompt){0};
+    TRY(chat_conversation_open(&owner, r));
+    status st = chat_template_render(t, &owner.conversation, &rendering);
+    chat_conversation_close(&owner);
+    if (st != ST_OK) return st;
+    st = encode(out, tok, &rendering);
+    if (st == ST_OK) {
+        out->text = rendering.text.data;
+        out->text_bytes = rendering.text.size;
+        out->starts_in_thought = rendering.starts_in_thought;
+        rendering.text = (strbuf){0};
+    }
+    chat_rendering_close(&rendering);
+    return st;
+}
+
+void chat_prompt_close(chat_prompt *p) {
+    free(p->text);
+    free(p->ids);
+    *p = (chat_prompt){0};
+}

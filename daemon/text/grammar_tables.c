@@ -1,0 +1,294 @@
+/* Which tokens each state takes, as far as its rule alone decides, for the states where many do: inside a string the leader
+ * then copies a set of tokens in place of walking the vocabulary. What goes on behind the rule's end is kept beside them as
+ * the rest of a token, a few hundred of them, since few bytes can follow. */
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/memory.h"
+#include "daemon/text/grammar_internal.h"
+
+/* A state whose walk sees no more nodes than this is left to the leader: some 30 µs. */
+enum { NARROW_NODES = 1024, RESTS_MAX = 1 << 20 };
+
+typedef struct byte_set {
+    uint64_t bits[4];
+} byte_set;
+
+static void set_add(byte_set *s, uint8_t b) { s->bits[b / 64] |= UINT64_C(1) << b % 64; }
+static bool set_has(const byte_set *s, uint8_t b) { return s->bits[b / 64] >> b % 64 & 1; }
+static bool set_join(byte_set *s, const byte_set *more) {
+    uint64_t grown = 0;
+    for (int i = 0; i < 4; i++) {
+        grown |= more->bits[i] & ~s->bits[i];
+        s->bits[i] |= more->bits[i];
+    }
+    return grown != 0;
+}
+
+typedef struct taken {
+    uint32_t units, token;
+} taken;
+typedef struct rest {
+    const uint8_t *bytes;
+    uint32_t size, units, token;
+} rest;
+
+typedef struct maker {
+    automaton *a;
+    automaton_parts *p;
+    const token_trie *trie;
+    uint32_t root[256];       /* node of each first byte; AUTOMATON_NONE */
+    byte_set *first, *follow; /* [rules]: bytes a rule begins with, and that may come behind it */
+    taken *taken;
+    rest *rests;
+    uint32_t taken_count, taken_cap, rest_count, rest_cap, visited;
+    uint32_t *words; /* [p->words] */
+    uint64_t *mask_hash;
+    uint32_t mask_hash_cap;
+} maker;
+
+static void *grown(void *array, uint32_t need, uint32_t *cap, size_t size) {
+    if (need <= *cap) return array;
+    while (*cap < need) *cap = *cap ? *cap * 2 : 64;
+    return memory_grow(array, *cap * size);
+}
+
+/* ---- what a rule begins with, and what may follow it ---- */
+
+static byte_set first_of(const maker *m, uint32_t state) {
+    const automaton_parts *p = m->p;
+    byte_set out = {{0}};
+    for (uint32_t i = p->state[state].range; i < p->state[state + 1].range; i++)
+        for (unsigned b = p->range[i].low; b <= p->range[i].high; b++) set_add(&out, (uint8_t)b);
+    for (uint32_t i = p->state[state].call; i < p->state[state + 1].call; i++)
+        set_join(&out, &m->first[p->symbol[p->call[i].symbol].rule]);
+    return out;
+}
+
+static void find_follow(maker *m) {
+    const automaton_parts *p = m->p;
+    for (bool more = true; more;) {
+        more = false;
+        for (uint32_t r = p->rules; r-- > 0;) { /* callees come behind their first callers */
+            byte_set first = first_of(m, p->rule[r]);
+            more |= set_join(&m->first[r], &first);
+        }
+    }
+    for (bool more = true; more;) {
+        more = false;
+        for (uint32_t r = 0; r < p->rules; r++)
+            for (uint32_t s = p->rule[r]; s < p->rule[r + 1]; s++)
+                for (uint32_t i = p->state[s].call; i < p->state[s + 1].call; i++) {
+                    byte_set *follow = &m->follow[p->symbol[p->call[i].symbol].rule];
+                    byte_set first = first_of(m, p->call[i].target);
+                    more |= set_join(follow, &first);
+                    if (p->state[p->call[i].target].accept) more |= set_join(follow, &m->follow[r]);
+                }
+    }
+}
+
+/* ---- walks ---- */
+
+static void take(maker *m, uint32_t node, uint32_t units) {
+    for (uint32_t i = m->trie->first[node]; i < m->trie->first[node + 1]; i++) {
+        m->taken = grown(m->taken, m->taken_count + 1, &m->taken_cap, sizeof *m->taken);
+        m->taken[m->taken_count++] = (taken){units, m->trie->token[i]};
+    }
+}
+
+/* The rule may end at the node: what follows in longer tokens is for its callers. */
+static void take_rests(maker *m, uint32_t node, uint32_t units, const byte_set *follow) {
+    const token_trie *t = m->trie;
+    for (uint32_t child = node + 1; child < t->end[node]; child = t->end[child]) {
+        if (!set_has(follow, t->byte[child])) continue;
+        for (uint32_t i = t->first[child]; i < t->first[t->end[child]] && m->rest_count <= RESTS_MAX; i++) {
+            vocabulary_token whole = vocabulary_token_of(m->a->v, t->token[i]);
+            m->rests = grown(m->rests, m->rest_count + 1, &m->rest_cap, sizeof *m->rests);
+            m->rests[m->rest_count++] =
+                (rest){whole.bytes + t->depth[node], whole.size - t->depth[node], units, t->token[i]};
+        }
+    }
+}
+
+/* Units have one way for each byte and begin again where they end. */
+static void walk_unit(maker *m, uint32_t rule, uint32_t start, uint32_t from, uint32_t root) {
+    const token_trie *t = m->trie;
+    uint32_t state[TOKEN_BYTES_MAX + 1] = {start}, units[TOKEN_BYTES_MAX + 1] = {0};
+    for (uint32_t i = root; i < t->end[root];) {
+        uint32_t d = t->depth[i], next = automaton_next(m->p, d == 1 ? from : state[d - 1], t->byte[i]);
+        m->visited++;
+        if (next == AUTOMATON_NONE) {
+            i = t->end[i];
+            continue;
+        }
+        bool whole = m->p->state[next].accept;
+        state[d] = whole ? start : next;
+        units[d] = units[d - 1] + whole;
+        take(m, i, units[d] + !whole);
+        if (whole) take_rests(m, i, units[d], &m->follow[rule]);
+        i++;
+    }
+}
+
+static void walk_plain(maker *m, uint32_t rule, automaton_cursor *c, uint32_t root) {
+    const token_trie *t = m->trie;
+    for (uint32_t i = root; i < t->end[root] && !c->over;) {
+        automaton_pop_to(c, t->depth[i]);
+        m->visited++;
+        if (!automaton_push(c, t->byte[i])) {
+            i = t->end[i];
+            continue;
+        }
+        take(m, i, 0);
+        if (c->level[c->levels - 1].outside) take_rests(m, i, 0, &m->follow[rule]);
+        i++;
+    }
+}
+
+/* False: too many places at once to be looked at beforehand. */
+static bool walk_state(maker *m, uint32_t rule, uint32_t symbol, uint32_t state) {
+    const automaton_parts *p = m->p;
+    bool counted = p->symbol[symbol].counted;
+    automaton_cursor *c = counted ? NULL : automaton_cursor_at(m->a, symbol, state);
+    m->taken_count = m->rest_count = m->visited = 0;
+    for (uint32_t i = p->state[state].range; i < p->state[state + 1].range; i++)
+        for (unsigned b = p->range[i].low; b <= p->range[i].high; b++) {
+            if (m->root[b] == AUTOMATON_NONE) continue;
+            if (counted) walk_unit(m, rule, p->rule[rule], state, m->root[b]);
+            else walk_plain(m, rule, c, m->root[b]);
+        }
+    bool good = !c || !c->over;
+    automaton_cursor_close(c);
+    return good;
+}
+
+/* ---- tables ---- */
+
+static int by_units(const void *a, const void *b) {
+    const taken *x = a, *y = b;
+    if (x->units != y->units) return x->units < y->units ? -1 : 1;
+    return x->token < y->token ? -1 : x->token > y->token;
+}
+
+static int by_bytes(const void *a, const void *b) {
+    const rest *x = a, *y = b;
+    uint32_t n = x->size < y->size ? x->size : y->size;
+    int order = memcmp(x->bytes, y->bytes, n);
+    if (order) return order;
+    if (x->size != y->size) return x->size < y->size ? -1 : 1;
+    if (x->units != y->units) return x->units < y->units ? -1 : 1;
+    return x->token < y->token ? -1 : x->token > y->token;
+}
+
+/* The number of the mask in m->words; one that is there is used again. */
+static uint32_t mask_number(maker *m) {
+    automaton_parts *p = m->p;
+    size_t bytes = p->words * sizeof *m->words;
+    uint64_t hash = 14695981039346656037u;
+    for (uint32_t i = 0; i < p->words; i++) hash = (hash ^ m->words[i]) * 1099511628211u;
+    for (uint32_t i = 0; i < p->masks; i++)
+        if (m->mask_hash[i] == hash && !memcmp(p->mask + (size_t)i * p->words, m->words, bytes)) return i;
+    p->mask = grown(p->mask, p->masks + 1, &p->mask_cap, bytes);
+    memcpy(p->mask + (size_t)p->masks * p->words, m->words, bytes);
+    m->mask_hash = grown(m->mask_hash, p->masks + 1, &m->mask_hash_cap, sizeof *m->mask_hash);
+    m->mask_hash[p->masks] = hash;
+    return p->masks++;
+}
+
+static void add_groups(maker *m, automaton_table *table) {
+    automaton_parts *p = m->p;
+    table->group = p->groups;
+    for (uint32_t i = 0; i < m->taken_count;) {
+        uint32_t units = m->taken[i].units;
+        memset(m->words, 0, p->words * sizeof *m->words);
+        for (; i < m->taken_count && m->taken[i].units == units; i++)
+            m->words[m->taken[i].token / 32] |= 1u << m->taken[i].token % 32;
+        p->group = grown(p->group, p->groups + 1, &p->group_cap, sizeof *p->group);
+        p->group[p->groups++] = (automaton_group){units, mask_number(m)};
+    }
+    table->groups = p->groups - table->group;
+}
+
+static int by_token(const void *a, const void *b) {
+    const taken *x = a, *y = b;
+    return x->token < y->token ? -1 : x->token > y->token;
+}
+
+/* What is allowed whatever follows need not be looked at again. */
+static void drop_taken_rests(maker *m) {
+    uint32_t kept = 0;
+    if (m->taken_count) qsort(m->taken, m->taken_count, sizeof *m->taken, by_token);
+    for (uint32_t i = 0; i < m->rest_count; i++) {
+        taken key = {0, m->rests[i].token};
+        if (m->taken_count && bsearch(&key, m->taken, m->taken_count, sizeof key, by_token)) continue;
+        m->rests[kept++] = m->rests[i];
+    }
+    m->rest_count = kept;
+}
+
+static void add_rests(maker *m, automaton_table *table) {
+    const rest *before = NULL;
+    if (m->rest_count) qsort(m->rests, m->rest_count, sizeof *m->rests, by_bytes);
+    for (uint32_t i = 0; i < m->rest_count; i++) {
+        const rest *r = &m->rests[i];
+        uint32_t shared = 0;
+        while (before && shared < before->size && shared < r->size &&
+               before->bytes[shared] == r->bytes[shared])
+            shared++;
+        token_trie_add(&table->rest, shared, r->bytes + shared, r->size - shared, r->token, r->units);
+        before = r;
+    }
+    token_trie_finish(&table->rest);
+}
+
+static uint32_t distinct_units(const maker *m) {
+    bool seen[TOKEN_BYTES_MAX + 2] = {false};
+    uint32_t n = 0;
+    for (uint32_t i = 0; i < m->taken_count; i++) {
+        n += !seen[m->taken[i].units];
+        seen[m->taken[i].units] = true;
+    }
+    return n;
+}
+
+static void make_table(maker *m, uint32_t rule, uint32_t symbol, uint32_t state) {
+    automaton_parts *p = m->p;
+    uint64_t nodes = 0;
+    for (uint32_t i = p->state[state].range; i < p->state[state + 1].range; i++)
+        for (unsigned b = p->range[i].low; b <= p->range[i].high; b++)
+            if (m->root[b] != AUTOMATON_NONE) nodes += m->trie->end[m->root[b]] - m->root[b];
+    if (nodes <= NARROW_NODES || !walk_state(m, rule, symbol, state) || m->visited <= NARROW_NODES) return;
+    if (!p->symbol[symbol].counted) drop_taken_rests(m);
+    /* Beyond these bounds the leader walks: slower, and the same. */
+    if (m->rest_count > RESTS_MAX || p->groups + distinct_units(m) > LIMIT_GRAMMAR_MASKS) return;
+    if (m->taken_count) qsort(m->taken, m->taken_count, sizeof *m->taken, by_units);
+    p->table = grown(p->table, p->tables + 1, &p->table_cap, sizeof *p->table);
+    automaton_table *table = &p->table[p->tables];
+    *table = (automaton_table){0};
+    add_groups(m, table);
+    add_rests(m, table);
+    p->state[state].table = p->tables++;
+}
+
+void grammar_add_tables(automaton *a) {
+    maker m = {.a = a, .p = &a->p, .trie = vocabulary_trie(a->v)};
+    automaton_parts *p = &a->p;
+    memset(m.root, 0xFF, sizeof m.root);
+    for (uint32_t i = 0; i < m.trie->nodes; i = m.trie->end[i]) m.root[m.trie->byte[i]] = i;
+    m.first = memory_alloc_array(p->rules, sizeof *m.first);
+    m.follow = memory_alloc_array(p->rules, sizeof *m.follow);
+    m.words = memory_alloc_array(p->words + 1, sizeof *m.words);
+    find_follow(&m);
+    uint32_t *symbol =
+        memory_alloc_array(p->rules, sizeof *symbol); /* one that calls the rule: all are of one kind */
+    for (uint32_t i = 0; i < p->symbols; i++) symbol[p->symbol[i].rule] = i;
+    for (uint32_t r = 0; r < p->rules; r++)
+        for (uint32_t s = p->rule[r]; s < p->rule[r + 1]; s++) make_table(&m, r, symbol[r], s);
+    free(symbol);
+    free(m.first);
+    free(m.follow);
+    free(m.words);
+    free(m.taken);
+    free(m.rests);
+    free(m.mask_hash);
+}
