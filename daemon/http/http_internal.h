@@ -100,6 +100,8 @@ void http_exchange_dispatch(http_exchange *x);
 enum MHD_Result http_exchange_queue(http_exchange *x, struct MHD_Connection *handle);
 /* libmicrohttpd is done with it. */
 void http_exchange_completed(http_exchange *x);
+/* libmicrohttpd shall go on with one that is suspended. */
+void http_exchange_resume(http_exchange *x);
 void http_exchange_left(http_exchange *x);
 
 /* ---- route.c ---- */
