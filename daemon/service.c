@@ -380,12 +380,14 @@ static status listen_grpc(service *s, const char *address) {
 
 static const tokenizer *tokenizer_of(void *c, const char *model) { return core_tokenizer(c, model); }
 
+static const char *first_model(void *c) { return core_first_model(c); }
+
 static status open_http(service *s, const call_method *methods, uint32_t count) {
     if (!s->settings->options.http) return ST_OK;
     bool tcp = strncmp(s->settings->options.http, "unix:", 5) != 0;
     TRY(http_open(&s->http, &s->loop, NULL));
     gate_open(&s->gate, s->http, secure_auth(s->secure));
-    openai_open(&s->openai, s->http, &(openai_backend){methods, count, s->core, state_word, tokenizer_of});
+    openai_open(&s->openai, s->http, &(openai_backend){methods, count, s->core, state_word, tokenizer_of, first_model});
     TRY(acceptor_listen(s->acceptor, s->settings->options.http, public_allowed(s), http_sink(s->http)));
     if (tcp) warn_of_open(s, s->settings->options.http);
     return ST_OK;

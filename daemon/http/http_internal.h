@@ -67,7 +67,7 @@ struct http_exchange {
     char *method, *path;
     uint64_t began_ms;
     strbuf body;
-    uint64_t discarded; /* of a body that was refused */
+    uint64_t discarded;   /* of a body that was refused */
     bool admitted, early; /* early: refused before its body is read, which is long */
     void *gate_data;
     /* The handler's side. */
@@ -101,6 +101,8 @@ void http_exchange_dispatch(http_exchange *x);
 enum MHD_Result http_exchange_queue(http_exchange *x, struct MHD_Connection *handle);
 /* libmicrohttpd is done with it. */
 void http_exchange_completed(http_exchange *x);
+/* libmicrohttpd shall go on with one that is suspended. */
+void http_exchange_resume(http_exchange *x);
 void http_exchange_left(http_exchange *x);
 
 /* ---- route.c ---- */

@@ -93,10 +93,7 @@ void http_connection_enter(http_connection *c, http_phase phase) {
 void http_connection_break(http_connection *c) {
     c->broken = true;
     shutdown(c->fd, SHUT_RDWR);
-    if (c->exchange && c->exchange->suspended) {
-        c->exchange->suspended = false;
-        MHD_resume_connection(c->handle);
-    }
+    if (c->exchange) http_exchange_resume(c->exchange);
 }
 
 /* ---- connections ---- */

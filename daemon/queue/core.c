@@ -120,6 +120,8 @@ status core_enter(core *c, call *k, const char *name, core_model **out) {
     return auth_key_request(k->who, &k->retry_after_ms);
 }
 
+const char *core_first_model(const core *c) { return c->model_count > 0 ? c->model[0].name : ""; }
+
 static engine_state worst_state(const core *c) {
     /* A model that is gone makes the daemon failed: whoever watches shall hear of it, though others still
      * serve. */
