@@ -84,7 +84,7 @@ static void shrink(chat_grammar_cache *c) {
     }
 }
 
-static status make(entry *e, const chat_grammar_model *m, const answer_form *f) {
+static status make(entry *e, const chat_grammar_model *m, const form_answer *f) {
     uint8_t *bytes = NULL;
     size_t size = 0;
     grammar *g = grammar_open();
@@ -93,9 +93,9 @@ static status make(entry *e, const chat_grammar_model *m, const answer_form *f) 
         st = grammar_compile(g, m->tokenizer, m->ends, m->end_count, &bytes, &size);
         if (st != ST_OK)
             st = fail_within(st, "%s",
-                             f->calls == ANSWER_CALLS_NEVER ? "response_format"
-                             : f->kind == ANSWER_TEXT       ? "tools"
-                                                            : "response_format and tools");
+                             f->calls == FORM_CALLS_NEVER ? "response_format"
+                             : f->kind == FORM_TEXT       ? "tools"
+                                                          : "response_format and tools");
     }
     grammar_close(g);
     e->form = (chat_grammar){bytes, size};
@@ -127,7 +127,7 @@ static status share(chat_grammar_cache *c, entry *e, const chat_grammar **out) {
 
 /* The first that wants it makes it, without the lock; whoever comes meanwhile waits. */
 static status find_or_make(const chat_grammar **out, chat_grammar_cache *c, const uint8_t key[32],
-                           const chat_grammar_model *m, const answer_form *f) {
+                           const chat_grammar_model *m, const form_answer *f) {
     pthread_mutex_lock(&c->lock);
     entry *e = find(c, key);
     if (e) {
@@ -162,13 +162,13 @@ static status find_or_make(const chat_grammar **out, chat_grammar_cache *c, cons
 
 static void add_number(sha256 *s, uint64_t value) { sha256_add(s, &value, sizeof value); }
 
-static void add_text(sha256 *s, answer_text text) {
+static void add_text(sha256 *s, form_text text) {
     add_number(s, text.bytes);
     if (text.bytes > 0) sha256_add(s, text.text, text.bytes);
 }
 
 /* All that an automaton depends on. Parameters of tools that are not strict have no say. */
-static void make_key(const chat_grammar_model *m, const answer_form *f, uint8_t key[32]) {
+static void make_key(const chat_grammar_model *m, const form_answer *f, uint8_t key[32]) {
     sha256 s;
     sha256_begin(&s);
     add_number(&s, (uintptr_t)m->tokenizer);
@@ -189,27 +189,25 @@ static void make_key(const chat_grammar_model *m, const answer_form *f, uint8_t 
     sha256_end(&s, key);
 }
 
-static answer_text text_of(const char *text) {
-    return (answer_text){text ? text : "", text ? strlen(text) : 0};
-}
+static form_text text_of(const char *text) { return (form_text){text ? text : "", text ? strlen(text) : 0}; }
 
 /* choices, when not NULL, is free()d by the caller. */
-static status read_format(answer_form *f, answer_text **choices, const Gemmad__V1__ResponseFormat *r) {
+static status read_format(form_answer *f, form_text **choices, const Gemmad__V1__ResponseFormat *r) {
     if (!r) return ST_OK;
     switch (r->format_case) {
     case GEMMAD__V1__RESPONSE_FORMAT__FORMAT_JSON_OBJECT:
-        if (r->json_object) f->kind = ANSWER_OBJECT;
+        if (r->json_object) f->kind = FORM_OBJECT;
         return ST_OK;
     case GEMMAD__V1__RESPONSE_FORMAT__FORMAT_JSON_SCHEMA:
-        f->kind = ANSWER_SCHEMA;
+        f->kind = FORM_SCHEMA;
         f->text = text_of(r->json_schema);
         return ST_OK;
     case GEMMAD__V1__RESPONSE_FORMAT__FORMAT_REGEX:
-        f->kind = ANSWER_REGEX;
+        f->kind = FORM_REGEX;
         f->text = text_of(r->regex);
         return ST_OK;
     case GEMMAD__V1__RESPONSE_FORMAT__FORMAT_CHOICES:
-        f->kind = ANSWER_CHOICE;
+        f->kind = FORM_CHOICE;
         f->choice_count = r->choices ? r->choices->n_choices : 0;
         f->choice = *choices = memory_alloc_array(f->choice_count + 1, sizeof **choices);
         for (size_t i = 0; i < f->choice_count; i++) (*choices)[i] = text_of(r->choices->choices[i]);
@@ -218,14 +216,14 @@ static status read_format(answer_form *f, answer_text **choices, const Gemmad__V
     }
 }
 
-static status read_choice(answer_form *f, const Gemmad__V1__ToolChoice *choice, const char **named) {
+static status read_choice(form_answer *f, const Gemmad__V1__ToolChoice *choice, const char **named) {
     const char *mode = choice && choice->mode && choice->mode[0] ? choice->mode : "auto";
     *named = NULL;
-    if (strcmp(mode, "none") == 0) f->calls = ANSWER_CALLS_NEVER;
-    else if (strcmp(mode, "auto") == 0) f->calls = ANSWER_CALLS_MAY;
-    else if (strcmp(mode, "required") == 0) f->calls = ANSWER_CALLS_MUST;
+    if (strcmp(mode, "none") == 0) f->calls = FORM_CALLS_NEVER;
+    else if (strcmp(mode, "auto") == 0) f->calls = FORM_CALLS_MAY;
+    else if (strcmp(mode, "required") == 0) f->calls = FORM_CALLS_MUST;
     else if (strcmp(mode, "named") == 0) {
-        f->calls = ANSWER_CALLS_MUST;
+        f->calls = FORM_CALLS_MUST;
         f->one_call = true;
         *named = choice->name ? choice->name : "";
     } else return fail(ST_INVALID, "tool_choice.mode is \"%.64s\": none, auto, required or named", mode);
@@ -233,16 +231,16 @@ static status read_choice(answer_form *f, const Gemmad__V1__ToolChoice *choice, 
 }
 
 /* *tools is free()d by the caller. */
-static status read_tools(answer_form *f, answer_tool **tools, const Gemmad__V1__ChatRequest *r) {
+static status read_tools(form_answer *f, form_tool **tools, const Gemmad__V1__ChatRequest *r) {
     const char *named;
     TRY(read_choice(f, r->tool_choice, &named));
     if (r->n_tools > LIMIT_TOOLS)
         return fail(ST_INVALID, "tools has %zu, at most %d", r->n_tools, LIMIT_TOOLS);
-    if (f->calls == ANSWER_CALLS_NEVER) return ST_OK;
+    if (f->calls == FORM_CALLS_NEVER) return ST_OK;
     if (r->n_tools == 0) {
-        if (f->calls == ANSWER_CALLS_MUST)
+        if (f->calls == FORM_CALLS_MUST)
             return fail(ST_INVALID, "tool_choice asks for a call, and there are no tools");
-        f->calls = ANSWER_CALLS_NEVER;
+        f->calls = FORM_CALLS_NEVER;
         return ST_OK;
     }
     if (r->has_parallel_tool_calls && !r->parallel_tool_calls) f->one_call = true;
@@ -250,10 +248,10 @@ static status read_tools(answer_form *f, answer_tool **tools, const Gemmad__V1__
     for (uint32_t i = 0; i < r->n_tools; i++) {
         const Gemmad__V1__Tool *t = r->tools[i];
         if (named && (!t->name || strcmp(t->name, named) != 0)) continue;
-        (*tools)[f->tool_count++] = (answer_tool){.index = i,
-                                                  .name = text_of(t->name),
-                                                  .parameters = text_of(t->parameters_json),
-                                                  .strict = t->has_strict && t->strict};
+        (*tools)[f->tool_count++] = (form_tool){.index = i,
+                                                .name = text_of(t->name),
+                                                .parameters = text_of(t->parameters_json),
+                                                .strict = t->has_strict && t->strict};
     }
     if (f->tool_count == 0) return fail(ST_INVALID, "tool_choice.name \"%.64s\" is none of the tools", named);
     return ST_OK;
@@ -276,7 +274,7 @@ static status check_model(const chat_grammar_model *m) {
 }
 
 static status make_form(const chat_grammar **out, chat_grammar_cache *c, const chat_grammar_model *m,
-                        const answer_form *f) {
+                        const form_answer *f) {
     uint8_t key[32];
     TRY(check_model(m));
     make_key(m, f, key);
@@ -287,14 +285,14 @@ status chat_grammar_make(const chat_grammar **out, chat_grammar_cache *c, const 
                          const Gemmad__V1__ChatRequest *r, bool starts_in_thought) {
     *out = NULL;
     if (!chat_grammar_wanted(r)) return ST_OK;
-    answer_form f = {.may_think = r->has_enable_thinking && r->enable_thinking,
+    form_answer f = {.may_think = r->has_enable_thinking && r->enable_thinking,
                      .starts_in_thought = starts_in_thought};
-    answer_text *choices = NULL;
-    answer_tool *tools = NULL;
+    form_text *choices = NULL;
+    form_tool *tools = NULL;
     status st = read_format(&f, &choices, r->response_format);
     if (st == ST_OK) st = read_tools(&f, &tools, r);
     /* Without tools nothing is there to forbid. */
-    bool any_text = f.kind == ANSWER_TEXT && r->n_tools == 0;
+    bool any_text = f.kind == FORM_TEXT && r->n_tools == 0;
     if (st == ST_OK && !any_text) st = make_form(out, c, m, &f);
     free(choices);
     free(tools);
@@ -305,8 +303,8 @@ status chat_grammar_make_format(const chat_grammar **out, chat_grammar_cache *c,
                                 const Gemmad__V1__ResponseFormat *r) {
     *out = NULL;
     if (!asks_form(r)) return ST_OK;
-    answer_form f = {0};
-    answer_text *choices = NULL;
+    form_answer f = {0};
+    form_text *choices = NULL;
     status st = read_format(&f, &choices, r);
     if (st == ST_OK) st = make_form(out, c, m, &f);
     free(choices);

@@ -10,7 +10,7 @@
 typedef struct writer {
     grammar *g;
     const tokenizer *t;
-    const answer_form *f;
+    const form_answer *f;
     uint32_t end;  /* of rule 0 */
     uint32_t call; /* rule of one call */
 } writer;
@@ -20,14 +20,14 @@ static status find_token(const writer *w, const char *why, const char *text, uin
     return fail(ST_INVALID, "%s: the model's tokenizer has no special token %s", why, text);
 }
 
-static status add_arguments(writer *w, value_notation *n, const answer_tool *tool, uint32_t *rule) {
+static status add_arguments(writer *w, value_notation *n, const form_tool *tool, uint32_t *rule) {
     schema *s;
     if (!tool->strict) {
         *rule = value_rule_object(n);
         return ST_OK;
     }
     static const char none[] = "{\"type\":\"object\",\"properties\":{},\"additionalProperties\":false}";
-    answer_text text = tool->parameters.bytes > 0 ? tool->parameters : (answer_text){none, sizeof none - 1};
+    form_text text = tool->parameters.bytes > 0 ? tool->parameters : (form_text){none, sizeof none - 1};
     status st = schema_open(&s, text.text, text.bytes);
     if (st == ST_OK) {
         st = grammar_write_schema(n, s, SCHEMA_OBJECT, rule);
@@ -37,7 +37,7 @@ static status add_arguments(writer *w, value_notation *n, const answer_tool *too
     return st == ST_OK ? ST_OK : fail_within(st, "tools[%u].parameters_json", tool->index);
 }
 
-static status check_name(const answer_tool *tool) {
+static status check_name(const form_tool *tool) {
     bool good = tool->name.bytes > 0;
     for (size_t i = 0; i < tool->name.bytes && good; i++) good = call_in_name(tool->name.text[i]);
     if (good) return ST_OK;
@@ -59,7 +59,7 @@ static status add_call(writer *w) {
     grammar_edge_token(w->g, grammar_rule_start(w->g, w->call), open, head);
     grammar_edge_text(w->g, head, "call:", 5, name);
     for (size_t i = 0; i < w->f->tool_count; i++) {
-        const answer_tool *tool = &w->f->tool[i];
+        const form_tool *tool = &w->f->tool[i];
         uint32_t arguments, behind = grammar_add_state(w->g, w->call);
         TRY(check_name(tool));
         for (size_t k = 0; k < i; k++)
@@ -81,7 +81,7 @@ static status write_schema(writer *w, uint32_t from) {
     schema *s = NULL;
     status st = ST_OK;
     value_notation_open(&n, w->g);
-    if (w->f->kind == ANSWER_OBJECT) {
+    if (w->f->kind == FORM_OBJECT) {
         rule = value_rule_object(&n);
     } else {
         st = schema_open(&s, w->f->text.text, w->f->text.bytes);
@@ -104,14 +104,14 @@ static status write_regex(writer *w, uint32_t from) {
 }
 
 static status write_choices(writer *w, uint32_t from) {
-    if (w->f->choice_count == 0 || w->f->choice_count > ANSWER_CHOICES_MAX)
+    if (w->f->choice_count == 0 || w->f->choice_count > FORM_CHOICES_MAX)
         return fail(ST_INVALID, "response_format.choices has %zu choices, at least 1 and at most %d",
-                    w->f->choice_count, ANSWER_CHOICES_MAX);
+                    w->f->choice_count, FORM_CHOICES_MAX);
     for (size_t i = 0; i < w->f->choice_count; i++) {
-        const answer_text *c = &w->f->choice[i];
-        if (c->bytes == 0 || c->bytes > ANSWER_CHOICE_BYTES_MAX)
+        const form_text *c = &w->f->choice[i];
+        if (c->bytes == 0 || c->bytes > FORM_CHOICE_BYTES_MAX)
             return fail(ST_INVALID, "response_format.choices[%zu] has %zu bytes, at least 1 and at most %d",
-                        i, c->bytes, ANSWER_CHOICE_BYTES_MAX);
+                        i, c->bytes, FORM_CHOICE_BYTES_MAX);
         if (utf8_check(c->text, c->bytes) != c->bytes)
             return fail(ST_INVALID, "response_format.choices[%zu] is not UTF-8 at byte %zu", i,
                         utf8_check(c->text, c->bytes));
@@ -133,25 +133,24 @@ static void write_text(writer *w, uint32_t from) {
     grammar_edge_empty(w->g, from, text);
     grammar_loop_any(w->g, text);
     grammar_edge_empty(w->g, text, w->end);
-    if (w->f->calls == ANSWER_CALLS_MAY)
-        grammar_edge_call(w->g, text, w->call, w->f->one_call ? w->end : text);
+    if (w->f->calls == FORM_CALLS_MAY) grammar_edge_call(w->g, text, w->call, w->f->one_call ? w->end : text);
 }
 
 /* Behind the thought. */
 static status write_body(writer *w, uint32_t from) {
-    if (w->f->calls != ANSWER_CALLS_NEVER) TRY(add_call(w));
-    if (w->f->calls == ANSWER_CALLS_MUST || (w->f->calls == ANSWER_CALLS_MAY && w->f->kind != ANSWER_TEXT))
+    if (w->f->calls != FORM_CALLS_NEVER) TRY(add_call(w));
+    if (w->f->calls == FORM_CALLS_MUST || (w->f->calls == FORM_CALLS_MAY && w->f->kind != FORM_TEXT))
         write_calls(w, from);
-    if (w->f->calls == ANSWER_CALLS_MUST) return ST_OK;
+    if (w->f->calls == FORM_CALLS_MUST) return ST_OK;
     switch (w->f->kind) {
-    case ANSWER_TEXT: write_text(w, from); return ST_OK;
-    case ANSWER_REGEX: return write_regex(w, from);
-    case ANSWER_CHOICE: return write_choices(w, from);
+    case FORM_TEXT: write_text(w, from); return ST_OK;
+    case FORM_REGEX: return write_regex(w, from);
+    case FORM_CHOICE: return write_choices(w, from);
     default: return write_schema(w, from);
     }
 }
 
-status grammar_write_answer(grammar *g, const tokenizer *t, const answer_form *f) {
+status grammar_write_answer(grammar *g, const tokenizer *t, const form_answer *f) {
     writer w = {.g = g, .t = t, .f = f, .end = grammar_rule_end(g, 0)};
     uint32_t start = grammar_rule_start(g, 0), body = start;
     if (f->may_think || f->starts_in_thought) {

@@ -14,40 +14,34 @@
 
 #include "daemon/text/grammar.h"
 
-enum { ANSWER_CHOICES_MAX = 1 << 14, ANSWER_CHOICE_BYTES_MAX = 1 << 16 };
+enum { FORM_CHOICES_MAX = 1 << 14, FORM_CHOICE_BYTES_MAX = 1 << 16 };
 
-typedef struct answer_text {
+typedef struct form_text {
     const char *text; /* UTF-8, not NUL-terminated */
     size_t bytes;
-} answer_text;
+} form_text;
 
-typedef struct answer_tool {
-    uint32_t index;               /* among the request's, for errors */
-    answer_text name, parameters; /* parameters.bytes 0: none */
+typedef struct form_tool {
+    uint32_t index;             /* among the request's, for errors */
+    form_text name, parameters; /* parameters.bytes 0: none */
     bool strict;
-} answer_tool;
+} form_tool;
 
-typedef enum answer_kind {
-    ANSWER_TEXT,
-    ANSWER_OBJECT,
-    ANSWER_SCHEMA,
-    ANSWER_REGEX,
-    ANSWER_CHOICE
-} answer_kind;
-typedef enum answer_calls { ANSWER_CALLS_NEVER, ANSWER_CALLS_MAY, ANSWER_CALLS_MUST } answer_calls;
+typedef enum form_kind { FORM_TEXT, FORM_OBJECT, FORM_SCHEMA, FORM_REGEX, FORM_CHOICE } form_kind;
+typedef enum form_calls { FORM_CALLS_NEVER, FORM_CALLS_MAY, FORM_CALLS_MUST } form_calls;
 
-typedef struct answer_form {
-    answer_kind kind;
-    answer_text text;          /* the schema, the expression */
-    const answer_text *choice; /* [choice_count] */
+typedef struct form_answer {
+    form_kind kind;
+    form_text text;          /* the schema, the expression */
+    const form_text *choice; /* [choice_count] */
     size_t choice_count;
-    answer_calls calls;
-    bool one_call;           /* at most */
-    const answer_tool *tool; /* [tool_count]: those that may be called */
+    form_calls calls;
+    bool one_call;         /* at most */
+    const form_tool *tool; /* [tool_count]: those that may be called */
     size_t tool_count;
     bool may_think, starts_in_thought;
-} answer_form;
+} form_answer;
 
-STATUS_CHECKED status grammar_write_answer(grammar *g, const tokenizer *t, const answer_form *f);
+STATUS_CHECKED status grammar_write_answer(grammar *g, const tokenizer *t, const form_answer *f);
 
 #endif
