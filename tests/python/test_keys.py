@@ -262,10 +262,11 @@ def test_key_files(tmp_path):
     assert path.stat().st_mode & 0o777 == 0o600 and key not in path.read_text()
     listed = json.loads(key_command("list", "--keys", path, "--json").stdout)["keys"]
     assert listed[0]["expires"] == "2999-01-01T00:00:00Z" and listed[0]["models"] == ["a", "b"] and "sha256" not in listed[0]
-    for args, code, says in [(["add", "alice"], 1, "there is a key with the name alice"), (["remove", "bob"], 1, "no key with the name"),
-                             (["rotate", "bob"], 1, "no key with the name"), (["add", "a/b"], 2, "byte 0x2f"), (["list", "x"], 2, "needs one of"),
-                             (["list", "--admin"], 2, "go with key add"), (["add", "bob", "--expires", "2020-01-01"], 2, "is past"),
-                             (["add", "bob", "--expires", "soon"], 2, "is none of"), (["add", "bob", "--concurrent", "0"], 2, "concurrent")]:
+    for args, code, says in [
+            (["add", "alice"], 1, "there is a key with the name alice"), (["remove", "bob"], 1, "no key with the name"),
+            (["rotate", "bob"], 1, "no key with the name"), (["add", "a/b"], 2, "byte 0x2f"), (["list", "x"], 2, "needs one of"),
+            (["list", "--admin"], 2, "go with key add"), (["add", "bob", "--expires", "2020-01-01"], 2, "is past"),
+            (["add", "bob", "--expires", "soon"], 2, "is none of"), (["add", "bob", "--concurrent", "0"], 2, "concurrent")]:
         done = key_command(*args, "--keys", path)
         assert done.returncode == code and says in done.stderr, (args, done.stderr)
     with concurrent.futures.ThreadPoolExecutor(8) as pool:
