@@ -330,3 +330,26 @@ def test_a_second_local_user(tmp_path):
         assert as_nobody(daemon.address) == "UNAUTHENTICATED"
         assert as_nobody(daemon.address, "wrong") == "UNAUTHENTICATED"
         assert as_nobody(daemon.address, key) == "OK"
+
+
+def test_what_a_browser_may_be_made_to_send(keyed):
+    """A page from anywhere: by a name of its own that it has pointed at this machine, and from its own origin."""
+    web = f"127.0.0.1:{free_port()}"
+    with Daemon("tiny-dense", ranks=1, options=["--http", web]) as daemon:
+        assert f"{web} is open to every user of this machine" in daemon.log()
+
+        def ask(method="GET", path="/v1/models", **headers):
+            return requests.request(method, f"http://{web}{path}", headers=headers, timeout=PATIENCE_SECONDS)
+
+        assert ask().status_code == 200
+        rebound = ask(Host="evil.example")
+        assert rebound.status_code == 403 and "evil.example" in rebound.json()["error"]["message"]
+        assert ask(Host="localhost:1").status_code == 200
+        assert ask("POST", "/tokenize", Origin="http://evil.example").status_code == 403
+        assert ask("POST", "/tokenize", Origin="null").status_code == 403
+        assert ask("POST", "/tokenize", Origin=f"http://{web}").status_code != 403
+        preflight = ask("OPTIONS", "/v1/models", Origin="http://evil.example")
+        assert not [h for h in (*ask(Origin="http://evil.example").headers, *preflight.headers) if h.lower().startswith("access-control")]
+    # With keys a page without one gets nothing, whatever name it calls us by.
+    assert keyed.get("/v1/models", keyed.key["alice"], Host="models.example.org").status_code == 200
+    assert keyed.get("/v1/models", Host="models.example.org").status_code == 401
