@@ -357,6 +357,7 @@ static const char *state_word(void *c) { return core_state(c); }
 static void certificates_replaced(void *context, const tls_files *now) {
     service *s = context;
     if (s->server) server_set_tls(s->server, now);
+    if (s->http) http_set_tls(s->http, now);
 }
 
 /* What the settings have let pass may be public: keys and TLS, or the word that says so. */
@@ -385,7 +386,7 @@ static const char *first_model(void *c) { return core_first_model(c); }
 static status open_http(service *s, const call_method *methods, uint32_t count) {
     if (!s->settings->options.http) return ST_OK;
     bool tcp = strncmp(s->settings->options.http, "unix:", 5) != 0;
-    TRY(http_open(&s->http, &s->loop, NULL));
+    TRY(http_open(&s->http, &s->loop, &(http_options){.tls = tcp ? secure_tls(s->secure) : NULL}));
     gate_open(&s->gate, s->http, secure_auth(s->secure));
     openai_open(&s->openai, s->http, &(openai_backend){methods, count, s->core, state_word, tokenizer_of, first_model});
     TRY(acceptor_listen(s->acceptor, s->settings->options.http, public_allowed(s), http_sink(s->http)));

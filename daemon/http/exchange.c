@@ -108,8 +108,9 @@ http_exchange *http_exchange_begin(http_connection *c, const char *method, const
     snprintf(x->caller, sizeof x->caller, "%s", c->peer);
     name_exchange(x);
     if (x->server->stopping) http_refuse(x, 503, NULL, "unavailable", "gemmad is stopping");
-    if (!x->answered) http_route_find(x);
+    /* First, so that strangers are not told what there is. */
     if (!x->answered) ask_gate(x);
+    if (!x->answered) http_route_find(x);
     if (!x->answered) check_length(x);
     x->early = x->answered && body_is_long(x);
     return x;
