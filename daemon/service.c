@@ -164,6 +164,8 @@ static void on_hang_up(service *s) {
     if (can && s->stage == STAGE_RUNNING) secure_reload(s->secure);
 }
 
+static void drain_asked(void *context) { stop(context, true); }
+
 static void on_signal(uv_signal_t *handle, int number) {
     service *s = handle->data;
     if (number == SIGHUP && !terminal_is_gone(s)) {
@@ -452,6 +454,7 @@ static status prepare(service *s) {
     TRY(core_open(&s->core, &s->loop));
     core_set_limits(s->core,
                     (core_limits){s->settings->options.queue, s->settings->options.queue_per_client});
+    core_on_drain(s->core, drain_asked, s);
     core_set_log_prompts(s->core, s->settings->options.log_prompts);
     return ST_OK;
 }

@@ -160,6 +160,11 @@ static void tell_idle(core *c) {
     idle(c->idle_context);
 }
 
+void core_on_drain(core *c, void (*asked)(void *context), void *context) {
+    c->drain_asked = asked;
+    c->drain_context = context;
+}
+
 void core_drain(core *c, void (*idle)(void *context), void *context) {
     c->draining = true;
     c->idle = idle;
