@@ -18,6 +18,7 @@
 #include "daemon/dry_run.h"
 #include "daemon/http/gate.h"
 #include "daemon/http/openai.h"
+#include "daemon/http/pages.h"
 #include "daemon/notify.h"
 #include "daemon/queue/core.h"
 #include "daemon/secure.h"
@@ -69,6 +70,7 @@ typedef struct service {
     acceptor *acceptor;
     http_server *http; /* NULL: off */
     gate *gate;
+    pages *pages;
     openai *openai;
     health *health;
     reflection *reflection;
@@ -388,6 +390,7 @@ static status open_http(service *s, const call_method *methods, uint32_t count) 
     TRY(http_open(&s->http, &s->loop, NULL));
     gate_open(&s->gate, s->http, secure_auth(s->secure));
     openai_open(&s->openai, s->http, &(openai_backend){methods, count, s->core, state_word, tokenizer_of});
+    pages_open(&s->pages, s->http, s->openai, s->core);
     TRY(acceptor_listen(s->acceptor, s->settings->options.http, public_allowed(s), http_sink(s->http)));
     if (tcp) warn_of_open(s, s->settings->options.http);
     return ST_OK;
@@ -474,6 +477,7 @@ int service_run(const settings *asked) {
     acceptor_close(s.acceptor);
     http_close(s.http);
     gate_close(s.gate);
+    pages_close(s.pages);
     openai_close(s.openai);
     server_close(s.server);
     health_close(s.health);
