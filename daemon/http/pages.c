@@ -61,7 +61,6 @@ void pages_policy(const unsigned char *html, size_t bytes, strbuf *out) {
 
 static void answer_page(http_exchange *x, const unsigned char *html, size_t bytes, const strbuf *policy) {
     http_add_header(x, "Content-Security-Policy", strbuf_text(policy));
-    http_add_header(x, "X-Content-Type-Options", "nosniff");
     http_add_header(x, "Referrer-Policy", "no-referrer");
     http_add_header(x, "Cache-Control", "no-cache");
     http_answer(x, 200, "text/html; charset=utf-8", html, bytes);
