@@ -1,4 +1,5 @@
 /* The rest of the request core: admission, cancellation, engine states, text and status calls. */
+#include "base/log.h"
 #include "tests/unit/queue/fake.h"
 
 static uv_loop_t loop;
@@ -8,6 +9,7 @@ static tokenizer words;
 static uint32_t hello[] = {HELLO};
 
 static void open_core(void) {
+    log_open("test", LOG_WARN); /* a line for each request is too many */
     uv_loop_init(&loop);
     CHECK_STATUS(core_open(&c, &loop), ST_OK);
     fake_engine_open(&dense, "dense/0");
