@@ -24,6 +24,7 @@ enum {
 static void free_exchange(http_exchange *x) {
     http_server *s = x->server;
     if (x->admitted && s->gate.ended) s->gate.ended(s->gate.context, x);
+    if (x->answered) metrics_count_http(s->metrics, (unsigned)x->code);
     log_debug("%s: %s %s %d, %s", x->peer, x->method, x->path, x->code, x->id);
     http_drop_body(x);
     for (size_t i = 0; i < x->headers; i++) {

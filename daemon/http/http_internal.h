@@ -38,6 +38,7 @@ struct http_server {
     acceptor_sink sink;
     http_options options;
     http_gate gate;
+    metrics *metrics;
     http_table table[HTTP_ROUTE_TABLES];
     size_t tables;
     struct MHD_Daemon *daemon;

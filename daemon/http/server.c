@@ -335,6 +335,7 @@ status http_open(http_server **out, uv_loop_t *loop, const http_options *options
 
 const acceptor_sink *http_sink(const http_server *s) { return &s->sink; }
 
+void http_set_metrics(http_server *s, metrics *m) { s->metrics = m; }
 void http_set_gate(http_server *s, const http_gate *gate) { s->gate = *gate; }
 
 uint32_t http_exchange_count(const http_server *s) { return s->exchanges; }
