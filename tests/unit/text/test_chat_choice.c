@@ -27,6 +27,8 @@ TEST(by_sha256) {
         CHECK_STATUS(file_read_all(path, 1 << 20, &text, &n), ST_OK);
         check(NULL, text, n, tiny, known[i].name, "");
         check(NULL, text, n - 1, tiny, known[i].name, ""); /* the last line is not ended */
+        text[n - 1] = ' ';
+        check(NULL, text, n, tiny, known[i].name, "");
         check("gemma4-small", text, n, tiny, "gemma4-small", "");
         text[n / 2] ^= 1;
         check(NULL, text, n, tiny, NULL, "is none of Gemma 4's (SHA-256 ");
