@@ -65,6 +65,21 @@ status tokenizer_encode_marked(const tokenizer *t, const char *text, size_t n, c
     return tokenizer_encode(t, text, n, true, ids_max, ids, count);
 }
 
+status tokenizer_vocabulary(const tokenizer *t, const vocabulary **out) {
+    static vocabulary *made;
+    vocabulary_token list[FAKE_VOCAB] = {{0}};
+    static uint8_t bytes[256];
+    (void)t;
+    for (uint32_t i = 0; i < FAKE_VOCAB; i++) {
+        if (i >= BYTE && i < WORD) bytes[i - BYTE] = (uint8_t)(i - BYTE), list[i] = (vocabulary_token){&bytes[i - BYTE], 1};
+        else if (i >= WORD && i < CHANNEL)
+            list[i] = (vocabulary_token){(const uint8_t *)fake_words[i - WORD], (uint32_t)strlen(fake_words[i - WORD])};
+    }
+    status st = made ? ST_OK : vocabulary_make(&made, list, FAKE_VOCAB);
+    *out = made;
+    return st;
+}
+
 void detokenizer_open(detokenizer *d, const tokenizer *t, bool skip_special) {
     *d = (detokenizer){.tokenizer = t, .skip_special = skip_special};
 }
