@@ -53,11 +53,32 @@ static void delta(generation *g, uint32_t index, const answer_part *part) {
 
 static void close_request(generation *base) { chat_request_close(&((chat *)base)->request); }
 
+/* What ends a turn, whichever of them the checkpoint names. */
+static const char *const turn_ends[] = {"<|tool_response>", "<turn|>", "<eos>"};
+enum { TURN_ENDS = sizeof turn_ends / sizeof *turn_ends };
+
+static status make_grammar(chat *c, bool starts_in_thought) {
+    generation *g = &c->base;
+    uint32_t ends[GENERATION_ENDS_MAX], id;
+    chat_grammar_model model = generation_grammar_model(g, ends);
+    for (size_t i = 0; i < TURN_ENDS; i++) {
+        bool known = !tokenizer_find(g->model->tokenizer, turn_ends[i], &id);
+        for (uint32_t k = 0; k < model.end_count && !known; k++) known = ends[k] == id;
+        if (!known) ends[model.end_count++] = id;
+    }
+    return chat_grammar_make(&g->grammar, g->core->grammars, &model, c->request.message, starts_in_thought);
+}
+
 static status make_prompt(generation *base) {
     chat *c = (chat *)base;
     chat_prompt p;
     TRY(chat_request_open(&c->request));
     TRY(chat_prompt_make(&p, base->model->chat.template, base->model->tokenizer, c->request.message));
+    status st = make_grammar(c, p.starts_in_thought);
+    if (st != ST_OK) {
+        chat_prompt_close(&p);
+        return st;
+    }
     chat_request_close(&c->request);
     c->request = (chat_request){0};
     request_log_prompt(&base->log, base->core, p.text, p.text_bytes);
@@ -66,17 +87,6 @@ static status make_prompt(generation *base) {
     base->token_count = p.count;
     p.ids = NULL;
     chat_prompt_close(&p);
-    return ST_OK;
-}
-
-/* What asks for a form of the answer. */
-static status check_form(const Gemmad__V1__ChatRequest *r) {
-    const char *mode = r->tool_choice ? r->tool_choice->mode : NULL;
-    if (r->response_format) return fail(ST_UNSUPPORTED, "response_format is not built yet");
-    if (mode && (!strcmp(mode, "required") || !strcmp(mode, "named")))
-        return fail(ST_UNSUPPORTED, "tool_choice.mode is \"%s\", which is not built yet", mode);
-    for (size_t i = 0; i < r->n_tools; i++)
-        if (r->tools[i]->strict) return fail(ST_UNSUPPORTED, "tools[%zu].strict is not built yet", i);
     return ST_OK;
 }
 
@@ -89,11 +99,10 @@ static bool refuses_calls(const Gemmad__V1__ChatRequest *r) {
 /* A turn ends with any of these, whichever of them the checkpoint names; a tool's response is never the model's to write,
  * not even with ignore_eos. */
 static status add_ends(sampling_plan *p, const tokenizer *t, const Gemmad__V1__Sampling *s) {
-    static const char *const ends[] = {"<|tool_response>", "<turn|>", "<eos>"};
     uint32_t id;
-    for (size_t i = 0; i < sizeof ends / sizeof *ends; i++) {
+    for (size_t i = 0; i < TURN_ENDS; i++) {
         if (i > 0 && s && s->ignore_eos) break;
-        if (tokenizer_find(t, ends[i], &id)) TRY(sampling_add_stop(p, id));
+        if (tokenizer_find(t, turn_ends[i], &id)) TRY(sampling_add_stop(p, id));
     }
     return ST_OK;
 }
@@ -107,7 +116,6 @@ static status prepare(chat *c, const Gemmad__V1__ChatRequest *r) {
                                         .priority = r->priority};
     TRY(generation_read(g, &request));
     TRY(core_check_chat(g->model));
-    TRY(check_form(r));
     TRY(add_ends(&g->sampling, g->model->tokenizer, r->sampling));
     g->form = (answer_form){.is_chat = true,
                             .thinking = r->enable_thinking,
@@ -122,5 +130,5 @@ void core_chat(void *context, call *k, const ProtobufCMessage *message) {
     const Gemmad__V1__ChatRequest *r = (const Gemmad__V1__ChatRequest *)message;
     chat *c = (chat *)generation_open(sizeof *c, &ops, context, k);
     status st = prepare(c, r);
-    generation_start(&c->base, st, chat_prompt_is_tiny(r));
+    generation_start(&c->base, st, chat_prompt_is_tiny(r) && !chat_grammar_wanted(r));
 }

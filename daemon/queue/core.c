@@ -13,6 +13,7 @@ status core_open(core **out, uv_loop_t *loop) {
     (*out)->loop = loop;
     (*out)->limits = (core_limits){CORE_QUEUE, CORE_QUEUE_PER_CLIENT};
     (*out)->metrics = metrics_open();
+    (*out)->grammars = chat_grammar_cache_open(CHAT_GRAMMAR_CACHE_BYTES);
     return ST_OK;
 }
 
@@ -28,6 +29,7 @@ void core_close(core *c) {
         for (uint32_t k = 0; k < c->model[i].engine_count; k++)
             prefix_index_close(c->model[i].engine[k].prefixes);
     metrics_close(c->metrics);
+    chat_grammar_cache_close(c->grammars);
     free(c);
 }
 

@@ -4,6 +4,7 @@
 #define DAEMON_QUEUE_CORE_INTERNAL_H
 
 #include "daemon/observe/metrics.h"
+#include "daemon/queue/chat_grammar.h"
 #include "daemon/queue/core.h"
 #include "daemon/queue/prefix_index.h"
 #include "daemon/queue/retry.h"
@@ -82,6 +83,7 @@ struct core {
     void *idle_context;
     core_limits limits;
     metrics *metrics;
+    chat_grammar_cache *grammars; /* any thread */
     bool log_prompts;
     struct core_watch *watch;
     core_ticket *bucket[CORE_TICKET_BUCKETS];

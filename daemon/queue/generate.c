@@ -4,17 +4,31 @@
 
 #include "base/memory.h"
 #include "daemon/queue/generation.h"
+#include "proto/message.h"
 
 typedef struct generate {
     generation base;
-    char *text; /* NULL: the prompt came as ids */
+    char *text;      /* NULL: the prompt came as ids */
+    uint8_t *format; /* response_format, packed, until the worker has it; NULL: none */
+    size_t format_bytes;
     size_t text_bytes;
     bool parse_special, add_bos;
     uint32_t bos;
 } generate;
 
-static status encode(generation *base) {
-    generate *g = (generate *)base;
+static status make_grammar(generate *g) {
+    ProtobufCMessage *m;
+    uint32_t ends[GENERATION_ENDS_MAX];
+    const chat_grammar_model model = generation_grammar_model(&g->base, ends);
+    TRY(message_unpack(&gemmad__v1__response_format__descriptor, g->format, g->format_bytes, &m));
+    status st = chat_grammar_make_format(&g->base.grammar, g->base.core->grammars, &model,
+                                         (Gemmad__V1__ResponseFormat *)m);
+    protobuf_c_message_free_unpacked(m, NULL);
+    return st;
+}
+
+static status encode(generate *g) {
+    generation *base = &g->base;
     status st = tokenizer_encode(base->model->tokenizer, g->text, g->text_bytes, g->parse_special,
                                  LIMIT_PROMPT_BYTES, &base->tokens, &base->token_count);
     if (st != ST_OK) return fail_within(st, "text");
@@ -26,6 +40,12 @@ static status encode(generation *base) {
     base->tokens[0] = g->bos;
     base->token_count++;
     return ST_OK;
+}
+
+static status make_prompt(generation *base) {
+    generate *g = (generate *)base;
+    if (g->format) TRY(make_grammar(g));
+    return g->text ? encode(g) : ST_OK;
 }
 
 static void send_event(generation *g, generation_event kind, void *message) {
@@ -50,7 +70,10 @@ static void delta(generation *g, uint32_t index, const answer_part *part) {
     generation_tokens_close(&tokens);
 }
 
-static void close_text(generation *base) { free(((generate *)base)->text); }
+static void close_copies(generation *base) {
+    free(((generate *)base)->text);
+    free(((generate *)base)->format);
+}
 
 static status take_text(generate *g, const Gemmad__V1__GenerateRequest *r) {
     generation *base = &g->base;
@@ -92,16 +115,20 @@ static status prepare(generate *g, const Gemmad__V1__GenerateRequest *r) {
     case GEMMAD__V1__GENERATE_REQUEST__PROMPT_TOKEN_IDS: TRY(take_ids(&g->base, r->token_ids)); break;
     default: return fail(ST_INVALID, "there is no prompt: text and token_ids are both absent");
     }
-    if (r->response_format) return fail(ST_UNSUPPORTED, "response_format is not built yet");
+    if (r->response_format) {
+        g->format = memory_alloc(gemmad__v1__response_format__get_packed_size(r->response_format) + 1);
+        g->format_bytes = gemmad__v1__response_format__pack(r->response_format, g->format);
+    }
     return generation_admit(&g->base, r->request_id);
 }
 
 void core_generate(void *context, call *k, const ProtobufCMessage *message) {
-    static const generation_ops from_text = {encode, "the prompt's token", send_event, delta, close_text};
-    static const generation_ops from_ids = {NULL, "token_ids", send_event, delta, NULL};
+    static const generation_ops from_text = {make_prompt, "the prompt's token", send_event, delta,
+                                             close_copies};
+    static const generation_ops from_ids = {make_prompt, "token_ids", send_event, delta, close_copies};
     const Gemmad__V1__GenerateRequest *r = (const Gemmad__V1__GenerateRequest *)message;
     bool is_text = r->prompt_case == GEMMAD__V1__GENERATE_REQUEST__PROMPT_TEXT;
     generate *g = (generate *)generation_open(sizeof *g, is_text ? &from_text : &from_ids, context, k);
     status st = prepare(g, r);
-    generation_start(&g->base, st, g->text_bytes <= CORE_TINY_BYTES);
+    generation_start(&g->base, st, !g->format && g->text_bytes <= CORE_TINY_BYTES);
 }

@@ -19,6 +19,7 @@ static void finish(generation *g) {
     sampling_close(&g->sampling);
     free(g->sample);
     free(g->tokens);
+    chat_grammar_release(g->grammar);
     if (g->ops->close) g->ops->close(g);
     k->cancelled = NULL;
     k->drained = NULL;
@@ -134,11 +135,18 @@ static status submit(generation *g) {
                               .deadline_ms = left_ms,
                               .client = g->ticket.client->hash,
                               .group = g->sampling.n > 1 ? ++g->core->groups : 0};
+    if (g->grammar) {
+        request.grammar = g->grammar->bytes;
+        request.grammar_bytes = g->grammar->size;
+        TRY(tokenizer_vocabulary(g->model->tokenizer, &request.vocabulary));
+    }
     TRY(open_samples(g, &request));
     auth_key_tokens(g->call->who, g->prompt_tokens);
     /* A million waiting tokens are 4 MB: the engine has its copy. */
     free(g->tokens);
     g->tokens = NULL;
+    chat_grammar_release(g->grammar);
+    g->grammar = NULL;
     return ST_OK;
 }
 
@@ -202,8 +210,14 @@ generation *generation_open(size_t owner_bytes, const generation_ops *ops, core 
     return g;
 }
 
+chat_grammar_model generation_grammar_model(const generation *g, uint32_t ends[GENERATION_ENDS_MAX]) {
+    const model_facts *facts = core_facts(g->model);
+    memcpy(ends, facts->end_token, facts->end_token_count * sizeof *ends);
+    return (chat_grammar_model){g->model->tokenizer, ends, facts->end_token_count};
+}
+
 void generation_start(generation *g, status st, bool tiny) {
-    if (st == ST_OK && g->ops->make_prompt && !g->tokens) {
+    if (st == ST_OK && g->ops->make_prompt) {
         g->busy++;
         g->job.run = make_prompt;
         g->job.done = prompt_made;

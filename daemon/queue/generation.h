@@ -26,7 +26,7 @@ typedef enum generation_event {
 } generation_event;
 
 typedef struct generation_ops {
-    /* On a worker, unless `tiny` of generation_start: fills tokens and token_count. NULL: they are there. */
+    /* On a worker, unless `tiny` of generation_start: fills tokens and token_count, and the grammar. NULL: they are there. */
     status (*make_prompt)(generation *g);
     const char *prompt_field; /* where ids outside the vocabulary came from, for the sentence */
     void (*send)(generation *g, generation_event kind, void *message);
@@ -63,7 +63,8 @@ struct generation {
     size_t token_count;
     uint32_t prompt_tokens;
     uint64_t seed;
-    answer_form form; /* what the samples' tokens are read as; set before they are opened */
+    const chat_grammar *grammar; /* the form that the answer has; NULL: any. Freed when the engine has it */
+    answer_form form;            /* what the samples' tokens are read as; set before they are opened */
 };
 
 /* The call is g's from now on and ends with it: through generation_start, or generation_fail and generation_release. */
@@ -81,6 +82,9 @@ STATUS_CHECKED status generation_read(generation *g, const generation_request *r
 STATUS_CHECKED status generation_admit(generation *g, const char *request_id);
 /* The end of the handler: st is how reading the request went, with the thread's sentence. */
 void generation_start(generation *g, status st, bool tiny);
+/* The model as chat_grammar_make takes it; ends[] holds its ends, and has room for more. */
+enum { GENERATION_ENDS_MAX = 64 + 3 };
+chat_grammar_model generation_grammar_model(const generation *g, uint32_t ends[GENERATION_ENDS_MAX]);
 
 /* The call ends with st and text, unless it failed before; its samples are cancelled. */
 void generation_fail(generation *g, status st, const char *text);
