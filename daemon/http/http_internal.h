@@ -6,6 +6,7 @@
 #include <microhttpd.h>
 
 #include "daemon/http/http.h"
+#include "daemon/http/http_tls.h"
 
 typedef enum http_phase { HTTP_IDLE, HTTP_HEADERS, HTTP_BODY, HTTP_WORK } http_phase;
 
@@ -37,9 +38,11 @@ struct http_server {
     acceptor_sink sink;
     http_options options;
     http_gate gate;
+    metrics *metrics;
     http_table table[HTTP_ROUTE_TABLES];
     size_t tables;
     struct MHD_Daemon *daemon;
+    http_tls *tls; /* NULL: plaintext */
     uv_poll_t poll;
     uv_timer_t turn, grace;
     http_connection *first, *adding; /* adding: the one that libmicrohttpd is being told of */
@@ -67,7 +70,7 @@ struct http_exchange {
     char *method, *path;
     uint64_t began_ms;
     strbuf body;
-    uint64_t discarded; /* of a body that was refused */
+    uint64_t discarded;   /* of a body that was refused */
     bool admitted, early; /* early: refused before its body is read, which is long */
     void *gate_data;
     /* The handler's side. */
@@ -101,6 +104,8 @@ void http_exchange_dispatch(http_exchange *x);
 enum MHD_Result http_exchange_queue(http_exchange *x, struct MHD_Connection *handle);
 /* libmicrohttpd is done with it. */
 void http_exchange_completed(http_exchange *x);
+/* libmicrohttpd shall go on with one that is suspended. */
+void http_exchange_resume(http_exchange *x);
 void http_exchange_left(http_exchange *x);
 
 /* ---- route.c ---- */

@@ -14,6 +14,8 @@ static const http_route routes[] = {
     {"GET", "/version", openai_version},
     {"GET", "/v1/models", openai_models},
     {"GET", "/v1/models/*", openai_model},
+    {"POST", "/v1/chat/completions", openai_chat},
+    {"POST", "/v1/completions", openai_completions},
 };
 
 void openai_open(openai **out, http_server *server, const openai_backend *backend) {
