@@ -142,8 +142,8 @@ def test_tool_choice_none_and_limits(dense):
     stub, case = dense.inference(), samples("tiny-dense", "call")[0]
     r = sample_chat(case)
     r.tool_choice.mode = "none"
-    a = one(stub, r, temperature=0)
-    assert not a.calls and a.content == "" and a.finished.finish_reason == "stop" and list(a.finished.malformed) == [case["completion"]]
+    a = one(stub, r, temperature=0, max_tokens=20)
+    assert not a.calls and a.content and not a.finished.malformed and not a.finished.truncated_call
     a = one(stub, sample_chat(case), temperature=0, max_tokens=5)
     assert not a.calls and a.content == "" and a.finished.finish_reason == "length" and not a.finished.malformed
     assert case["completion"].startswith(a.finished.truncated_call) and a.finished.truncated_call
