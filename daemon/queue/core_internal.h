@@ -85,6 +85,7 @@ struct core {
     void *drain_context;
     core_limits limits;
     metrics *metrics;
+    chat_grammar_cache *grammars; /* any thread */
     uint64_t start_unix_ms, start_ns;
     bool log_prompts;
     struct core_watch *watch;
