@@ -273,36 +273,57 @@ status key_file_read(key_file *out, const char *path) {
 
 /* ---- writing ---- */
 
-static json_t *pack_entry(const key_entry *e) {
-    char hex[2 * KEY_DIGEST_BYTES + 1], when[KEY_TIME_BYTES + 1];
-    json_t *o = json_object();
+static void add_text(strbuf *out, const char *text) {
+    strbuf_add_string(out, "\"");
+    for (const char *p = text; *p; p++) {
+        if (*p == '"' || *p == '\\') strbuf_add_format(out, "\\%c", *p);
+        else if ((unsigned char)*p < 0x20) strbuf_add_format(out, "\\u%04x", *p);
+        else strbuf_add(out, p, 1);
+    }
+    strbuf_add_string(out, "\"");
+}
+
+static void add_time(strbuf *out, const char *field, int64_t when) {
+    char text[KEY_TIME_BYTES + 1];
+    if (!when) return;
+    key_time_write(when, text);
+    strbuf_add_format(out, ", \"%s\": \"%s\"", field, text);
+}
+
+static void add_limit(strbuf *out, const char *field, uint32_t limit) {
+    if (limit) strbuf_add_format(out, ", \"%s\": %u", field, limit);
+}
+
+static status add_entry(strbuf *out, const key_entry *e) {
+    char hex[2 * KEY_DIGEST_BYTES + 1];
     write_hex(e->digest, sizeof e->digest, hex);
-    json_object_set_new(o, "name", json_string(e->name));
-    json_object_set_new(o, "sha256", json_string(hex));
-    json_object_set_new(o, "admin", json_boolean(e->admin));
-    if (e->created) key_time_write(e->created, when), json_object_set_new(o, "created", json_string(when));
-    if (e->expires) key_time_write(e->expires, when), json_object_set_new(o, "expires", json_string(when));
-    if (e->requests_per_minute)
-        json_object_set_new(o, "requests_per_minute", json_integer(e->requests_per_minute));
-    if (e->tokens_per_minute) json_object_set_new(o, "tokens_per_minute", json_integer(e->tokens_per_minute));
-    if (e->concurrent) json_object_set_new(o, "concurrent", json_integer(e->concurrent));
-    if (e->model_count == 0) return o;
-    json_t *models = json_array();
-    for (uint32_t i = 0; i < e->model_count; i++) json_array_append_new(models, json_string(e->model[i]));
-    json_object_set_new(o, "models", models);
-    return o;
+    strbuf_add_format(out, "{\"name\": \"%s\", \"sha256\": \"%s\", \"admin\": %s", e->name, hex,
+                      e->admin ? "true" : "false");
+    add_time(out, "created", e->created);
+    add_time(out, "expires", e->expires);
+    add_limit(out, "requests_per_minute", e->requests_per_minute);
+    add_limit(out, "tokens_per_minute", e->tokens_per_minute);
+    add_limit(out, "concurrent", e->concurrent);
+    for (uint32_t i = 0; i < e->model_count; i++) {
+        size_t n = strlen(e->model[i]);
+        if (n == 0 || n > KEY_FILE_MODEL_BYTES_MAX || utf8_check(e->model[i], n) != n)
+            return fail(ST_INVALID, "key %s: model %u has no name of 1 to %d bytes of text", e->name, i + 1,
+                        KEY_FILE_MODEL_BYTES_MAX);
+        strbuf_add_string(out, i ? ", " : ", \"models\": [");
+        add_text(out, e->model[i]);
+    }
+    strbuf_add_string(out, e->model_count ? "]}" : "}");
+    return e->model_count <= KEY_FILE_MODELS_MAX ? ST_OK
+                                                 : fail(ST_INVALID, "key %s has %u models, at most %d",
+                                                        e->name, e->model_count, KEY_FILE_MODELS_MAX);
 }
 
 /* One line a key, so that people can read and compare the file. */
 static status pack_file(const key_file *f, strbuf *out) {
     strbuf_add_string(out, "{\"version\": 1, \"keys\": [");
     for (uint32_t i = 0; i < f->count; i++) {
-        json_t *o = pack_entry(&f->entry[i]);
-        char *line = json_dumps(o, 0);
-        json_decref(o);
-        if (!line) return fail(ST_INVALID, "key %s: a model's name is no text", f->entry[i].name);
-        strbuf_add_format(out, "%s\n  %s", i ? "," : "", line);
-        free(line);
+        strbuf_add_string(out, i ? ",\n  " : "\n  ");
+        TRY(add_entry(out, &f->entry[i]));
     }
     strbuf_add_string(out, "\n]}\n");
     return ST_OK;

@@ -323,3 +323,22 @@ void options_print_help(FILE *out, const option *row, size_t count) {
         strbuf_close(&help);
     }
 }
+
+void options_print_config(FILE *out, const option *row, size_t count) {
+    for (size_t i = 0; i < count; i++) {
+        if (row[i].flags & (OPTION_ARGUMENT_ONLY | OPTION_NOT_IN_FILE | OPTION_NOT_BUILT)) continue;
+        strbuf help = {0};
+        strbuf_add_string(&help, row[i].help);
+        add_facts(&help, &row[i]);
+        for (const char *text = strbuf_text(&help); *text;) {
+            fputs("# ", out);
+            print_line(out, &text, HELP_WIDTH - 2);
+        }
+        strbuf_close(&help);
+        const char *value = row[i].preset  ? row[i].preset
+                            : row[i].value ? row[i].value
+                            : row[i].words ? row[i].words
+                                           : "";
+        fprintf(out, "#%s = %s\n\n", row[i].name, row[i].kind == OPTION_FLAG ? "true" : value);
+    }
+}

@@ -91,5 +91,8 @@ STATUS_CHECKED status options_read_section(options *o, const config_file *file, 
 option_source options_source(const options *o, const char *name);
 /* "--name VALUE  help (unit; bounds; default)" of every row, wrapped. */
 void options_print_help(FILE *out, const option *row, size_t count);
+/* A config file of every row that may stand in one: its help as comments, then "#name = default" (or what a value looks
+ * like). */
+void options_print_config(FILE *out, const option *row, size_t count);
 
 #endif

@@ -6,7 +6,7 @@
 #include <unistd.h>
 
 #include "base/memory.h"
-#include "ctl/json_write.h"
+#include "ctl/reply.h"
 #include "ctl/terminal.h"
 #include "proto/limits.h"
 
@@ -42,27 +42,16 @@ const size_t answer_option_count = sizeof answer_option_table / sizeof *answer_o
 _Static_assert(sizeof answer_option_table / sizeof *answer_option_table <= ANSWER_OPTIONS_MAX,
                "room in the tables");
 
-/* What has arrived of one sample. */
-typedef struct answer_sample {
-    strbuf text; /* unless it was printed at once */
-    arg_ids ids;
-    json_writer logprobs;                 /* a list without its brackets */
-    ProtobufCMessage *event;              /* of `finished` */
-    const Gemmad__V1__Finished *finished; /* in it */
-} answer_sample;
-
 typedef struct answer {
     ctl *ctl;
     const answer_style *style;
-    char last;             /* byte printed */
-    answer_sample *sample; /* [count] */
-    uint32_t count, printed;
-    json_writer prompt_logprobs;
-    ProtobufCMessage *started; /* the event */
-    const Gemmad__V1__Usage *usage;
+    char last;      /* byte printed */
+    bool reasoning; /* what was printed last is */
+    uint32_t printed;
+    reply reply;
 } answer;
 
-static void fill_sampling(Gemmad__V1__Sampling *s, const answer_options *o) {
+void answer_fill_sampling(Gemmad__V1__Sampling *s, const answer_options *o) {
 #define FILL(field) s->has_##field = o->field.set, s->field = o->field.value
     FILL(n);
     FILL(max_tokens);
@@ -97,89 +86,50 @@ static void fill_sampling(Gemmad__V1__Sampling *s, const answer_options *o) {
     }
 }
 
-static void free_sampling(Gemmad__V1__Sampling *s) {
+void answer_free_sampling(Gemmad__V1__Sampling *s) {
     for (size_t i = 0; i < s->n_logit_bias; i++) free(s->logit_bias[i]);
     free(s->logit_bias);
     free(s->stop);
 }
 
-static status take_delta(answer *a, const Gemmad__V1__GenerateDelta *d) {
-    if (d->index >= a->count)
-        return fail(ST_INTERNAL, "sample %u answered, %u were asked for", d->index, a->count);
-    answer_sample *s = &a->sample[d->index];
-    if (d->n_token_ids) {
-        s->ids.at = memory_grow(s->ids.at, (s->ids.count + d->n_token_ids) * sizeof *s->ids.at);
-        memcpy(s->ids.at + s->ids.count, d->token_ids, d->n_token_ids * sizeof *s->ids.at);
-        s->ids.count += d->n_token_ids;
-    }
-    for (size_t i = 0; i < d->n_logprobs; i++) json_message(&s->logprobs, &d->logprobs[i]->base);
-    if (d->text.len == 0) return ST_OK;
-    if (a->ctl->json || a->count > 1) {
-        strbuf_add(&s->text, d->text.data, d->text.len);
-        return ST_OK;
-    }
+static status show_text(void *context, uint32_t sample, reply_part part, const void *utf8, size_t n) {
+    answer *a = context;
+    (void)sample;
+    if (a->ctl->json || a->reply.count > 1) return ST_OK;
     terminal_progress(NULL);
-    a->last = (char)d->text.data[d->text.len - 1];
-    TRY(terminal_write_text(d->text.data, d->text.len));
+    TRY(terminal_write_part(&a->reasoning, part == REPLY_REASONING, utf8, n));
+    if (part == REPLY_CONTENT) a->last = ((const char *)utf8)[n - 1];
     return terminal_flush();
+}
+
+static void show_progress(void *context, uint32_t read, uint32_t prompt) {
+    char line[96];
+    (void)context;
+    snprintf(line, sizeof line, "reading the prompt: %u of %u tokens", read, prompt);
+    terminal_progress(line);
 }
 
 /* Of several samples each is printed whole, in order, when those before it are. */
-static status print_samples(answer *a) {
-    if (a->ctl->json || a->count == 1) return ST_OK;
-    for (; a->printed < a->count && a->sample[a->printed].finished; a->printed++) {
-        const answer_sample *s = &a->sample[a->printed];
+static status show_samples(void *context, uint32_t sample) {
+    answer *a = context;
+    const reply *r = &a->reply;
+    (void)sample;
+    if (a->ctl->json || r->count == 1) return ST_OK;
+    for (; a->printed < r->count && r->sample[a->printed].finished; a->printed++) {
+        const reply_sample *s = &r->sample[a->printed];
         strbuf line = {0};
         terminal_progress(NULL);
         strbuf_add_format(&line, "%s--- sample %u of %u, ended by %s", a->printed ? "\n" : "", a->printed + 1,
-                          a->count, s->finished->finish_reason ? s->finished->finish_reason : "?");
+                          r->count, reply_ended_by(s));
         status st = terminal_write_line(&line);
         strbuf_close(&line);
         TRY(st);
-        TRY(terminal_write_text(strbuf_text(&s->text), s->text.size));
+        TRY(terminal_write_text(strbuf_text(&s->content), s->content.size));
         a->last = '\n';
-        if (s->text.size == 0 || s->text.data[s->text.size - 1] != '\n')
+        if (s->content.size == 0 || s->content.data[s->content.size - 1] != '\n')
             TRY(terminal_write_line(&(strbuf){0}));
     }
     return terminal_flush();
-}
-
-static status take_finished(answer *a, ProtobufCMessage **message) {
-    const Gemmad__V1__Finished *f = ((Gemmad__V1__GenerateEvent *)(void *)*message)->finished;
-    if (f->index >= a->count)
-        return fail(ST_INTERNAL, "sample %u ended, %u were asked for", f->index, a->count);
-    answer_sample *s = &a->sample[f->index];
-    if (s->finished) return fail(ST_INTERNAL, "the daemon sent `finished` twice");
-    s->finished = f;
-    if (f->usage) a->usage = f->usage;
-    s->event = *message;
-    *message = NULL;
-    return print_samples(a);
-}
-
-/* Events that are kept own their message; *message is NULL then. */
-static status take_event(answer *a, ProtobufCMessage **message) {
-    Gemmad__V1__GenerateEvent *event = (void *)*message;
-    char line[96];
-    switch (event->event_case) {
-    case GEMMAD__V1__GENERATE_EVENT__EVENT_STARTED:
-        if (a->started) return fail(ST_INTERNAL, "the daemon sent `started` twice");
-        a->started = *message;
-        *message = NULL;
-        return ST_OK;
-    case GEMMAD__V1__GENERATE_EVENT__EVENT_PROGRESS:
-        snprintf(line, sizeof line, "reading the prompt: %u of %u tokens", event->progress->prefilled_tokens,
-                 event->progress->prompt_tokens);
-        terminal_progress(line);
-        return ST_OK;
-    case GEMMAD__V1__GENERATE_EVENT__EVENT_DELTA: return take_delta(a, event->delta);
-    case GEMMAD__V1__GENERATE_EVENT__EVENT_PROMPT_LOGPROBS:
-        for (size_t i = 0; i < event->prompt_logprobs->n_logprobs; i++)
-            json_message(&a->prompt_logprobs, &event->prompt_logprobs->logprobs[i]->base);
-        return ST_OK;
-    case GEMMAD__V1__GENERATE_EVENT__EVENT_FINISHED: return take_finished(a, message);
-    default: return ST_OK; /* an event of a newer daemon */
-    }
 }
 
 static void add_list(json_writer *w, const char *key, const json_writer *items) {
@@ -189,11 +139,12 @@ static void add_list(json_writer *w, const char *key, const json_writer *items) 
     json_end(w, ']');
 }
 
-static void add_sample(json_writer *w, const answer *a, const answer_sample *s, const answer_options *o) {
+static void add_sample(json_writer *w, const answer *a, const reply_sample *s, const answer_options *o) {
     json_key(w, a->style->text_key);
-    json_text(w, strbuf_text(&s->text), s->text.size);
+    json_text(w, strbuf_text(&s->content), s->content.size);
+    if (a->reply.chat) reply_write_chat_json(w, s);
     json_key(w, "finish_reason");
-    json_string(w, s->finished->finish_reason ? s->finished->finish_reason : "");
+    json_string(w, reply_ended_by(s));
     json_key(w, "token_ids");
     json_u32_array(w, s->ids.at, s->ids.count);
     json_key(w, "timings");
@@ -204,25 +155,26 @@ static void add_sample(json_writer *w, const answer *a, const answer_sample *s, 
 
 /* The first sample stands at the top, as if it were the only one; several are also a list. */
 static status print_json(const answer *a, const answer_options *o) {
-    const Gemmad__V1__Started *start =
-        a->started ? ((Gemmad__V1__GenerateEvent *)(void *)a->started)->started : NULL;
+    const reply *r = &a->reply;
     json_writer w = {0};
     json_begin(&w, '{');
-    add_sample(&w, a, &a->sample[0], o);
+    add_sample(&w, a, &r->sample[0], o);
     json_key(&w, "usage");
-    if (a->usage) json_message(&w, &a->usage->base);
+    if (r->usage) json_message(&w, &r->usage->base);
     else json_null(&w);
-    if (start && start->request_id) json_key(&w, "request_id"), json_string(&w, start->request_id);
-    if (start && start->has_seed) json_key(&w, "seed"), json_u64(&w, start->seed);
-    if (o->prompt_logprobs.set) add_list(&w, "prompt_logprobs", &a->prompt_logprobs);
-    if (a->count > 1) {
+    if (r->started && r->started->request_id)
+        json_key(&w, "request_id"), json_string(&w, r->started->request_id);
+    if (r->started && r->started->has_seed) json_key(&w, "seed"), json_u64(&w, r->started->seed);
+    if (o->prompt_logprobs.set) add_list(&w, "prompt_logprobs", &r->prompt_logprobs);
+    if (a->style->more_json) a->style->more_json(&w, a->style->context);
+    if (r->count > 1) {
         json_key(&w, "samples");
         json_begin(&w, '[');
-        for (uint32_t i = 0; i < a->count; i++) {
+        for (uint32_t i = 0; i < r->count; i++) {
             json_begin(&w, '{');
             json_key(&w, "index");
             json_u64(&w, i);
-            add_sample(&w, a, &a->sample[i], o);
+            add_sample(&w, a, &r->sample[i], o);
             json_end(&w, '}');
         }
         json_end(&w, ']');
@@ -233,91 +185,62 @@ static status print_json(const answer *a, const answer_options *o) {
     return st;
 }
 
-static void add_rate(strbuf *line, uint32_t tokens, double ms) {
-    if (tokens > 0 && ms > 0) strbuf_add_format(line, " (%.1f tokens/s)", tokens * 1000.0 / ms);
-}
-
-static void print_speed(const answer *a) {
-    const Gemmad__V1__Finished *end = a->sample[0].finished;
-    const Gemmad__V1__Usage *u = a->usage;
-    const Gemmad__V1__Timings *t = end->timings;
-    if (!u || !t || a->count > 1) return;
+static void print_speed(const reply *r) {
     strbuf line = {0};
-    strbuf_add_format(&line, "prompt: %u tokens", u->prompt_tokens);
-    if (u->cached_tokens) strbuf_add_format(&line, ", %u of them from the cache,", u->cached_tokens);
-    strbuf_add_format(&line, " in %.3f s", t->prefill_ms / 1000);
-    add_rate(&line, u->prompt_tokens - u->cached_tokens, t->prefill_ms);
-    strbuf_add_format(&line, "; answer: %u tokens in %.3f s", u->completion_tokens, t->decode_ms / 1000);
-    /* The first token falls out of the prefill; the others are what decoding gave. */
-    add_rate(&line, u->completion_tokens ? u->completion_tokens - 1 : 0, t->decode_ms);
-    strbuf_add_format(&line, "; first token after %.3f s; ended by %s", t->first_token_ms / 1000,
-                      end->finish_reason ? end->finish_reason : "?");
-    fprintf(stderr, "%s\n", strbuf_text(&line));
+    if (r->count == 1) reply_write_speed(&line, r);
+    if (line.size) fprintf(stderr, "%s\n", strbuf_text(&line));
     strbuf_close(&line);
 }
 
 static status print_end(const answer *a, const answer_options *o) {
-    const Gemmad__V1__Finished *end = a->sample[0].finished;
     if (a->ctl->json) return print_json(a, o);
     if (a->last != '\n') TRY(terminal_write_line(&(strbuf){0}));
-    if (a->ctl->verbose || isatty(STDERR_FILENO)) print_speed(a);
-    if (a->style->say_when_cut && a->count == 1 && end->finish_reason &&
-        !strcmp(end->finish_reason, "length"))
+    if (a->ctl->verbose || isatty(STDERR_FILENO)) print_speed(&a->reply);
+    if (a->style->say_when_cut && a->reply.count == 1 &&
+        !strcmp(reply_ended_by(&a->reply.sample[0]), "length"))
         fprintf(stderr,
                 "gemmactl: the token limit ended the answer (see --max-tokens and the model's context)\n");
     return ST_OK;
 }
 
-static status receive_all(answer *a, client_stream *stream) {
-    for (;;) {
-        ProtobufCMessage *message;
-        TRY(client_stream_next(stream, &message));
-        if (!message) break;
-        status st = take_event(a, &message);
-        if (message) protobuf_c_message_free_unpacked(message, NULL);
-        TRY(st);
-    }
-    for (uint32_t i = 0; i < a->count; i++)
-        if (!a->sample[i].finished)
-            return fail(ST_INTERNAL, "the daemon ended the stream without `finished`");
-    return ST_OK;
-}
-
-static void answer_close(answer *a) {
-    for (uint32_t i = 0; i < a->count; i++) {
-        answer_sample *s = &a->sample[i];
-        if (s->event) protobuf_c_message_free_unpacked(s->event, NULL);
-        free(s->ids.at);
-        strbuf_close(&s->text);
-        strbuf_close(&s->logprobs.out);
-    }
-    free(a->sample);
-    if (a->started) protobuf_c_message_free_unpacked(a->started, NULL);
-    strbuf_close(&a->prompt_logprobs.out);
+/* sampling: of the request, to be filled. */
+static status run(ctl *c, client *server, const answer_options *o, const ProtobufCMessage *request,
+                  Gemmad__V1__Sampling *sampling, const answer_style *style) {
+    if ((o->logprobs.set || o->prompt_logprobs.set) && !c->json)
+        return ctl_usage(c, "--logprobs and --prompt-logprobs are printed with --json only");
+    answer a = {.ctl = c, .style = style, .last = '\n'};
+    reply_open(&a.reply, o->n.set ? o->n.value : 1);
+    answer_fill_sampling(sampling, o);
+    status st = reply_receive(&a.reply, server, request, o->timeout_s.value * 1000,
+                              &(reply_listener){show_text, show_progress, show_samples, &a});
+    terminal_progress(NULL);
+    status ended = terminal_write_part(&a.reasoning, false, NULL, 0);
+    if (st == ST_OK) st = ended;
+    if (st == ST_OK) st = print_end(&a, o);
+    else if (a.last != '\n') (void)!putchar('\n'); /* the message begins on a line of its own */
+    answer_free_sampling(sampling);
+    reply_close(&a.reply);
+    return st;
 }
 
 status answer_run(ctl *c, client *server, const answer_options *o, Gemmad__V1__GenerateRequest *request,
                   const answer_style *style) {
-    if ((o->logprobs.set || o->prompt_logprobs.set) && !c->json)
-        return ctl_usage(c, "--logprobs and --prompt-logprobs are printed with --json only");
-    answer a = {.ctl = c, .style = style, .last = '\n', .count = o->n.set ? o->n.value : 1};
-    a.sample = memory_alloc_array(a.count, sizeof *a.sample);
-    client_stream *stream = NULL;
     Gemmad__V1__Sampling sampling = GEMMAD__V1__SAMPLING__INIT;
-    fill_sampling(&sampling, o);
     request->model = ctl_model(o->model);
     request->request_id = ctl_model(o->request_id);
     request->sampling = &sampling;
     request->has_priority = o->priority.set;
     request->priority = o->priority.value;
-    status st = client_stream_open(&stream, server, "/gemmad.v1.Inference/Generate", &request->base,
-                                   &gemmad__v1__generate_event__descriptor, o->timeout_s.value * 1000);
-    if (st == ST_OK) st = receive_all(&a, stream);
-    terminal_progress(NULL);
-    if (st == ST_OK) st = print_end(&a, o);
-    else if (a.last != '\n') (void)!putchar('\n'); /* the message begins on a line of its own */
-    client_stream_close(stream);
-    free_sampling(&sampling);
-    answer_close(&a);
-    return st;
+    return run(c, server, o, &request->base, &sampling, style);
+}
+
+status answer_run_chat(ctl *c, client *server, const answer_options *o, Gemmad__V1__ChatRequest *request,
+                       const answer_style *style) {
+    Gemmad__V1__Sampling sampling = GEMMAD__V1__SAMPLING__INIT;
+    request->model = ctl_model(o->model);
+    request->request_id = ctl_model(o->request_id);
+    request->sampling = &sampling;
+    request->has_priority = o->priority.set;
+    request->priority = o->priority.value;
+    return run(c, server, o, &request->base, &sampling, style);
 }

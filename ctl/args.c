@@ -89,12 +89,23 @@ static status refuse_twice(const char *what, bool set) {
     return set ? fail(ST_INVALID, "%s is given twice", what) : ST_OK;
 }
 
+static status check_word(const char *what, const char *text, const char *allowed) {
+    size_t n = strlen(text);
+    for (const char *at = allowed; *at; at += *at == '|') {
+        size_t width = strcspn(at, "|");
+        if (n == width && !memcmp(at, text, n)) return ST_OK;
+        at += width;
+    }
+    return fail(ST_INVALID, "%s is \"%s\", allowed are %s", what, text, allowed);
+}
+
 static status store(const arg_option *o, const char *what, const char *text, void *field) {
     bool bounded = o->least != 0 || o->most != 0;
     uint64_t number;
     bool negative;
     switch (o->kind) {
     case ARG_FLAG: *(bool *)field = true; return ST_OK;
+    case ARG_WORD: TRY(check_word(what, text, o->value)); /* fall through */
     case ARG_TEXT:
         TRY(refuse_twice(what, *(const char **)field));
         *(const char **)field = text;

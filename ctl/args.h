@@ -17,6 +17,7 @@ typedef enum arg_kind {
     ARG_FLAG,  /* bool */
     ARG_TEXT,  /* const char *, NULL when absent */
     ARG_TEXTS, /* arg_texts: may repeat */
+    ARG_WORD,  /* const char *: one of those that `value` has, as "on|off" */
     ARG_U32,   /* arg_u32 */
     ARG_U64,   /* arg_u64 */
     ARG_I32,   /* arg_i32 */

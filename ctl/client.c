@@ -8,6 +8,7 @@
 #include <grpc/support/log.h>
 #include <grpc/support/time.h>
 #include <signal.h>
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
@@ -44,9 +45,14 @@ struct client_stream {
     grpc_byte_buffer *request, *message;
 };
 
-static volatile sig_atomic_t interrupt_signal;
+static atomic_int interrupt_signal; /* lock-free, so a handler may write it */
+static const client_access *in_use;
 
-static void on_interrupt(int number) { interrupt_signal = number; }
+void client_use_access(const client_access *a) { in_use = a; }
+
+static void on_interrupt(int number) {
+    if (atomic_load(&interrupt_signal) != SIGTERM) atomic_store(&interrupt_signal, number);
+}
 
 void client_catch_interrupts(void) {
     struct sigaction action = {.sa_handler = on_interrupt};
@@ -55,7 +61,12 @@ void client_catch_interrupts(void) {
     sigaction(SIGTERM, &action, NULL);
 }
 
-int client_interrupt(void) { return interrupt_signal; }
+int client_interrupt(void) { return atomic_load(&interrupt_signal); }
+
+bool client_forget_interrupt(void) {
+    int expected = SIGINT;
+    return atomic_compare_exchange_strong(&interrupt_signal, &expected, 0) || expected == 0;
+}
 
 status client_check_address(const char *address) {
     if (!strncmp(address, "unix:", 5)) {
@@ -96,8 +107,15 @@ static status connect_channel(client *c, uint32_t connect_ms) {
     }
 }
 
+static grpc_channel_credentials *make_credentials(const char *address) {
+    if (!in_use || !in_use->tls || !strncmp(address, "unix:", 5)) return grpc_insecure_credentials_create();
+    grpc_ssl_pem_key_cert_pair pair = {.private_key = in_use->key, .cert_chain = in_use->cert};
+    return grpc_ssl_credentials_create(in_use->ca, in_use->cert ? &pair : NULL, NULL, NULL);
+}
+
 status client_open(client **out, const char *address, uint32_t connect_ms) {
     TRY(client_check_address(address));
+    if (in_use) TRY(access_check(in_use, address));
     /* gRPC writes its own lines about each failed connection; ours say the same once. */
     if (!getenv("GRPC_VERBOSITY")) gpr_set_log_function(drop_log);
     grpc_init();
@@ -119,7 +137,7 @@ status client_open(client **out, const char *address, uint32_t connect_ms) {
         {.type = GRPC_ARG_INTEGER, .key = (char *)GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, .value.integer = 1},
     };
     grpc_channel_args channel_args = {sizeof args / sizeof *args, args};
-    grpc_channel_credentials *credentials = grpc_insecure_credentials_create();
+    grpc_channel_credentials *credentials = make_credentials(address);
     c->channel = grpc_channel_create(address, credentials, &channel_args);
     grpc_channel_credentials_release(credentials);
     status st = connect_channel(c, connect_ms);
@@ -190,8 +208,12 @@ status client_stream_open(client_stream **out, client *c, const char *method, co
     grpc_metadata_array_init(&s->initial);
     grpc_metadata_array_init(&s->trailing);
     s->request = pack(request);
+    grpc_metadata authorization = {.key = grpc_slice_from_static_string("authorization")};
+    bool has_key = in_use && in_use->authorization;
+    if (has_key) authorization.value = grpc_slice_from_static_string(in_use->authorization);
     grpc_op send[] = {
-        {.op = GRPC_OP_SEND_INITIAL_METADATA},
+        {.op = GRPC_OP_SEND_INITIAL_METADATA,
+         .data.send_initial_metadata = {.count = has_key, .metadata = &authorization}},
         {.op = GRPC_OP_SEND_MESSAGE, .data.send_message.send_message = s->request},
         {.op = GRPC_OP_SEND_CLOSE_FROM_CLIENT},
         {.op = GRPC_OP_RECV_INITIAL_METADATA,

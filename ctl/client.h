@@ -9,8 +9,10 @@
 #define CTL_CLIENT_H
 
 #include <protobuf-c/protobuf-c.h>
+#include <stdbool.h>
 #include <stdint.h>
 #include "base/status.h"
+#include "ctl/access.h"
 
 typedef struct client client;
 typedef struct client_stream client_stream;
@@ -18,7 +20,11 @@ typedef struct client_stream client_stream;
 /* SIGINT and SIGTERM cancel the running call from now on instead of ending the process. */
 void client_catch_interrupts(void);
 int client_interrupt(void); /* the signal that came, 0: none */
+/* Forgets SIGINT, which a program that goes on has answered. False when there was another, which stays. */
+bool client_forget_interrupt(void);
 
+/* For every client that is opened from now on; NULL: none. It must outlive them. */
+void client_use_access(const client_access *a);
 /* "unix:/path" or "host:port"; ST_INVALID says what is wrong with another. */
 STATUS_CHECKED status client_check_address(const char *address);
 /* Connects, waiting at most connect_ms. */

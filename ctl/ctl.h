@@ -10,10 +10,11 @@
 
 typedef struct ctl {
     const char *server; /* --server, else GEMMACTL_SERVER, else the default socket */
+    access_options access;
     bool json, verbose, help, version;
     bool default_server;
-    bool server_given;  /* by --server */
-    bool usage; /* the failure is one of the command line */
+    bool server_given; /* by --server */
+    bool usage;        /* the failure is one of the command line */
 } ctl;
 
 typedef struct command {
@@ -24,8 +25,8 @@ typedef struct command {
     status (*run)(ctl *c, const void *values, const arg_words *words);
 } command;
 
-extern const command command_ask, command_generate, command_tokenize, command_detokenize, command_status, command_models,
-    command_bench, command_eval, command_top;
+extern const command command_ask, command_generate, command_tokenize, command_detokenize, command_status,
+    command_models, command_bench, command_eval, command_top, command_chat, command_drain, command_key;
 
 /* As fail(ST_INVALID, …); the process then ends 2. */
 STATUS_CHECKED status ctl_usage(ctl *c, const char *format, ...) __attribute__((format(printf, 2, 3)));

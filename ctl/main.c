@@ -12,17 +12,27 @@
 #include "ctl/terminal.h"
 
 static const command *const commands[] = {
-    &command_ask, &command_generate, &command_tokenize, &command_detokenize, &command_status,
-    &command_top, &command_models,   &command_bench,    &command_eval,
+    &command_ask, &command_chat,   &command_generate, &command_tokenize, &command_detokenize, &command_status,
+    &command_top, &command_models, &command_bench,    &command_eval,     &command_drain,      &command_key,
 };
 enum { COMMANDS = sizeof commands / sizeof *commands };
 
 /* Named in the contract and not built yet. */
-static const char *const planned[] = {"chat", "batch", "key", "slurm", "drain"};
+static const char *const planned[] = {"batch", "slurm"};
 
 static const arg_option common_option[] = {
     {"server", ARG_TEXT, "ADDR", offsetof(ctl, server), 0, 0,
      "unix:PATH or HOST:PORT; default $GEMMACTL_SERVER, else gemmad's own default"},
+    {"key-file", ARG_TEXT, "FILE", offsetof(ctl, access.key_file), 0, 0,
+     "the key to show, which others may not read; default $GEMMACTL_KEY"},
+    {"tls", ARG_FLAG, NULL, offsetof(ctl, access.tls), 0, 0, "encrypt, with the system's authorities"},
+    {"tls-ca", ARG_TEXT, "FILE", offsetof(ctl, access.tls_ca), 0, 0,
+     "encrypt, and trust the certificates in FILE"},
+    {"tls-cert", ARG_TEXT, "FILE", offsetof(ctl, access.tls_cert), 0, 0,
+     "certificate to show, where the daemon asks for one"},
+    {"tls-key", ARG_TEXT, "FILE", offsetof(ctl, access.tls_key), 0, 0, "its private key"},
+    {"insecure", ARG_FLAG, NULL, offsetof(ctl, access.insecure), 0, 0,
+     "send a key to another machine without TLS"},
     {"json", ARG_FLAG, NULL, offsetof(ctl, json), 0, 0, "print one JSON object"},
     {"verbose", ARG_FLAG, NULL, offsetof(ctl, verbose), 0, 0, "print the speed, without a terminal too"},
     {"help", ARG_FLAG, NULL, offsetof(ctl, help), 0, 0, "print this and end"},
@@ -94,8 +104,15 @@ static status run_command(ctl *c, int argc, char **argv, int at, const arg_table
     } else if (c->help) {
         print_help(chosen);
     } else if ((st = choose_server(c, &address)) == ST_OK) {
-        client_catch_interrupts();
-        st = chosen->run(c, values, &rest);
+        client_access access;
+        st = access_read(&access, &c->access);
+        if (st == ST_OK) {
+            client_use_access(&access);
+            client_catch_interrupts();
+            st = chosen->run(c, values, &rest);
+            client_use_access(NULL);
+            access_close(&access);
+        }
     }
     free(address);
     args_close(&tables[1]);

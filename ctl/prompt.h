@@ -1,12 +1,13 @@
-/* The prompt of `ask`: one user turn as the chat template of the large models writes it, thinking off:
+/* The prompt of `ask` where the server has no chat for the model: one user turn as the chat template of the large models
+ * writes it, thinking off:
  *
  *     <bos><|turn>user⏎ DOCUMENT… ⏎⏎ QUESTION <turn|>⏎<|turn>model⏎<|channel>thought⏎<channel|>
  *
  * Markers are sent with parse_special and everything of the user without, so a document that spells <turn|> cannot close
  * its own turn. Special tokens cut the text into pieces that are encoded one by one, so "user⏎" goes with the content.
  *
- * Memory:  outputs are the caller's: strbuf_close, free(ids->at).
- * Errors:  ST_INVALID naming the document and the byte that is not UTF-8, or an empty one. */
+ * Memory:  ids->at is the caller's to free().
+ * Errors:  the server's. */
 #ifndef CTL_PROMPT_H
 #define CTL_PROMPT_H
 
@@ -14,10 +15,9 @@
 #include "ctl/args.h"
 #include "ctl/client.h"
 
-/* White space at both ends is dropped, as the template does: exactly what Python's str.strip drops. */
-void prompt_trim(const char **text, size_t *n);
-/* The documents' texts in order, an empty line after each, then the question. Path "-" is standard input. */
-STATUS_CHECKED status prompt_join_documents(char *const *paths, size_t count, const char *question, strbuf *content);
+/* Adds the tokens of a text; markers: special tokens are read in it; first: the beginning-of-sequence token before. */
+STATUS_CHECKED status prompt_encode(client *c, const char *model, const void *text, size_t n, bool markers,
+                                    bool first, arg_ids *ids);
 STATUS_CHECKED status prompt_encode_turn(client *c, const char *model, const strbuf *content, arg_ids *ids);
 
 #endif

@@ -2,22 +2,24 @@
 
 #include <stdbool.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
+
+#include "base/utf8.h"
 
 static status stdout_failed(void) { return fail_errno(ST_IO, "standard output"); }
 
 void terminal_make_safe(strbuf *out, const void *utf8, size_t n) {
     const unsigned char *at = utf8;
-    for (size_t i = 0; i < n; i++) {
-        bool c1 = at[i] == 0xC2 && i + 1 < n && at[i + 1] >= 0x80 && at[i + 1] <= 0x9F;
+    for (size_t i = 0; i < n;) {
+        unsigned length = utf8_length(at[i]);
+        bool whole = length > 0 && length <= n - i && utf8_check(at + i, length) == length;
+        bool c1 = whole && length == 2 && at[i] == 0xC2 && at[i + 1] <= 0x9F;
         bool control = (at[i] < 0x20 && at[i] != '\n' && at[i] != '\t') || at[i] == 0x7F;
-        if (!c1 && !control) {
-            strbuf_add(out, at + i, 1);
-            continue;
-        }
-        strbuf_add_string(out, "\xEF\xBF\xBD");
-        if (c1) i++;
+        if (whole && !c1 && !control) strbuf_add(out, at + i, length);
+        else strbuf_add_string(out, "\xEF\xBF\xBD");
+        i += whole ? length : 1;
     }
 }
 
@@ -32,6 +34,23 @@ status terminal_write_text(const void *utf8, size_t n) {
     status st = n == 0 || fwrite(bytes, 1, n, stdout) == n ? ST_OK : stdout_failed();
     strbuf_close(&safe);
     return st;
+}
+
+bool terminal_has_styles(void) {
+    const char *term = getenv("TERM"), *plain = getenv("NO_COLOR");
+    return isatty(STDOUT_FILENO) && term && *term && strcmp(term, "dumb") != 0 && !(plain && *plain);
+}
+
+static status write_mark(const char *styled, const char *plain) {
+    return fputs(terminal_has_styles() ? styled : plain, stdout) == EOF ? stdout_failed() : ST_OK;
+}
+
+status terminal_write_part(bool *within, bool thought, const void *utf8, size_t n) {
+    if (!isatty(STDOUT_FILENO)) return thought ? ST_OK : terminal_write_text(utf8, n);
+    if (thought && !*within) TRY(write_mark("\x1b[2m", "[thinking]\n"));
+    if (!thought && *within) TRY(write_mark("\x1b[0m\n\n", "\n[answer]\n"));
+    *within = thought;
+    return terminal_write_text(utf8, n);
 }
 
 status terminal_write_line(const strbuf *line) {

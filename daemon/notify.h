@@ -1,4 +1,4 @@
-/* sd_notify without libsystemd: one datagram to $NOTIFY_SOCKET. Nothing happens where there is none.
+/* Words to the service manager. Nothing happens where there is none.
  * Threads: main thread. Errors: a warning in the log; a service manager that does not listen stops nobody. */
 #ifndef DAEMON_NOTIFY_H
 #define DAEMON_NOTIFY_H

@@ -49,7 +49,8 @@ const option gemmad_option_table[] = {
              "slow answers down to half their speed at most"},
     {"listen", OPTION_TEXTS, 0, FIELD(listen), .value = "ADDR",
      .help =
-         "gRPC address, unix:/path or host:port; may repeat; default unix:$XDG_RUNTIME_DIR/gemmad.sock, else "
+         "gRPC address, unix:/path, host:port or systemd:NAME, a socket that the service manager hands over; may repeat; "
+         "default unix:$XDG_RUNTIME_DIR/gemmad.sock, else "
          "gemmad.sock in the state directory"},
     {"queue", OPTION_U32, 0, FIELD(queue), .value = "N", .unit = "requests", .preset = "1024", .least = 1,
      .most = LIMIT_QUEUE_PER_MODEL,
@@ -58,15 +59,21 @@ const option gemmad_option_table[] = {
      .least = 1, .most = LIMIT_QUEUE_PER_MODEL, .help = "that may wait of one user or address"},
     {"http", OPTION_TEXT, 0, FIELD(http), .value = "ADDR",
      .help = "address of OpenAI-compatible HTTP, unix:/path or host:port; off unless given"},
-    {"keys", OPTION_TEXT, OPTION_NOT_BUILT, FIELD(keys), .value = "FILE",
-     .help = "keys that clients must show"},
-    {"tls-cert", OPTION_TEXT, OPTION_NOT_BUILT, FIELD(tls_cert), .value = "FILE",
-     .help = "certificate of the server"},
-    {"tls-key", OPTION_TEXT, OPTION_NOT_BUILT, FIELD(tls_key), .value = "FILE", .help = "its private key"},
+    {"keys", OPTION_TEXT, 0, FIELD(keys), .value = "FILE",
+     .help = "clients must show one of these keys, made by `gemmactl key`; the daemon's own user and root need none on a "
+             "Unix socket; read again on SIGHUP"},
+    {"socket-mode", OPTION_WORD, 0, FIELD(socket_mode), .preset = "0600", .words = "0600 0660 0666",
+     .help = "of Unix sockets; with more than 0600 other users may connect, and --keys is needed"},
+    {"tls-cert", OPTION_TEXT, 0, FIELD(tls_cert), .value = "FILE",
+     .help = "certificate chain in PEM: every host:port then speaks TLS, 1.2 or later; read again on SIGHUP"},
+    {"tls-key", OPTION_TEXT, 0, FIELD(tls_key), .value = "FILE", .help = "its private key in PEM, which others may not read"},
+    {"tls-client-ca", OPTION_TEXT, 0, FIELD(tls_client_ca), .value = "FILE",
+     .help = "clients must show a certificate that one of these signed"},
     {"insecure", OPTION_FLAG, 0, FIELD(insecure),
      .help = "listen beyond the loopback without keys and TLS: whoever reaches the port may use the models"},
-    {"chat-template", OPTION_WORD, OPTION_NOT_BUILT | OPTION_OF_SECTION, FIELD(chat_template),
-     .words = "gemma4 gemma4-small", .help = "for a checkpoint whose own template is unknown"},
+    {"chat-template", OPTION_WORD, OPTION_OF_SECTION, FIELD(chat_template), .words = "gemma4 gemma4-small",
+     .help = "how chats are rendered, for a checkpoint whose own template is missing or not one of Gemma 4's: as for the large "
+             "models or as for E2B and E4B; default the checkpoint's own"},
     {"media-root", OPTION_TEXT, OPTION_NOT_BUILT, FIELD(media_root), .value = "DIR",
      .help = "local files that requests may name"},
     {"spill", OPTION_TEXT, OPTION_OF_SECTION, FIELD(spill), .value = "DIR[:SIZE]",
@@ -90,6 +97,8 @@ const option gemmad_option_table[] = {
     {"log-prompts", OPTION_FLAG, 0, FIELD(log_prompts),
      .help = "write the first 8 KiB of every prompt into the log; without it no text of a request is logged"},
     {"verbose", OPTION_FLAG, 0, FIELD(verbose), .help = "the same as --log-level debug"},
+    {"example-config", OPTION_FLAG, OPTION_ARGUMENT_ONLY, FIELD(example_config),
+     .help = "print a file for --config with every option in it, commented out, and end"},
     {"help", OPTION_FLAG, OPTION_ARGUMENT_ONLY, FIELD(help), .help = "print this and end"},
     {"version", OPTION_FLAG, OPTION_ARGUMENT_ONLY, FIELD(version),
      .help = "print the version and the build and end"},

@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
+#include <unistd.h>
 
 #include "base/invariant.h"
 #include "base/memory.h"
@@ -15,9 +16,11 @@
 #include "daemon/api/reflection.h"
 #include "daemon/api/server.h"
 #include "daemon/dry_run.h"
+#include "daemon/http/gate.h"
 #include "daemon/http/openai.h"
 #include "daemon/notify.h"
 #include "daemon/queue/core.h"
+#include "daemon/secure.h"
 #include "daemon/state_dir.h"
 #include "daemon/text/model_text.h"
 
@@ -40,7 +43,8 @@ typedef struct served {
     struct service *service;
     const model_settings *settings;
     model_facts facts;
-    model_text text;  /* without a tokenizer: token ids only */
+    model_text text; /* without a tokenizer: token ids only */
+    chat_choice chat;
     replica *replica; /* [count] */
     uint32_t count;
     bool was_ready, start_failed; /* was_ready: an engine of it */
@@ -59,17 +63,19 @@ typedef struct service {
     uv_loop_t loop;
     uv_signal_t signal[SIGNALS];
     uint32_t signal_count;
+    secure *secure;
     core *core;
     server *server;
     acceptor *acceptor;
     http_server *http; /* NULL: off */
+    gate *gate;
     openai *openai;
     health *health;
     reflection *reflection;
     served *model; /* [count] */
     uint32_t count;
     stage stage;
-    bool told_ready;
+    bool told_ready, had_terminal;
     int exit_code;
 } service;
 
@@ -147,8 +153,23 @@ static void stop(service *s, bool drain) {
     if (!drain) end_engines(s, false);
 }
 
+/* SIGHUP means two things: a terminal that has gone, with whoever started gemmad in it, and otherwise that files have
+ * changed. */
+static bool terminal_is_gone(const service *s) { return s->had_terminal && !isatty(STDERR_FILENO); }
+
+static void on_hang_up(service *s) {
+    bool can = secure_can_reload(s->secure);
+    log_info("SIGHUP: %s",
+             can ? "reading keys and certificates again" : "there are no keys or certificates to read");
+    if (can && s->stage == STAGE_RUNNING) secure_reload(s->secure);
+}
+
 static void on_signal(uv_signal_t *handle, int number) {
     service *s = handle->data;
+    if (number == SIGHUP && !terminal_is_gone(s)) {
+        on_hang_up(s);
+        return;
+    }
     if (s->stage == STAGE_RUNNING) {
         log_info("signal %s: finishing what runs, then ending the engines; a second one ends at once",
                  strsignal(number));
@@ -251,7 +272,8 @@ static status start_engine(service *s, served *m, uint32_t number) {
     TRY(engine_open(&r->engine, &s->loop, &r->options, &m->facts, &watch));
     r->running = true;
     if (number > 0) return core_add_replica(s->core, m->settings->name, r->engine);
-    return core_add_model(s->core, m->settings->name, m->text.tokenizer, r->engine);
+    TRY(core_add_model(s->core, m->settings->name, m->text.tokenizer, r->engine));
+    return core_set_chat(s->core, m->settings->name, &m->chat);
 }
 
 /* ---- the way up ---- */
@@ -264,6 +286,12 @@ static status open_text(served *m) {
         log_warn("model %s: the tokenizer has ids up to %u, the model's vocabulary is %u; prompts with the "
                  "others are refused",
                  m->settings->name, tokenizer_vocab_size(t) - 1, m->facts.vocab);
+    chat_template_choose(&m->chat, m->settings->options.chat_template, m->text.chat_template,
+                         m->text.chat_template_bytes, t);
+    if (m->chat.template)
+        log_info("model %s: chats are rendered with the template %s", m->settings->name,
+                 chat_template_name(m->chat.template));
+    else if (t) log_warn("model %s serves no chat: %s", m->settings->name, m->chat.why);
     return ST_OK;
 }
 
@@ -326,16 +354,43 @@ static status catch_signals(service *s) {
 
 static const char *state_word(void *c) { return core_state(c); }
 
+static void certificates_replaced(void *context, const tls_files *now) {
+    service *s = context;
+    if (s->server) server_set_tls(s->server, now);
+}
+
+/* What the settings have let pass may be public: keys and TLS, or the word that says so. */
+static bool public_allowed(const service *s) {
+    return s->settings->options.insecure || (secure_auth(s->secure) && secure_tls(s->secure));
+}
+
+static void warn_of_open(const service *s, const char *address) {
+    if (!secure_auth(s->secure))
+        log_warn("%s is open to every user of %s; --keys FILE asks them for a key", address,
+                 s->settings->options.insecure ? "every machine that reaches it" : "this machine");
+}
+
+static status listen_grpc(service *s, const char *address) {
+    bool tcp = strncmp(address, "unix:", 5) != 0;
+    if (tcp && secure_tls(s->secure)) return server_listen_tls(s->server, address, public_allowed(s));
+    TRY(acceptor_listen(s->acceptor, address, public_allowed(s), server_sink(s->server)));
+    if (tcp) warn_of_open(s, address);
+    return ST_OK;
+}
+
 static const tokenizer *tokenizer_of(void *c, const char *model) { return core_tokenizer(c, model); }
 
 static const char *first_model(void *c) { return core_first_model(c); }
 
 static status open_http(service *s, const call_method *methods, uint32_t count) {
     if (!s->settings->options.http) return ST_OK;
+    bool tcp = strncmp(s->settings->options.http, "unix:", 5) != 0;
     TRY(http_open(&s->http, &s->loop, NULL));
+    gate_open(&s->gate, s->http, secure_auth(s->secure));
     openai_open(&s->openai, s->http, &(openai_backend){methods, count, s->core, state_word, tokenizer_of, first_model});
-    return acceptor_listen(s->acceptor, s->settings->options.http, s->settings->options.insecure,
-                           http_sink(s->http));
+    TRY(acceptor_listen(s->acceptor, s->settings->options.http, public_allowed(s), http_sink(s->http)));
+    if (tcp) warn_of_open(s, s->settings->options.http);
+    return ST_OK;
 }
 
 static status open_server(service *s) {
@@ -345,10 +400,13 @@ static status open_server(service *s) {
     server_add_core(s->server, methods, count, s->core);
     health_open(&s->health, s->server, state_word, s->core);
     TRY(reflection_open(&s->reflection, s->server));
-    TRY(acceptor_open(&s->acceptor, &s->loop, NULL));
-    for (uint32_t i = 0; i < s->settings->listen_count; i++)
-        TRY(acceptor_listen(s->acceptor, s->settings->listen[i], s->settings->options.insecure,
-                            server_sink(s->server)));
+    server_set_auth(s->server, secure_auth(s->secure));
+    if (secure_tls(s->secure)) server_set_tls(s->server, secure_tls(s->secure));
+    const acceptor_limits limits = {.socket_mode = (mode_t)strtoul(s->settings->options.socket_mode, NULL, 8),
+                                    .other_users = secure_auth(s->secure) != NULL};
+    TRY(acceptor_open(&s->acceptor, &s->loop, &limits));
+    for (uint32_t i = 0; i < s->settings->listen_count; i++) TRY(listen_grpc(s, s->settings->listen[i]));
+    server_start(s->server);
     return open_http(s, methods, count);
 }
 
@@ -392,6 +450,7 @@ static status prepare(service *s) {
         TRY(plan_model(s, &s->model[i], &s->settings->model[i]));
     }
     if (uv_loop_init(&s->loop) != 0) return fail(ST_INTERNAL, "cannot make the event loop");
+    TRY(secure_open(&s->secure, &s->loop, &s->settings->options, certificates_replaced, s));
     TRY(core_open(&s->core, &s->loop));
     core_set_limits(s->core,
                     (core_limits){s->settings->options.queue, s->settings->options.queue_per_client});
@@ -402,6 +461,7 @@ static status prepare(service *s) {
 int service_run(const settings *asked) {
     service s = {.settings = asked, .state = {.lock = -1}};
     signal(SIGPIPE, SIG_IGN);
+    s.had_terminal = isatty(STDERR_FILENO);
     raise_descriptor_limit();
     status st = prepare(&s);
     if (st == ST_OK) {
@@ -412,6 +472,7 @@ int service_run(const settings *asked) {
     }
     acceptor_close(s.acceptor);
     http_close(s.http);
+    gate_close(s.gate);
     openai_close(s.openai);
     server_close(s.server);
     health_close(s.health);
@@ -419,6 +480,7 @@ int service_run(const settings *asked) {
     for (uint32_t i = 0; i < s.count; i++)
         for (uint32_t k = 0; k < s.model[i].count; k++) engine_close(s.model[i].replica[k].engine);
     core_close(s.core);
+    secure_close(s.secure);
     for (uint32_t i = 0; i < s.count; i++) {
         model_text_close(&s.model[i].text);
         free(s.model[i].replica);

@@ -34,6 +34,10 @@ status settings_check_address(const char *option_name, const char *address, bool
         return address[5] == '/'
                    ? ST_OK
                    : fail(ST_INVALID, "%s %s: the path must begin with '/'", option_name, address);
+    if (!strncmp(address, "systemd:", 8)) /* looked at when it is taken over */
+        return address[8]
+                   ? ST_OK
+                   : fail(ST_INVALID, "%s %s: the name of the socket is missing", option_name, address);
     const char *colon = strrchr(address, ':');
     size_t n = colon ? (size_t)(colon - address) : 0;
     char *end;
@@ -50,21 +54,44 @@ status settings_check_address(const char *option_name, const char *address, bool
     return ST_OK;
 }
 
+/* What other machines reach is for those who have a key, and nobody on the way may read it. */
+static status check_reach(const gemmad_options *o, const char *name, const char *address, bool loopback) {
+    if (loopback || o->insecure || (o->keys && o->tls_cert)) return ST_OK;
+    const char *missing = o->keys ? "--tls-cert and --tls-key are missing" : "--keys is missing";
+    if (!o->keys && !o->tls_cert) missing = "--keys and --tls-cert with --tls-key are missing";
+    return fail(ST_INVALID,
+                "%s %s is not a loopback address, and %s: whoever reaches it could use the models. "
+                "--insecure listens "
+                "there all the same",
+                name, address, missing);
+}
+
+static status check_security(const gemmad_options *o) {
+    if (!o->tls_cert != !o->tls_key)
+        return fail(ST_INVALID, "--tls-cert and --tls-key go together; %s is missing",
+                    o->tls_cert ? "--tls-key" : "--tls-cert");
+    if (o->tls_client_ca && !o->tls_cert)
+        return fail(ST_INVALID, "--tls-client-ca goes with --tls-cert and --tls-key");
+    if (!o->keys && strcmp(o->socket_mode, "0600") != 0)
+        return fail(
+            ST_INVALID,
+            "--socket-mode %s lets other users connect: it needs --keys, so that they show who they are",
+            o->socket_mode);
+    return ST_OK;
+}
+
 static status check_address(const settings *s, const char *option_name, const char *address) {
     bool loopback;
     TRY(settings_check_address(option_name, address, &loopback));
-    /* Keys and TLS are refused as not available before this is reached, so they cannot be there. */
-    if (!loopback && !s->options.insecure)
-        return fail(ST_INVALID,
-                    "%s %s is not a loopback address, and this version has neither --keys nor TLS: "
-                    "whoever reaches it could use the models. --insecure listens there all the same",
-                    option_name, address);
-    return ST_OK;
+    return check_reach(&s->options, option_name, address, loopback);
 }
 
 static status check_listen(settings *s) {
     const option_texts *given = &s->options.listen;
     if (s->options.http) TRY(check_address(s, "--http", s->options.http));
+    if (s->options.http && s->options.tls_cert && strncmp(s->options.http, "unix:", 5) != 0)
+        return fail(ST_UNSUPPORTED, "--http %s with --tls-cert is not available in this version",
+                    s->options.http);
     if (given->count == 0) {
         if (path_default_address(&s->default_address, s->state_dir) != ST_OK)
             return fail(ST_INVALID, "%s; say --listen ADDR", status_text());
@@ -292,7 +319,7 @@ status settings_read(settings *s, int argc, char **argv) {
     *s = (settings){0};
     options_open(&s->reader, gemmad_option_table, gemmad_option_count, "GEMMAD", &s->options);
     TRY(options_read_arguments(&s->reader, argc, argv));
-    if (s->options.help || s->options.version) return ST_OK;
+    if (s->options.help || s->options.version || s->options.example_config) return ST_OK;
     TRY(options_read_environment(&s->reader));
     if (s->options.config) {
         if (config_file_open(&s->file, s->options.config) != ST_OK)
@@ -307,7 +334,9 @@ status settings_read(settings *s, int argc, char **argv) {
     if (s->options.state) s->state_dir = memory_copy_string(s->options.state);
     else if (!s->options.dry_run && path_default_state(&s->state_dir) != ST_OK)
         return fail(ST_INVALID, "%s; say --state DIR", status_text());
-    return s->options.dry_run ? ST_OK : check_listen(s);
+    if (s->options.dry_run) return ST_OK;
+    TRY(check_security(&s->options));
+    return check_listen(s);
 }
 
 void settings_close(settings *s) {
@@ -334,4 +363,13 @@ void settings_print_help(FILE *out) {
           "or live socket "
           "taken\n",
           out);
+}
+
+void settings_print_example(FILE *out) {
+    fputs("# gemmad's configuration, for --config FILE. Each option has the name it has on the command line, "
+          "which wins over\n"
+          "# the environment (GEMMAD_<OPTION>), which wins over this file. '#' begins a comment.\n\n",
+          out);
+    options_print_config(out, gemmad_option_table, gemmad_option_count);
+    fputs("# Options of one model stand under its name:\n#[model NAME]\n#ranks = 4\n", out);
 }

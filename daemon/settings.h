@@ -16,11 +16,11 @@
 typedef struct gemmad_options {
     option_texts model, listen;
     const char *hosts, *interface, *launcher, *launcher_args, *device, *weights, *kv, *expert_layout;
-    const char *http, *keys, *tls_cert, *tls_key, *chat_template, *media_root, *spill;
+    const char *http, *keys, *socket_mode, *tls_cert, *tls_key, *tls_client_ca, *chat_template, *media_root, *spill;
     const char *state, *config, *shape, *log_level, *log_format;
     uint32_t ranks, replicas, threads, context, prefill_min_share, engine_grace, queue, queue_per_client;
     uint64_t memory;
-    bool insecure, dry_run, json, verbose, log_prompts, help, version;
+    bool insecure, dry_run, json, verbose, log_prompts, example_config, help, version;
 } gemmad_options;
 
 extern const option gemmad_option_table[];
@@ -50,6 +50,8 @@ typedef struct settings {
 STATUS_CHECKED status settings_read(settings *s, int argc, char **argv);
 void settings_close(settings *s);
 void settings_print_help(FILE *out);
+/* A file for --config: every option with its meaning and its default, commented out. */
+void settings_print_example(FILE *out);
 
 /* What the options of one model mean to an engine; id, state_dir and grace are the caller's to set. */
 engine_options settings_engine_options(const gemmad_options *o, const char *path);

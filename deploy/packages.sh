@@ -11,12 +11,15 @@ set -euo pipefail
 packages_build=(
     gcc libc6-dev make cmake ninja-build pkgconf
     libjansson-dev                            # JSON: configuration, checkpoints
+    libedit-dev                               # line editing of `gemmactl chat`
     libuv1-dev                                # the coordinator's event loop
     libgrpc-dev                               # gRPC C core: server and command line
     libmicrohttpd-dev                         # HTTP server
+    libgnutls28-dev                           # TLS: certificates are checked, HTTP is encrypted
     libprotobuf-c-dev protobuf-c-compiler     # messages in C
     protobuf-compiler                         # descriptors for server reflection
     libopenmpi-dev openmpi-bin                # ranks
+    libsystemd-dev                            # readiness, sockets handed over
     libnuma-dev                               # which CPU belongs to which NUMA node
 )
 packages_test=(

@@ -240,6 +240,9 @@ status engine_check_submit(const Gemmad__Engine__Submit *s, const engine_bounds 
     if (s->sample_index >= LIMIT_SAMPLES)
         return fail(ST_FORMAT, "submit: sample_index is %u, a prompt has at most %d samples", s->sample_index,
                     LIMIT_SAMPLES);
+    if (s->has_grammar && (s->grammar.len == 0 || s->grammar.len > LIMIT_GRAMMAR_BYTES))
+        return fail(ST_FORMAT, "submit: a grammar of %zu bytes, allowed are 1 to %d", s->grammar.len,
+                    LIMIT_GRAMMAR_BYTES);
     TRY(check_sampling(s->sampling, b));
     /* max_tokens counts from the prompt's end: what a replayed request has already emitted is part of it. */
     if (s->n_tokens - s->prompt_count >= s->sampling->max_tokens)
@@ -262,6 +265,12 @@ status engine_check_from_gemmad(const engine_frame *f, const engine_bounds *b) {
     case GEMMAD__ENGINE__FRAME__KIND_PAUSE:
         TRY(check_id("pause", f->pause->has_id, f->pause->id));
         NEED("pause", f->pause, paused);
+        return ST_OK;
+    case GEMMAD__ENGINE__FRAME__KIND_VOCABULARY:
+        NEED("vocabulary", f->vocabulary, data);
+        if (f->vocabulary->data.len == 0 || f->vocabulary->data.len > LIMIT_VOCABULARY_BYTES)
+            return fail(ST_FORMAT, "vocabulary: %zu bytes, allowed are 1 to %d", f->vocabulary->data.len,
+                        LIMIT_VOCABULARY_BYTES);
         return ST_OK;
     case GEMMAD__ENGINE__FRAME__KIND_DRAIN:
     case GEMMAD__ENGINE__FRAME__KIND_PING: return ST_OK;

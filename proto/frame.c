@@ -189,6 +189,7 @@ const char *frame_kind_name(const engine_frame *f) {
     case GEMMAD__ENGINE__FRAME__KIND_DRAIN: return "drain";
     case GEMMAD__ENGINE__FRAME__KIND_PING: return "ping";
     case GEMMAD__ENGINE__FRAME__KIND_PAUSE: return "pause";
+    case GEMMAD__ENGINE__FRAME__KIND_VOCABULARY: return "vocabulary";
     default: return "unknown";
     }
 }

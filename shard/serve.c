@@ -183,13 +183,21 @@ static status take_event(leader *l, link_event *e) {
                            .deadline_ms = r->deadline_ms,
                            .client = r->client,
                            .group = r->group,
-                           .sampling = r->sampling};
+                           .sampling = r->sampling,
+                           .grammar = r->grammar,
+                           .grammar_bytes = r->grammar_bytes};
         r->tokens = NULL;
+        r->grammar = NULL;
         link_request_free(r);
         return sched_submit(l->s, &q);
     }
     case LINK_CANCEL: return sched_cancel(l->s, e->id);
     case LINK_DRAIN: l->draining = true; return ST_OK;
+    case LINK_VOCABULARY: {
+        status st = sched_take_vocabulary(l->s, e->data, e->data_bytes);
+        free(e->data);
+        return st;
+    }
     case LINK_PAUSE: return sched_pause(l->s, e->id, e->paused);
     }
     return fail(ST_UNSUPPORTED, "engine link: event %d", (int)e->kind);

@@ -14,8 +14,9 @@ INCLUDE = re.compile(r'^\s*#\s*include\s+(["<])([^">]+)[">]', re.MULTILINE)
 ROW = re.compile(r"^\|([^|]*)\|([^|]*)\|([^|]*)\|", re.MULTILINE)
 # How a library shows in an include; what is in none of these is the C library or the system.
 LIBRARIES = [("grpc", r"grpc/.*"), ("libuv", r"uv(/.*)?\.h"), ("libmicrohttpd", r"microhttpd.*\.h"), ("gnutls", r"gnutls/.*"),
-             ("editline", r"(editline|readline|histedit).*"), ("MPI", r"mpi\.h"), ("protobuf-c", r"protobuf-c/.*"),
-             ("jansson", r"jansson.*\.h"), ("CUDA", r"(cuda|cublas|nvrtc|cub/|mma).*"), ("NCCL", r"nccl.*\.h")]
+             ("libsystemd", r"systemd/.*"), ("editline", r"(editline|readline|histedit).*"), ("MPI", r"mpi\.h"),
+             ("protobuf-c", r"protobuf-c/.*"), ("jansson", r"jansson.*\.h"), ("CUDA", r"(cuda|cublas|nvrtc|cub/|mma).*"),
+             ("NCCL", r"nccl.*\.h")]
 
 
 class Row:

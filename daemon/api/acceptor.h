@@ -1,7 +1,7 @@
 /* Lets clients in, for every protocol. libuv accepts; a connection on a Unix socket must come from this process's user or
- * root, unless keys are asked for; what does not begin as the listener's protocol does is closed here, as is who says nothing for a while. Then the
- * listener's sink gets the descriptor, and a duplicate of it is watched, to know when the client has left, since
- * LIMIT_CONNECTIONS counts all listeners.
+ * root, unless keys are asked for; what does not begin as the listener's protocol does is closed here, as is who says
+ * nothing for a while. Then the listener's sink gets the descriptor, and a duplicate of it is watched, to know when the
+ * client has left, since LIMIT_CONNECTIONS counts all listeners.
  *
  * Memory:  acceptor_open allocates; acceptor_close after `stopped`. Sinks and their texts are the caller's and stay.
  * Threads: loop thread.

@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <netdb.h>
+#include <stddef.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <string.h>
@@ -12,6 +13,8 @@
 #include <sys/stat.h>
 #include <sys/un.h>
 #include <unistd.h>
+
+#include "daemon/api/activated.h"
 
 enum {
     BACKLOG = 511,
@@ -104,7 +107,7 @@ static status listen_unix(const char *option, const char *path, address_socket *
 
 /* ---- TCP ---- */
 
-static bool is_loopback(const struct sockaddr *a) {
+bool address_is_loopback(const struct sockaddr *a) {
     if (a->sa_family == AF_INET)
         return ntohl(((const struct sockaddr_in *)(const void *)a)->sin_addr.s_addr) >> 24 == 127;
     const struct in6_addr *six = &((const struct sockaddr_in6 *)(const void *)a)->sin6_addr;
@@ -132,11 +135,19 @@ static status split(const char *option, const char *text, char host[256], char p
     return ST_OK;
 }
 
-static void name_socket(address_socket *s) {
+void address_name(address_socket *s) {
     struct sockaddr_storage a;
     socklen_t n = sizeof a;
     char host[64] = "?", port[8] = "?";
-    if (getsockname(s->fd, (struct sockaddr *)&a, &n) == 0)
+    bool known = getsockname(s->fd, (struct sockaddr *)&a, &n) == 0;
+    if (known && a.ss_family == AF_UNIX) {
+        size_t bytes = n - offsetof(struct sockaddr_un, sun_path);
+        snprintf(s->text, sizeof s->text, "unix:%.*s", (int)bytes,
+                 ((struct sockaddr_un *)(void *)&a)->sun_path);
+        s->is_unix = true;
+        return;
+    }
+    if (known)
         (void)getnameinfo((struct sockaddr *)&a, n, host, sizeof host, port, sizeof port,
                           NI_NUMERICHOST | NI_NUMERICSERV);
     snprintf(s->text, sizeof s->text, strchr(host, ':') ? "[%s]:%s" : "%s:%s", host, port);
@@ -150,7 +161,7 @@ static status listen_tcp(const char *text, const struct addrinfo *a, address_soc
     (void)setsockopt(out->fd, SOL_SOCKET, SO_REUSEADDR, &yes, sizeof yes);
     if (a->ai_family == AF_INET6) (void)setsockopt(out->fd, IPPROTO_IPV6, IPV6_V6ONLY, &yes, sizeof yes);
     if (bind(out->fd, a->ai_addr, a->ai_addrlen) == 0 && listen(out->fd, BACKLOG) == 0) {
-        name_socket(out);
+        address_name(out);
         return ST_OK;
     }
     status st = fail_errno(errno == EADDRINUSE ? ST_IN_USE : ST_IO, "cannot listen on %s", text);
@@ -184,13 +195,15 @@ status address_listen(const char *option, const char *text, bool public_allowed,
         *count = 1;
         return ST_OK;
     }
+    if (!strncmp(text, ACTIVATED_PREFIX, strlen(ACTIVATED_PREFIX)))
+        return activated_take(option, text + strlen(ACTIVATED_PREFIX), public_allowed, out, count);
     TRY(split(option, text, host, port));
     struct addrinfo hints = {.ai_socktype = SOCK_STREAM, .ai_flags = AI_PASSIVE}, *list;
     int error = getaddrinfo(host, port, &hints, &list);
     if (error) return fail(ST_INVALID, "%s %s: %s: %s", option, text, host, gai_strerror(error));
     status st = ST_OK;
     for (const struct addrinfo *a = list; a && st == ST_OK; a = a->ai_next)
-        if (!public_allowed && !is_loopback(a->ai_addr))
+        if (!public_allowed && !address_is_loopback(a->ai_addr))
             st = fail(ST_AUTH,
                       "%s %s: other machines reach this address; it needs --keys and TLS, or --insecure",
                       option, text);
@@ -200,7 +213,7 @@ status address_listen(const char *option, const char *text, bool public_allowed,
 }
 
 status address_set_mode(const address_socket *s, mode_t mode) {
-    if (!s->is_unix || mode == 0600) return ST_OK; /* as it was made */
+    if (!s->is_unix || !s->inode || mode == 0600) return ST_OK; /* as it was made */
     return chmod(s->text + 5, mode) == 0 ? ST_OK : fail_errno(ST_IO, "the mode of %s", s->text);
 }
 

@@ -2,6 +2,7 @@
  *
  *     unix:/path/to/socket    unix:///path/to/socket
  *     127.0.0.1:8080          localhost:8080    [::1]:8080    port 0: any free one
+ *     systemd:NAME            sockets that the service manager opened (activated.h)
  *
  * A Unix socket is made with mode 0600. A file there that no living process listens on is replaced; which of two
  * processes gets the path is decided under a lock of its folder.
@@ -14,6 +15,7 @@
 #define DAEMON_API_ADDRESS_H
 
 #include <stdbool.h>
+#include <sys/socket.h>
 #include <sys/types.h>
 
 #include "base/status.h"
@@ -25,7 +27,7 @@ typedef struct address_socket {
     bool is_unix;
     char text[ADDRESS_TEXT_BYTES]; /* where it listens: "unix:/run/gemmad.sock", "127.0.0.1:41234" */
     dev_t device;                  /* of the socket's file, so that only our own is removed */
-    ino_t inode;
+    ino_t inode;                   /* 0: not ours */
 } address_socket;
 
 enum { ADDRESS_SOCKETS_MAX = 8 };
@@ -34,7 +36,10 @@ enum { ADDRESS_SOCKETS_MAX = 8 };
  * public_allowed: addresses that other machines reach are taken too. option is for the sentence: "--listen". */
 STATUS_CHECKED status address_listen(const char *option, const char *text, bool public_allowed,
                                      address_socket out[ADDRESS_SOCKETS_MAX], int *count);
-/* Of a Unix socket's file; others have none. */
+bool address_is_loopback(const struct sockaddr *a); /* of IPv4 or IPv6 */
+/* Fills in text and is_unix of a socket that has an address. */
+void address_name(address_socket *s);
+/* Of the file of a Unix socket that we made; others are left alone. */
 STATUS_CHECKED status address_set_mode(const address_socket *s, mode_t mode);
 /* Closes it and takes its file away if that is still ours. */
 void address_close(address_socket *s);

@@ -350,11 +350,15 @@ static void watch_close(rpc *r) {
     start_batch(r, &op, 1, &r->close);
 }
 
+/* "fd:7" of a connection that the acceptor took; "ipv4:127.0.0.1:4711", "ipv6:%5B::1%5D:4711" of gRPC's own ports. */
 static void name_peer(rpc *r) {
-    char *given = grpc_call_get_peer(r->handle);
+    char *given = grpc_call_get_peer(r->handle), address[64];
     int fd = -1;
     if (given && sscanf(given, "fd:%d", &fd) == 1)
         snprintf(r->peer, sizeof r->peer, "%s", server_peer(r->server, fd));
+    else if (given && (sscanf(given, "ipv4:%63[0-9.]", address) == 1 ||
+                       sscanf(given, "ipv6:%%5B%63[^%]", address) == 1))
+        snprintf(r->peer, sizeof r->peer, "%s", address);
     gpr_free(given);
     r->base.peer = r->peer;
 }
@@ -386,7 +390,7 @@ static status check_key(rpc *r) {
 static status identify(rpc *r) {
     name_peer(r);
     status st = check_key(r);
-    if (st != ST_OK) server_refused_key(r->server, r->peer);
+    if (st != ST_OK) auth_refused(server_auth(r->server), r->peer);
     else if (r->base.who) snprintf(r->peer, sizeof r->peer, "key %s", auth_key_name(r->base.who));
     return st;
 }

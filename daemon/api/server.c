@@ -14,6 +14,7 @@
 #include "base/log.h"
 #include "base/memory.h"
 #include "daemon/api/server_internal.h"
+#include "daemon/api/tls.h"
 #include "proto/limits.h"
 
 enum {
@@ -24,6 +25,8 @@ enum {
     STREAMS_MAX = 1024,   /* of one connection; a client's library queues what is over */
     KEEPALIVE_MS = 60000, /* a peer that is gone without a word is noticed after this and */
     KEEPALIVE_TIMEOUT_MS = 20000,
+    HANDSHAKE_MS = 10000, /* of TLS, and until HTTP/2 has begun behind it */
+    METADATA_BYTES = 16384,
     PING_LEAST_MS = 5000, /* clients may ping as often without being cut off */
 };
 
@@ -45,8 +48,8 @@ struct server {
     server_method method[METHODS_MAX];
     uint32_t method_count;
     auth *auth;
-    uint64_t refused_keys, refused_said_ms; /* since the last log line about them */
-    char (*peer)[PEER_BYTES];               /* [peer_count], by descriptor */
+    tls *tls;                 /* NULL: plaintext */
+    char (*peer)[PEER_BYTES]; /* [peer_count], by descriptor */
     int peer_count;
     uint32_t calls, requested[SERVER_ORIGINS]; /* running; asked for and not come */
     uint32_t shut_down;                        /* of grpc */
@@ -154,6 +157,8 @@ static grpc_server *create_grpc_server(void) {
         integer(GRPC_ARG_HTTP2_MAX_PINGS_WITHOUT_DATA, 0),
         integer(GRPC_ARG_HTTP2_MIN_RECV_PING_INTERVAL_WITHOUT_DATA_MS, PING_LEAST_MS),
         integer(GRPC_ARG_ALLOW_REUSEPORT, 0),
+        integer(GRPC_ARG_SERVER_HANDSHAKE_TIMEOUT_MS, HANDSHAKE_MS),
+        integer(GRPC_ARG_MAX_METADATA_SIZE, METADATA_BYTES),
     };
     return grpc_server_create(&(grpc_channel_args){.num_args = sizeof args / sizeof *args, .args = args},
                               NULL);
@@ -182,7 +187,6 @@ status server_open(server **out, uv_loop_t *loop) {
     for (int from = 0; from < SERVER_ORIGINS; from++) {
         s->grpc[from] = create_grpc_server();
         grpc_server_register_completion_queue(s->grpc[from], s->events.queue, NULL);
-        grpc_server_start(s->grpc[from]);
     }
 
     int error = uv_async_init(loop, &s->events.wake, on_wake);
@@ -194,9 +198,35 @@ status server_open(server **out, uv_loop_t *loop) {
     pthread_mutex_init(&s->events.lock, NULL);
     error = pthread_create(&s->thread, NULL, drain_completions, &s->events);
     INVARIANT(error == 0);
-    for (int from = 0; from < SERVER_ORIGINS; from++) request_calls(s, from);
     *out = s;
     return ST_OK;
+}
+
+void server_start(server *s) {
+    for (int from = 0; from < SERVER_ORIGINS; from++) {
+        grpc_server_start(s->grpc[from]);
+        request_calls(s, from);
+    }
+}
+
+void server_set_tls(server *s, const tls_files *files) {
+    if (s->tls) tls_replace(s->tls, files);
+    else tls_open(&s->tls, files);
+}
+
+/* Taken and let go first: gRPC tells no reason, and this has a sentence for each. It takes it itself without
+ * SO_REUSEPORT, so that whoever comes in between is noticed. */
+status server_listen_tls(server *s, const char *address, bool public_allowed) {
+    address_socket sockets[ADDRESS_SOCKETS_MAX];
+    int count;
+    INVARIANT(s->tls);
+    TRY(address_listen("--listen", address, public_allowed, sockets, &count));
+    status st = ST_OK;
+    for (int i = 0; i < count; i++) {
+        address_close(&sockets[i]);
+        if (st == ST_OK) st = tls_add_port(s->tls, s->grpc[FROM_OTHERS], sockets[i].text);
+    }
+    return st;
 }
 
 /* ---- methods ---- */
@@ -245,16 +275,6 @@ static void keep_peer(server *s, int fd, const char *peer) {
 }
 
 const char *server_peer(const server *s, int fd) { return fd >= 0 && fd < s->peer_count ? s->peer[fd] : ""; }
-
-void server_refused_key(server *s, const char *peer) {
-    uint64_t now = uv_now(s->loop);
-    s->refused_keys++;
-    if (s->refused_said_ms && now - s->refused_said_ms < 1000) return;
-    log_warn("%llu calls refused, the last of %s: %s", (unsigned long long)s->refused_keys, peer,
-             status_text());
-    s->refused_keys = 0;
-    s->refused_said_ms = now;
-}
 
 static acceptor_verdict look(const char *seen, size_t n) {
     /* RFC 9113, 3.4: what every client sends first. */
@@ -340,6 +360,7 @@ void server_close(server *s) {
     INVARIANT(s->drained && s->handles == 0);
     for (int from = 0; from < SERVER_ORIGINS; from++) grpc_server_destroy(s->grpc[from]);
     grpc_completion_queue_destroy(s->events.queue);
+    tls_close(s->tls);
     grpc_server_credentials_release(s->credentials);
     grpc_shutdown();
     pthread_mutex_destroy(&s->events.lock);

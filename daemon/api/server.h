@@ -12,6 +12,7 @@
 #include <uv.h>
 
 #include "daemon/api/acceptor.h"
+#include "daemon/auth/tls_files.h"
 #include "daemon/queue/call.h"
 
 typedef struct server server;
@@ -29,6 +30,8 @@ typedef struct server_method {
 } server_method;
 
 STATUS_CHECKED status server_open(server **out, uv_loop_t *loop);
+/* After ports with TLS; before the loop runs. */
+void server_start(server *s);
 /* Before the first connection: every call must show one of these keys, but for methods that are open and the daemon's own
  * user on a Unix socket, who may. They outlive the server. */
 void server_set_auth(server *s, auth *keys);
@@ -36,6 +39,11 @@ void server_set_auth(server *s, auth *keys);
  * requests are served as ST_UNSUPPORTED. */
 void server_add_method(server *s, const server_method *method);
 void server_add_core(server *s, const call_method *methods, uint32_t count, void *core);
+
+/* Takes an address for gRPC itself, which encrypts: these connections do not come through the acceptor. The first call
+ * gives the certificates, later ones replace them for connections to come. */
+void server_set_tls(server *s, const tls_files *files);
+STATUS_CHECKED status server_listen_tls(server *s, const char *address, bool public_allowed);
 
 /* For the listeners that are gRPC's; good while the server is. */
 const acceptor_sink *server_sink(const server *s);

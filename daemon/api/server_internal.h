@@ -29,8 +29,6 @@ const server_method *server_find_method(const server *s, const char *path, size_
 /* The peer that the connection with this descriptor was added with. */
 const char *server_peer(const server *s, int fd);
 auth *server_auth(const server *s); /* NULL: nobody is asked for a key */
-/* Says so in the log, once a second at most. */
-void server_refused_key(server *s, const char *peer);
 
 /* ---- rpc.c, as the server sees it ---- */
 

@@ -51,7 +51,7 @@ typedef struct supervisor {
     bool keeper_running, keeper_known; /* known: its handle must be closed */
     int64_t exit_code;
     int exit_signal;
-    bool welcomed, heart_beats, failing, stopping, hurried, draining, closing;
+    bool welcomed, vocabulary_sent, heart_beats, failing, stopping, hurried, draining, closing;
     uint32_t ticks_waiting, ticks_silent;
     uint64_t bytes_seen;
     char cause[512], last_words[512]; /* why it failed; what the leader said of it */
@@ -333,6 +333,7 @@ static status handle_hello(supervisor *s, const Gemmad__Engine__Hello *h) {
     if (engine_hello_is_ready(h)) TRY(check_ready(s, h));
     TRY(send_welcome(s));
     s->welcomed = true;
+    s->vocabulary_sent = false;
     if (!engine_hello_is_ready(h)) return ST_OK;
     model_facts *facts = &s->base.facts;
     if (h->context_tokens < facts->context_tokens) {
@@ -402,6 +403,24 @@ static status on_frame(void *context, const engine_frame *f) {
 
 /* ---- what the core calls ---- */
 
+static status send_vocabulary(supervisor *s, const vocabulary *v) {
+    Gemmad__Engine__Vocabulary m = GEMMAD__ENGINE__VOCABULARY__INIT;
+    engine_frame f = GEMMAD__ENGINE__FRAME__INIT;
+    size_t n;
+    const uint8_t *bytes = vocabulary_bytes(v, &n);
+    if (vocabulary_count(v) > s->base.facts.vocab)
+        return fail(ST_INVALID,
+                    "the tokenizer has %u tokens, the model's vocabulary is %u: grammars need one that fits",
+                    vocabulary_count(v), s->base.facts.vocab);
+    m.has_data = true;
+    m.data = (ProtobufCBinaryData){.len = n, .data = (uint8_t *)bytes};
+    f.kind_case = GEMMAD__ENGINE__FRAME__KIND_VOCABULARY;
+    f.vocabulary = &m;
+    TRY(leader_send(s->leader, &f));
+    s->vocabulary_sent = true;
+    return ST_OK;
+}
+
 static status supervisor_submit(engine *e, const engine_request *request, const engine_listener *listener,
                                 void *context, uint64_t *id) {
     supervisor *s = from_engine(e);
@@ -421,6 +440,7 @@ static status supervisor_submit(engine *e, const engine_request *request, const 
     status st = engine_check_submit(&p.submit, &bounds);
     /* To the leader it would be a bad frame; to the caller it is an argument that can be mended. */
     if (st == ST_FORMAT) st = ST_INVALID;
+    if (st == ST_OK && request->grammar && !s->vocabulary_sent) st = send_vocabulary(s, request->vocabulary);
     if (st == ST_OK) st = leader_send(s->leader, &f);
     requests_pack_free(&p);
     TRY(st);

@@ -10,6 +10,7 @@
 #define DAEMON_ENGINE_ENGINE_H
 
 #include "base/status.h"
+#include "base/vocabulary.h"
 #include "proto/limits.h"
 #include <stdbool.h>
 #include <stddef.h>
@@ -132,6 +133,11 @@ typedef struct engine_request {
     int32_t priority;
     uint64_t deadline_ms;   /* from now; 0: none */
     uint64_t client, group; /* who asks, and whose samples of one prompt belong together; 0: unknown, none */
+    /* What the answer must follow, as grammar_compile made it with this vocabulary (tokenizer_vocabulary), which goes to the
+     * engine with the first such request and must live as long as the engine. NULL: nothing. */
+    const uint8_t *grammar;
+    size_t grammar_bytes;
+    const vocabulary *vocabulary;
 } engine_request;
 
 typedef struct engine_top {

@@ -255,6 +255,8 @@ void requests_pack(submit_pack *p, uint64_t id, const engine_request *r) {
     m->client = r->client;
     m->has_group = r->group != 0;
     m->group = r->group;
+    m->has_grammar = r->grammar != NULL;
+    m->grammar = (ProtobufCBinaryData){.len = r->grammar_bytes, .data = (uint8_t *)r->grammar};
     pack_sampling(p, &r->sampling);
     m->sampling = &p->sampling;
 }

@@ -19,6 +19,7 @@ typedef struct http_connection {
     uint64_t phase_began_ms;
     uv_timer_t deadline;
     http_exchange *exchange; /* the one that libmicrohttpd works on */
+    bool owner;              /* of the daemon's own user, or root's */
     bool broken;             /* to be closed as soon as libmicrohttpd looks at it */
     struct http_connection *next, **link;
 } http_connection;

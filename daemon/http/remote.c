@@ -2,6 +2,7 @@
 #include <string.h>
 
 #include "base/invariant.h"
+#include "daemon/http/gate.h"
 #include "daemon/http/openai_internal.h"
 
 static remote *of_call(call *c) { return (remote *)(void *)c; }
@@ -25,7 +26,7 @@ static const call_ops ops = {on_send, on_finish, backlog};
 
 void remote_start(remote *r, const openai *o, const char *path, const ProtobufCMessage *request) {
     const openai_backend *b = &o->backend;
-    r->base = (call){.ops = &ops, .peer = http_caller(r->exchange)};
+    r->base = (call){.ops = &ops, .peer = http_caller(r->exchange), .who = gate_key(r->exchange)};
     r->live = true;
     for (uint32_t i = 0; i < b->method_count; i++)
         if (!strcmp(b->methods[i].path, path)) {

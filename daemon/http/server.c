@@ -1,5 +1,6 @@
 /* libmicrohttpd on the loop: its epoll descriptor is polled, its time-outs are a timer, and each connection has a deadline of
  * its own, since libmicrohttpd knows only inactivity: who sends a byte now and then would stay for ever. */
+#include <stdio.h>
 #include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
@@ -128,6 +129,7 @@ static http_connection *connection_begins(http_server *s, int fd, const char *pe
     http_connection *c = memory_alloc(sizeof *c);
     c->server = s;
     c->accepted = a;
+    c->owner = acceptor_is_owner(a);
     c->fd = fd;
     snprintf(c->peer, sizeof c->peer, "%s", peer);
     c->next = s->first;

@@ -31,7 +31,7 @@ static status read_object(chat_conversation_owner *o, const char *json, const js
     *out = NULL;
     if (!json || json[strspn(json, " \t\r\n")] == 0) return ST_OK;
     status st = json_tree_read(&t, json, strlen(json));
-    if (st != ST_OK) return fail_within(ST_INVALID, "no JSON");
+    if (st != ST_OK) return fail_within(ST_INVALID, "it is no JSON");
     o->trees[o->tree_count++] = t;
     o->values += json_tree_count(t);
     if (o->values > LIMIT_CHAT_VALUES)
@@ -60,6 +60,7 @@ static status check_name(const char *name) {
     if (n == 0) return fail(ST_INVALID, "name is missing");
     if (n > LIMIT_TOOL_NAME_BYTES)
         return fail(ST_INVALID, "name has %zu bytes, at most %d", n, LIMIT_TOOL_NAME_BYTES);
+    if (utf8_check(name, n) < n) return fail(ST_INVALID, "name is not UTF-8");
     for (const char *p = name; *p;) {
         uint32_t c;
         unsigned bytes = utf8_decode(p, &c);
@@ -202,9 +203,9 @@ static status check_unique(const Gemmad__V1__ChatRequest *r) {
 
 static status take_tool(chat_conversation_owner *o, const Gemmad__V1__Tool *from, chat_tool *to) {
     TRY(check_name(from->name));
+    to->name = text_of(from->name);
     status st = read_object(o, from->parameters_json, &to->parameters);
     if (st != ST_OK) return fail_within(st, "parameters_json");
-    to->name = text_of(from->name);
     to->description = text_of(from->description);
     return ST_OK;
 }
@@ -212,24 +213,26 @@ static status take_tool(chat_conversation_owner *o, const Gemmad__V1__Tool *from
 static status check_choice(const Gemmad__V1__ChatRequest *r) {
     const Gemmad__V1__ToolChoice *c = r->tool_choice;
     if (!c) return ST_OK;
-    const char *mode = c->mode ? c->mode : "", *name = c->name ? c->name : "";
-    bool named = is(mode, "named");
-    if (!named && !is(mode, "none") && !is(mode, "auto") && !is(mode, "required"))
+    const char *mode = c->mode && c->mode[0] ? c->mode : "auto", *name = c->name ? c->name : "";
+    bool by_name = is(mode, "named");
+    if (!by_name && !is(mode, "none") && !is(mode, "auto") && !is(mode, "required"))
         return fail(ST_INVALID,
                     "tool_choice.mode is \"%" SHOWN "\", and must be none, auto, required or named", mode);
-    if (!named && name[0])
+    if (!by_name && name[0])
         return fail(ST_INVALID, "tool_choice.name \"%" SHOWN "\" needs mode named, not %s", name, mode);
-    if ((named || is(mode, "required")) && r->n_tools == 0)
+    if ((by_name || is(mode, "required")) && r->n_tools == 0)
         return fail(ST_INVALID, "tool_choice.mode is %s, and there are no tools", mode);
-    for (size_t i = 0; named && i < r->n_tools; i++)
+    for (size_t i = 0; by_name && i < r->n_tools; i++)
         if (!strcmp(r->tools[i]->name, name)) return ST_OK;
-    return named ? fail(ST_INVALID, "tool_choice.name is \"%" SHOWN "\", and no tool has that name", name)
-                 : ST_OK;
+    return by_name ? fail(ST_INVALID, "tool_choice.name is \"%" SHOWN "\", and no tool has that name", name)
+                   : ST_OK;
 }
 
 static status take_tools(chat_conversation_owner *o, const Gemmad__V1__ChatRequest *r) {
     for (size_t i = 0; i < r->n_tools; i++) {
         status st = take_tool(o, r->tools[i], &o->tools[i]);
+        if (st != ST_OK && o->tools[i].name.text)
+            return fail_within(st, "tools[%zu] (%" SHOWN ")", i, r->tools[i]->name);
         if (st != ST_OK) return fail_within(st, "tools[%zu]", i);
     }
     TRY(check_unique(r));
@@ -244,7 +247,7 @@ static status check_counts(const Gemmad__V1__ChatRequest *r, size_t *parts, size
         return fail(ST_INVALID, "messages has %zu, at most %d", r->n_messages, LIMIT_MESSAGES);
     if (r->n_tools > LIMIT_TOOLS)
         return fail(ST_INVALID, "tools has %zu, at most %d", r->n_tools, LIMIT_TOOLS);
-    *parts = *calls = 0;
+
     for (size_t i = 0; i < r->n_messages; i++)
         *parts += r->messages[i]->n_content, *calls += r->messages[i]->n_tool_calls;
     if (*parts > LIMIT_MESSAGE_PARTS)
@@ -257,13 +260,15 @@ static status check_counts(const Gemmad__V1__ChatRequest *r, size_t *parts, size
 static status take_all(chat_conversation_owner *o, const Gemmad__V1__ChatRequest *r) {
     for (size_t i = 0; i < r->n_messages; i++) {
         status st = take_message(o, r->messages[i], &o->messages[i]);
+        if (st != ST_OK && o->messages[i].role.text)
+            return fail_within(st, "messages[%zu] (%s)", i, r->messages[i]->role);
         if (st != ST_OK) return fail_within(st, "messages[%zu]", i);
     }
     return take_tools(o, r);
 }
 
 status chat_conversation_open(chat_conversation_owner *out, const Gemmad__V1__ChatRequest *r) {
-    size_t parts, calls;
+    size_t parts = 0, calls = 0;
     *out = (chat_conversation_owner){0};
     TRY(check_counts(r, &parts, &calls));
     out->messages = memory_alloc_array(r->n_messages, sizeof *out->messages);

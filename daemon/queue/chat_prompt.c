@@ -3,10 +3,37 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/memory.h"
 #include "daemon/queue/chat_conversation.h"
 #include "proto/limits.h"
+#include "proto/message.h"
 
-enum { TINY_BYTES = 2048, TINY_ITEMS = 32 };
+/* What stands around the texts of the longest prompt: keys, lengths, names of fields that no prompt shows. */
+enum { TINY_BYTES = 2048, TINY_ITEMS = 32, KEPT_BYTES_MAX = 2 * LIMIT_PROMPT_BYTES };
+
+status chat_request_keep(chat_request *out, const Gemmad__V1__ChatRequest *r) {
+    size_t n = gemmad__v1__chat_request__get_packed_size(r);
+    *out = (chat_request){0};
+    if (n > KEPT_BYTES_MAX)
+        return fail(ST_INVALID, "the chat has %zu bytes, at most %d; its prompt at most %d", n,
+                    KEPT_BYTES_MAX, LIMIT_PROMPT_BYTES);
+    out->bytes = memory_alloc(n + 1);
+    out->size = gemmad__v1__chat_request__pack(r, out->bytes);
+    return ST_OK;
+}
+
+status chat_request_open(chat_request *r) {
+    ProtobufCMessage *m;
+    TRY(message_unpack(&gemmad__v1__chat_request__descriptor, r->bytes, r->size, &m));
+    r->message = (Gemmad__V1__ChatRequest *)m;
+    return ST_OK;
+}
+
+void chat_request_close(chat_request *r) {
+    if (r->message) gemmad__v1__chat_request__free_unpacked(r->message, NULL);
+    free(r->bytes);
+    *r = (chat_request){0};
+}
 
 static size_t length(const char *s) { return s ? strlen(s) : 0; }
 

@@ -21,6 +21,18 @@
 #include "daemon/text/tokenizer.h"
 #include "proto/gemmad.pb-c.h"
 
+/* A request that outlives its handler: its bytes are copied on the loop and read again by a worker. */
+typedef struct chat_request {
+    uint8_t *bytes;
+    size_t size;
+    Gemmad__V1__ChatRequest *message; /* after chat_request_open */
+} chat_request;
+
+/* ST_INVALID for one that no prompt could hold: nothing that large is copied. */
+STATUS_CHECKED status chat_request_keep(chat_request *out, const Gemmad__V1__ChatRequest *r);
+STATUS_CHECKED status chat_request_open(chat_request *r);
+void chat_request_close(chat_request *r); /* a zeroed one is fine */
+
 typedef struct chat_prompt {
     char *text; /* NUL-terminated */
     size_t text_bytes;

@@ -103,8 +103,8 @@ STATUS_CHECKED status core_admit(core *c, core_model *m, call *k, const char *re
                                  core_ticket *out);
 /* core_admit of a call: without a request_id of its own it gets the header's, unless a live request has that: proxies use
  * theirs again when they try again. */
-STATUS_CHECKED status core_admit_call(core *c, core_model *m, call *k, const char *request_id, uint32_t samples,
-                                      core_ticket *out);
+STATUS_CHECKED status core_admit_call(core *c, core_model *m, call *k, const char *request_id,
+                                      uint32_t samples, core_ticket *out);
 /* The engine that it goes to; prompt is remembered there. */
 void core_ticket_route(core_ticket *t, core_engine *e, const prefix_chain *prompt);
 /* One of its samples. */
@@ -138,7 +138,7 @@ STATUS_CHECKED status core_check_admin(const call *k, const char *what);
 void core_refuse(call *k, status st);
 void core_answer(call *k, const ProtobufCMessage *message);
 
-call_handler core_generate, core_tokenize, core_detokenize, core_list_models, core_get_status,
-    core_watch_status;
+call_handler core_generate, core_tokenize, core_detokenize, core_render_chat, core_list_models,
+    core_get_status, core_watch_status;
 
 #endif

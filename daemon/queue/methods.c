@@ -7,7 +7,6 @@
         core_refuse(k, fail(ST_UNSUPPORTED, "%s is not built yet", rpc));                                    \
     }
 UNBUILT(chat, "Inference.Chat")
-UNBUILT(render_chat, "Inference.RenderChat")
 UNBUILT(parse_chat, "Inference.ParseChat")
 UNBUILT(submit_job, "Jobs.Submit")
 UNBUILT(get_job, "Jobs.Get")
@@ -28,7 +27,7 @@ const call_method *core_methods(uint32_t *count) {
         {"/gemmad.v1.Inference/Tokenize", &gemmad__v1__tokenize_request__descriptor, false, core_tokenize},
         {"/gemmad.v1.Inference/Detokenize", &gemmad__v1__detokenize_request__descriptor, false,
          core_detokenize},
-        {"/gemmad.v1.Inference/RenderChat", &gemmad__v1__chat_request__descriptor, false, render_chat},
+        {"/gemmad.v1.Inference/RenderChat", &gemmad__v1__chat_request__descriptor, false, core_render_chat},
         {"/gemmad.v1.Inference/ParseChat", &gemmad__v1__parse_chat_request__descriptor, false, parse_chat},
         {"/gemmad.v1.Inference/ListModels", &gemmad__v1__list_models_request__descriptor, false,
          core_list_models},

@@ -17,10 +17,12 @@ void core_list_models(void *context, call *k, const ProtobufCMessage *request) {
         const model_facts *facts = core_facts(&c->model[i]);
         gemmad__v1__model__init(&model[i]);
         model[i].name = c->model[i].name;
-        model[i].has_context_tokens = model[i].has_vocab_size = model[i].has_has_tokenizer = 1;
+        model[i].has_context_tokens = model[i].has_vocab_size = model[i].has_has_tokenizer =
+            model[i].has_has_chat = 1;
         model[i].context_tokens = facts->context_tokens;
         model[i].vocab_size = facts->vocab;
         model[i].has_tokenizer = c->model[i].tokenizer != NULL;
+        model[i].has_chat = core_check_chat(&c->model[i]) == ST_OK;
         model[i].n_end_token_ids = facts->end_token_count;
         model[i].end_token_ids = (uint32_t *)facts->end_token;
         model[i].checkpoint_hash = (char *)facts->checkpoint_hash;

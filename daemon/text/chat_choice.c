@@ -7,21 +7,6 @@
 #include "base/sha256.h"
 #include "daemon/text/chat_writer.h"
 
-static const chat_template templates[] = {
-    {"gemma4", "ae53464bf3be25802b3a5b37def7fd89667067d7577049b3b2d74c4d8de4c6d4", true, false},
-    {"gemma4-small", "0a2c8073c878ab1da004bee933a998606537bbb62016310352c7285c3f01c5b5", false, false},
-    {"gemma4-2026-04-10", "85a08664d16d8f3be4416c92427b3ac10df1024ac566cc0b4bc3bab409393f98", true, true},
-};
-enum { TEMPLATES = sizeof templates / sizeof *templates };
-
-const chat_template *chat_template_named(const char *name) {
-    for (int i = 0; i < TEMPLATES; i++)
-        if (!strcmp(templates[i].name, name)) return &templates[i];
-    return NULL;
-}
-
-const char *chat_template_name(const chat_template *t) { return t->name; }
-
 static void hash(const char *text, size_t bytes, const char *end, char hex[65]) {
     uint8_t digest[32];
     sha256 s;
@@ -37,8 +22,8 @@ static const chat_template *find(const char *text, size_t bytes) {
     char hex[65];
     while (bytes > 0 && strchr(" \t\r\n", text[bytes - 1])) bytes--;
     hash(text, bytes, "\n", hex);
-    for (int i = 0; i < TEMPLATES; i++)
-        if (!strcmp(templates[i].sha256, hex)) return &templates[i];
+    for (int i = 0; i < CHAT_TEMPLATES; i++)
+        if (!strcmp(chat_templates[i].sha256, hex)) return &chat_templates[i];
     return NULL;
 }
 

@@ -8,6 +8,20 @@
 #include "daemon/text/python_text.h"
 #include "proto/limits.h"
 
+const chat_template chat_templates[CHAT_TEMPLATES] = {
+    {"gemma4", "ae53464bf3be25802b3a5b37def7fd89667067d7577049b3b2d74c4d8de4c6d4", true, false},
+    {"gemma4-small", "0a2c8073c878ab1da004bee933a998606537bbb62016310352c7285c3f01c5b5", false, false},
+    {"gemma4-2026-04-10", "85a08664d16d8f3be4416c92427b3ac10df1024ac566cc0b4bc3bab409393f98", true, true},
+};
+
+const chat_template *chat_template_named(const char *name) {
+    for (int i = 0; i < CHAT_TEMPLATES; i++)
+        if (!strcmp(chat_templates[i].name, name)) return &chat_templates[i];
+    return NULL;
+}
+
+const char *chat_template_name(const chat_template *t) { return t->name; }
+
 /* What a message ended with, as far as what follows depends on it. */
 typedef enum ended { ENDED_TEXT, ENDED_CALL, ENDED_RESPONSE } ended;
 
@@ -169,7 +183,8 @@ static void write_placeholder(renderer *r, chat_part_kind kind) {
 static status write_tool_message(renderer *r, const chat_message *calls, const chat_message *m) {
     chat_text name = response_name(calls, m, r->w.template->first);
     if (!name.text)
-        return fail(ST_INVALID, "messages[%u]: a tool message with neither a name nor the id of a call before it",
+        return fail(ST_INVALID,
+                    "messages[%u]: a tool message with neither a name nor the id of a call before it",
                     (uint32_t)(m - r->c->messages));
     begin_response(r, name);
     chat_mark(&r->w, "value:");

@@ -12,6 +12,9 @@ struct chat_template {
     bool first;         /* the version of 2026-04-10, which differs in many places */
 };
 
+enum { CHAT_TEMPLATES = 3 };
+extern const chat_template chat_templates[CHAT_TEMPLATES];
+
 typedef struct chat_writer {
     const chat_template *template;
     strbuf *text;

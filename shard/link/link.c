@@ -104,6 +104,11 @@ static status event_from(link_connection *l, engine_frame *f, link_event *out, b
     case GEMMAD__ENGINE__FRAME__KIND_PAUSE:
         *out = (link_event){.kind = LINK_PAUSE, .id = f->pause->id, .paused = f->pause->paused};
         return check_known(l, "pause", f->pause->id);
+    case GEMMAD__ENGINE__FRAME__KIND_VOCABULARY:
+        *out = (link_event){.kind = LINK_VOCABULARY, .data_bytes = f->vocabulary->data.len};
+        out->data = memory_alloc(out->data_bytes);
+        memcpy(out->data, f->vocabulary->data.data, out->data_bytes);
+        return ST_OK;
     case GEMMAD__ENGINE__FRAME__KIND_DRAIN: *out = (link_event){.kind = LINK_DRAIN}; return ST_OK;
     case GEMMAD__ENGINE__FRAME__KIND_PING:
         pong(l);

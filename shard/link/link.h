@@ -54,14 +54,18 @@ typedef struct link_request {
     uint64_t deadline_ms;   /* left when sent; 0: none */
     uint64_t client, group; /* who asks, and whose samples of one prompt belong together; 0: unknown, none */
     sampling sampling;
+    uint8_t *grammar; /* [grammar_bytes]: what the answer must follow (base/automaton.h); NULL: nothing */
+    size_t grammar_bytes;
 } link_request;
 
-typedef enum link_event_kind { LINK_SUBMIT, LINK_CANCEL, LINK_DRAIN, LINK_PAUSE } link_event_kind;
+typedef enum link_event_kind { LINK_SUBMIT, LINK_CANCEL, LINK_DRAIN, LINK_PAUSE, LINK_VOCABULARY } link_event_kind;
 typedef struct link_event {
     link_event_kind kind;
     uint64_t id;           /* cancel, pause */
     bool paused;           /* pause: else the request goes on; the id may have ended meanwhile */
     link_request *request; /* submit */
+    uint8_t *data;         /* vocabulary: [data_bytes], the caller's to free() */
+    size_t data_bytes;
 } link_event;
 
 typedef struct link_options {

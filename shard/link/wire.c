@@ -38,12 +38,18 @@ link_request *link_request_unpack(const Gemmad__Engine__Submit *s) {
     r->tokens = memory_alloc_array(s->n_tokens, sizeof *r->tokens);
     memcpy(r->tokens, s->tokens, s->n_tokens * sizeof *r->tokens);
     unpack_sampling(s, &r->sampling);
+    if (s->has_grammar) {
+        r->grammar_bytes = s->grammar.len;
+        r->grammar = memory_alloc(r->grammar_bytes);
+        memcpy(r->grammar, s->grammar.data, r->grammar_bytes);
+    }
     return r;
 }
 
 void link_request_free(link_request *r) {
     if (!r) return;
     free(r->tokens);
+    free(r->grammar);
     free(r);
 }
 

@@ -16,6 +16,7 @@ static void *grow(void *array, uint32_t need, uint32_t *cap, size_t size) {
 void plan_clear(plan *p) {
     p->stop = 0;
     p->open_count = p->span_count = p->page_count = p->spill_count = p->token_count = p->listed_count = 0;
+    p->allowed_count = p->word_count = 0;
 }
 
 void plan_close(plan *p) {
@@ -25,6 +26,8 @@ void plan_close(plan *p) {
     free(p->spill);
     free(p->tokens);
     free(p->listed);
+    free(p->allowed);
+    free(p->words);
     *p = (plan){0};
 }
 
@@ -61,16 +64,36 @@ uint32_t plan_add_tokens(plan *p, const uint32_t *tokens, uint32_t n) {
     return first;
 }
 
+static plan_allowed *add_allowed(plan *p) {
+    p->allowed = grow(p->allowed, p->allowed_count + 1, &p->allowed_cap, sizeof *p->allowed);
+    return &p->allowed[p->allowed_count++];
+}
+
+void plan_add_allowed_bits(plan *p, uint32_t place, const uint32_t *words, uint32_t n) {
+    *add_allowed(p) = (plan_allowed){place, PLAN_SET_BITS, p->word_count, n};
+    p->words = grow(p->words, p->word_count + n, &p->word_cap, sizeof *p->words);
+    memcpy(p->words + p->word_count, words, n * sizeof *words);
+    p->word_count += n;
+}
+
+uint32_t *plan_add_allowed_list(plan *p, uint32_t place, uint32_t n) {
+    *add_allowed(p) = (plan_allowed){place, PLAN_SET_LIST, p->token_count, n};
+    p->tokens = grow(p->tokens, p->token_count + n, &p->token_cap, sizeof *p->tokens);
+    p->token_count += n;
+    return p->tokens + p->token_count - n;
+}
+
 /* ---- bytes: a header, then the arrays; an open's sampling is written without the unused part of its lists
  * ---- */
 
 typedef struct plan_header {
     char magic[8];
     uint64_t step;
-    uint32_t stop, open_count, span_count, page_count, spill_count, token_count, listed_count;
+    uint32_t stop, open_count, span_count, page_count, spill_count, token_count, listed_count, allowed_count,
+        word_count;
 } plan_header;
 
-static const char magic[8] = "gplan02";
+static const char magic[8] = "gplan03";
 
 typedef struct open_header {
     uint32_t slot, prompt_count, first_history, history_count;
@@ -88,7 +111,9 @@ void plan_encode(const plan *p, strbuf *out) {
                      .page_count = p->page_count,
                      .spill_count = p->spill_count,
                      .token_count = p->token_count,
-                     .listed_count = p->listed_count};
+                     .listed_count = p->listed_count,
+                     .allowed_count = p->allowed_count,
+                     .word_count = p->word_count};
     memcpy(h.magic, magic, sizeof magic);
     strbuf_add(out, &h, sizeof h);
     strbuf_add(out, p->span, p->span_count * sizeof *p->span);
@@ -96,6 +121,8 @@ void plan_encode(const plan *p, strbuf *out) {
     strbuf_add(out, p->spill, p->spill_count * sizeof *p->spill);
     strbuf_add(out, p->tokens, p->token_count * sizeof *p->tokens);
     strbuf_add(out, p->listed, p->listed_count * sizeof *p->listed);
+    strbuf_add(out, p->allowed, p->allowed_count * sizeof *p->allowed);
+    strbuf_add(out, p->words, p->word_count * sizeof *p->words);
     for (uint32_t i = 0; i < p->open_count; i++) {
         const plan_open *o = &p->open[i];
         open_header oh = {o->slot,
@@ -150,6 +177,9 @@ static status check_span(const plan *p, const plan_span *s, const plan_bounds *b
         }
     }
     if (s->draw && s->logits == PLAN_LOGITS_NONE) return fail(ST_FORMAT, "step plan: a draw without logits");
+    if (s->allowed > b->allowed_places || (s->allowed && !s->draw))
+        return fail(ST_FORMAT, "step plan: allowed tokens of place %u of %u, draw %u", s->allowed,
+                    b->allowed_places, s->draw);
     if (s->next_token != PLAN_NO_TOKEN && s->next_token >= b->vocab)
         return fail(ST_FORMAT, "step plan: next token %u of %u", s->next_token, b->vocab);
     return ST_OK;
@@ -164,6 +194,18 @@ static status check_spills(const plan *p, const plan_bounds *b) {
             (op->action != SPILL_REMOVE && op->page >= b->pages[op->what.kind]))
             return fail(ST_FORMAT, "step plan: operation %u on the file of page %u of kind %u", op->action,
                         op->page, op->what.kind);
+    }
+    return ST_OK;
+}
+
+static status check_allowed(const plan *p, const plan_bounds *b) {
+    for (uint32_t i = 0; i < p->allowed_count; i++) {
+        const plan_allowed *a = &p->allowed[i];
+        uint32_t there = a->kind == PLAN_SET_LIST ? p->token_count : p->word_count;
+        if (a->place >= b->allowed_places || a->kind > PLAN_SET_BITS || a->first > there ||
+            a->count > there - a->first || (a->kind == PLAN_SET_BITS && a->count != (b->vocab + 31) / 32))
+            return fail(ST_FORMAT, "step plan: %u words or tokens allowed by place %u of %u, %u are there",
+                        a->count, a->place, b->allowed_places, there);
     }
     return ST_OK;
 }
@@ -187,6 +229,7 @@ static status check(const plan *p, const plan_bounds *b) {
                         g->index, g->slot);
     }
     TRY(check_spills(p, b));
+    TRY(check_allowed(p, b));
     for (uint32_t i = 0; i < p->open_count; i++) {
         const plan_open *o = &p->open[i];
         if (o->slot >= b->slots || o->first_history > p->token_count ||
@@ -247,11 +290,21 @@ status plan_decode(plan *p, const void *bytes, size_t n, const plan_bounds *boun
     st = take_array(&r, &array, h.listed_count, &p->listed_cap, sizeof *p->listed, "listed rows");
     p->listed = array;
     TRY(st);
+    array = p->allowed;
+    st = take_array(&r, &array, h.allowed_count, &p->allowed_cap, sizeof *p->allowed, "sets of tokens");
+    p->allowed = array;
+    TRY(st);
+    array = p->words;
+    st = take_array(&r, &array, h.word_count, &p->word_cap, sizeof *p->words, "words");
+    p->words = array;
+    TRY(st);
     p->span_count = h.span_count;
     p->page_count = h.page_count;
     p->spill_count = h.spill_count;
     p->token_count = h.token_count;
     p->listed_count = h.listed_count;
+    p->allowed_count = h.allowed_count;
+    p->word_count = h.word_count;
     for (uint32_t i = 0; i < h.open_count; i++) TRY(read_open(&r, plan_add_open(p)));
     if (r.left) return fail(ST_FORMAT, "step plan: %zu bytes behind its end", r.left);
     return check(p, bounds);

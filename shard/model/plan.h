@@ -36,7 +36,15 @@ typedef struct plan_span {
     uint32_t next_token;      /* prompt token after the last row, for its logprob; PLAN_NO_TOKEN: none */
     uint32_t rollback;        /* tokens to forget first */
     uint32_t adapter;         /* 0 */
+    uint32_t allowed;         /* the draw is among the tokens in this place + 1; 0: among all */
 } plan_span;
+
+/* A set of tokens for a place, where it stays until another comes there. */
+typedef enum plan_set { PLAN_SET_LIST, PLAN_SET_BITS } plan_set;
+typedef struct plan_allowed {
+    uint32_t place, kind;     /* plan_set */
+    uint32_t first, count;    /* list: in the plan's tokens; bits: in its words, bit id % 32 of word id / 32 */
+} plan_allowed;
 
 /* A page of a slot's table: index counts pages from position 0. PLAN_NO_TOKEN as page: no longer held. */
 typedef struct plan_page {
@@ -59,9 +67,10 @@ typedef struct plan {
     plan_span *span;
     plan_page *page;
     spill_op *spill;          /* pages from and to every rank's disk, in order, before the rows */
-    uint32_t *tokens, *listed;
-    uint32_t open_count, span_count, page_count, spill_count, token_count, listed_count;
-    uint32_t open_cap, span_cap, page_cap, spill_cap, token_cap, listed_cap;
+    plan_allowed *allowed;
+    uint32_t *tokens, *listed, *words;
+    uint32_t open_count, span_count, page_count, spill_count, token_count, listed_count, allowed_count, word_count;
+    uint32_t open_cap, span_cap, page_cap, spill_cap, token_cap, listed_cap, allowed_cap, word_cap;
 } plan;
 
 void plan_clear(plan *p);
@@ -72,12 +81,16 @@ void plan_add_page(plan *p, uint32_t slot, kv_kind kind, uint32_t index, uint32_
 void plan_add_spills(plan *p, const spill_op *ops, uint32_t n);
 /* Copies tokens in, returns the index of the first. */
 uint32_t plan_add_tokens(plan *p, const uint32_t *tokens, uint32_t n);
+void plan_add_allowed_bits(plan *p, uint32_t place, const uint32_t *words, uint32_t n);
+/* Returns room for the ids, to be filled before the next call. */
+uint32_t *plan_add_allowed_list(plan *p, uint32_t place, uint32_t n);
 
 /* Bounds a decoded plan is checked against, so that a wrong plan ends the engine instead of writing outside a table. */
 typedef struct plan_bounds {
     uint32_t slots, rows_max, context, vocab, pages_per_slot;
     uint32_t pages[KV_KINDS];
     bool spills;              /* there is a folder for pages */
+    uint32_t allowed_places;
 } plan_bounds;
 
 void plan_encode(const plan *p, strbuf *out);

@@ -26,8 +26,12 @@ static void want(runner *r, const plan *p, uint32_t span, uint32_t row, uint32_t
     r->result_row[i] = row;
     r->sample_rows[i] =
         (sample_row){.slot = s->slot, .position = s->position + row + 1, .known = SAMPLE_NO_TOKEN};
-    if (last && s->draw) r->sample_rows[i].draw = true;
-    else r->sample_rows[i].known = last ? s->next_token : p->tokens[s->first_input + row + 1];
+    if (last && s->draw) {
+        r->sample_rows[i].draw = true;
+        r->sample_rows[i].allowed = s->allowed;
+    } else {
+        r->sample_rows[i].known = last ? s->next_token : p->tokens[s->first_input + row + 1];
+    }
 }
 
 /* Every page that the span writes or looks at: of sliding layers those of the window. */
@@ -66,6 +70,8 @@ status rows_begin(runner *r, const plan *p) {
             if (wanted) want(r, p, s, i, row);
         }
         TRY(check_pages(r, span));
+        if (span->allowed && !sampler_has_allowed(r->draw, span->allowed - 1))
+            return fail(ST_FORMAT, "step plan: no set of tokens has come to place %u", span->allowed - 1);
     }
     rebuild_spans(r);
     return ST_OK;

@@ -6,6 +6,7 @@
 #include "base/memory.h"
 #include "shard/model/budget.h"
 #include "shard/model/runner_internal.h"
+#include "shard/sample/allowed_sets.h"
 
 /* ---- sizes ---- */
 
@@ -319,7 +320,8 @@ plan_bounds runner_bounds(const runner *r) {
                      .context = r->o.context,
                      .vocab = r->config->vocab,
                      .pages_per_slot = r->pages_per_slot,
-                     .spills = r->o.spill != NULL};
+                     .spills = r->o.spill != NULL,
+                     .allowed_places = ALLOWED_PLACES};
     for (int kind = 0; kind < KV_KINDS; kind++) b.pages[kind] = r->o.slabs * r->geometry.pages_per_slab[kind];
     return b;
 }
@@ -333,6 +335,11 @@ static void open_slots(runner *r, const plan *p) {
             memset(r->table[kind][o->slot], 0xFF, r->pages_per_slot * sizeof **r->table[kind]);
         sampler_begin(r->draw, o->slot, &o->params, p->tokens + o->first_history, o->history_count,
                       o->prompt_count);
+    }
+    for (uint32_t i = 0; i < p->allowed_count; i++) {
+        const plan_allowed *a = &p->allowed[i];
+        if (a->kind == PLAN_SET_BITS) sampler_allow_bits(r->draw, a->place, p->words + a->first);
+        else sampler_allow_list(r->draw, a->place, p->tokens + a->first, a->count);
     }
     for (uint32_t i = 0; i < p->page_count; i++)
         r->table[p->page[i].kind][p->page[i].slot][p->page[i].index] = p->page[i].page;

@@ -1,10 +1,12 @@
 #include "shard/sample/sampler.h"
 
+#include <float.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "base/invariant.h"
 #include "base/memory.h"
+#include "shard/sample/allowed_sets.h"
 #include "shard/sample/penalties.h"
 #include "shard/sample/select.h"
 
@@ -60,6 +62,8 @@ struct sampler {
     size_t mine_cap, all_cap;
     size_t *bytes, *at; /* [size]; offset of rank r's record */
     top_entry *tops;    /* [rows_max, LIMIT_LOGPROBS] */
+    uint32_t
+        *allowed[ALLOWED_PLACES]; /* words from the one of this share's first id on; NULL: none came yet */
 };
 
 status sampler_open(sampler **out, const sampler_options *o) {
@@ -104,6 +108,7 @@ void sampler_close(sampler *s) {
     free(s->bytes);
     free(s->at);
     free(s->tops);
+    for (uint32_t i = 0; i < ALLOWED_PLACES; i++) free(s->allowed[i]);
     free(s);
 }
 
@@ -173,6 +178,44 @@ static void adjust(sampler *s, float *logits, const slot_state *state) {
     }
 }
 
+static uint32_t share_words(const sampler *s) {
+    return s->share ? (s->begin + s->share + 31) / 32 - s->begin / 32 : 0;
+}
+
+static uint32_t *allowed_at(sampler *s, uint32_t place) {
+    INVARIANT(place < ALLOWED_PLACES);
+    if (!s->allowed[place])
+        s->allowed[place] = memory_alloc_array(share_words(s) + 1, sizeof *s->allowed[place]);
+    return s->allowed[place];
+}
+
+void sampler_allow_bits(sampler *s, uint32_t place, const uint32_t *words) {
+    memcpy(allowed_at(s, place), words + s->begin / 32, share_words(s) * sizeof *words);
+}
+
+void sampler_allow_list(sampler *s, uint32_t place, const uint32_t *ids, uint32_t n) {
+    uint32_t *own = allowed_at(s, place);
+    memset(own, 0, share_words(s) * sizeof *own);
+    for (uint32_t i = 0; i < n; i++)
+        if (ids[i] - s->begin < s->share) own[ids[i] / 32 - s->begin / 32] |= 1u << ids[i] % 32;
+}
+
+bool sampler_has_allowed(const sampler *s, uint32_t place) {
+    return place < ALLOWED_PLACES && s->allowed[place];
+}
+
+/* Where a bias or a penalty has sent an allowed token out of reach it stays the only choice it may be. */
+static void forbid(const sampler *s, float *logits, const uint32_t *allowed) {
+    for (uint32_t i = 0; i < s->share;) {
+        uint32_t id = s->begin + i, word = allowed[id / 32 - s->begin / 32] >> id % 32;
+        uint32_t n = least(32 - id % 32, s->share - i);
+        for (uint32_t k = 0; k < n; k++, i++, word >>= 1) {
+            float x = logits[i] >= -FLT_MAX ? logits[i] : -FLT_MAX;
+            logits[i] = word & 1 ? x : -__builtin_inff();
+        }
+    }
+}
+
 /* The first change of an entry holds its raw value; later ones hold values between. */
 static float raw_of(const sampler *s, const float *logits, uint32_t row, uint32_t token) {
     uint32_t at = token - s->begin;
@@ -199,9 +242,12 @@ static char *write_row(sampler *s, char *out, float *logits, const sample_row *r
     if (row->draw) {
         adjust(s, logits, state);
         s->changed_begin[index + 1] = s->changed_count;
-        if (s->share) {
-            scored best;
-            select_top(&best, 1, logits, s->share, s->begin);
+        if (row->allowed) forbid(s, logits, s->allowed[row->allowed - 1]);
+        scored best = {-__builtin_inff(), SAMPLE_NO_TOKEN};
+        if (s->share) select_top(&best, 1, logits, s->share, s->begin);
+        /* A share whose tokens are all forbidden takes part as if it were empty. */
+        bool none = row->allowed && best.logit == -__builtin_inff();
+        if (s->share && !none) {
             head.max = best.logit;
             head.argmax = best.token;
             head.argmax_raw = raw_of(s, logits, index, best.token);
@@ -210,8 +256,9 @@ static char *write_row(sampler *s, char *out, float *logits, const sample_row *r
         out += candidates * sizeof(scored);
         for (uint32_t b = 0; w->blocks && b < blocks_of(s, s->rank); b++) {
             uint32_t n = least(SAMPLE_BLOCK, s->share - b * SAMPLE_BLOCK);
-            float sum = s->k->exp_sum(NULL, logits + (size_t)b * SAMPLE_BLOCK, head.max,
-                                      1.0f / state->params.temperature, n);
+            float sum = none ? 0
+                             : s->k->exp_sum(NULL, logits + (size_t)b * SAMPLE_BLOCK, head.max,
+                                             1.0f / state->params.temperature, n);
             memcpy(out, &sum, sizeof sum);
             out += sizeof sum;
         }

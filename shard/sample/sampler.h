@@ -8,12 +8,12 @@
 #ifndef SHARD_SAMPLE_SAMPLER_H
 #define SHARD_SAMPLE_SAMPLER_H
 
-#include <stdbool.h>
-#include <stdint.h>
 #include "base/status.h"
 #include "shard/comm/comm.h"
 #include "shard/kernels/cpu/cpu_kernels.h"
 #include "shard/sample/sampling.h"
+#include <stdbool.h>
+#include <stdint.h>
 
 enum { SAMPLE_NO_TOKEN = 0xFFFFFFFF, SAMPLE_CANDIDATES = 1024, SAMPLE_BLOCK = 1024 };
 
@@ -22,7 +22,8 @@ typedef struct sampler_options {
     comm *ranks;
     const cpu_kernels *kernels;
     uint32_t vocab;
-    const uint32_t *share_begin;  /* [ranks + 1]: rank r holds ids share_begin[r] … share_begin[r+1]-1; copied */
+    const uint32_t
+        *share_begin; /* [ranks + 1]: rank r holds ids share_begin[r] … share_begin[r+1]-1; copied */
     uint32_t slots, rows_max;
 } sampler_options;
 
@@ -31,18 +32,25 @@ void sampler_close(sampler *s);
 
 /* A slot begins to serve a request. history: prompt tokens, then answer tokens so far, for penalties (may be empty when
  * all penalties are off). */
-void sampler_begin(sampler *s, uint32_t slot, const sampling *params, const uint32_t *history, uint32_t history_count,
-                   uint32_t prompt_count);
+void sampler_begin(sampler *s, uint32_t slot, const sampling *params, const uint32_t *history,
+                   uint32_t history_count, uint32_t prompt_count);
+
+/* A set of tokens that rows may refer to, until another comes to its place (below ALLOWED_PLACES). words: [(vocab + 31) / 32],
+ * bit id % 32 of word id / 32; ids: n of them. An empty set is never referred to. */
+void sampler_allow_bits(sampler *s, uint32_t place, const uint32_t *words);
+void sampler_allow_list(sampler *s, uint32_t place, const uint32_t *ids, uint32_t n);
+bool sampler_has_allowed(const sampler *s, uint32_t place);
 
 typedef struct sample_row {
     uint32_t slot;
-    uint32_t position;   /* of the token these logits are for */
-    bool draw;           /* draw it; else only log-probabilities of `known` are wanted */
-    uint32_t known;      /* SAMPLE_NO_TOKEN when drawing */
+    uint32_t position; /* of the token these logits are for */
+    bool draw;         /* draw it; else only log-probabilities of `known` are wanted */
+    uint32_t known;    /* SAMPLE_NO_TOKEN when drawing */
+    uint32_t allowed;  /* the draw is among the set in this place + 1; 0: among all */
 } sample_row;
 
 typedef struct sample_result {
-    uint32_t token;      /* drawn or known */
+    uint32_t token; /* drawn or known */
     bool has_logprob;
     token_logprob logprob;
 } sample_result;

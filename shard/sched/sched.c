@@ -42,6 +42,8 @@ status sched_open(sched **out, const sched_options *o) {
         sched_close(s);
         return st;
     }
+    s->grammars = grammar_book_open(o->vocab);
+    s->allowed = allowed_sets_open(o->vocab);
     if (s->o.prefix.open) s->o.prefix.open(s->o.prefix.context, s->pages);
     *out = s;
     return ST_OK;
@@ -53,6 +55,8 @@ void sched_close(sched *s) {
     if (s->o.prefix.close) s->o.prefix.close(s->o.prefix.context);
     kv_pages_close(s->pages);
     for (int kind = 0; kind < KV_KINDS; kind++) free(s->counted[kind]);
+    grammar_book_close(s->grammars);
+    allowed_sets_close(s->allowed);
     free(s->slot);
     free(s->running);
     free(s->prefill);
@@ -111,9 +115,12 @@ status sched_submit(sched *s, sched_request *request) {
     q->told_logprobs = 1; /* nothing predicts position 0 */
     request->tokens = NULL;
     q->submitted_ns = sched_now(s);
+    request->grammar = NULL;
     status st = validate(s, q);
+    if (st == ST_OK) st = grammar_begin(s, q);
     if (st != ST_OK) {
         status told = tell_finished(s, q, "error", false, 0, st);
+        free(q->r.grammar);
         free(q->r.tokens);
         free(q);
         return told;
@@ -146,6 +153,7 @@ void sequence_end(sched *s, sequence *q) {
     else s->all_last = q->all_previous;
     if (q->all_previous) q->all_previous->all_next = q->all_next;
     else s->all_first = q->all_next;
+    grammar_state_close(q->grammar);
     free(q->r.tokens);
     free(q);
 }

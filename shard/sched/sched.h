@@ -30,6 +30,9 @@ typedef struct sched_request {
     uint64_t deadline_ms;         /* from submission; 0: none */
     uint64_t client;              /* between whom the engine is shared out */
     uint64_t group;               /* requests with the same prompt: one computes it, then the others start; 0: none */
+    uint8_t *grammar;             /* [grammar_bytes], malloc'ed; the scheduler frees it. What the answer must follow
+                                     (base/automaton.h); NULL: nothing. */
+    size_t grammar_bytes;
     sampling sampling;
 } sched_request;
 
@@ -107,6 +110,8 @@ void sched_close(sched *s);
 
 /* Takes the request over whatever it returns (ST_INVALID and ST_KV_FULL are also told to the sink as "error"). */
 STATUS_CHECKED status sched_submit(sched *s, sched_request *request);
+/* What tokens stand for (base/vocabulary.h): before the first request with a grammar. */
+STATUS_CHECKED status sched_take_vocabulary(sched *s, const uint8_t *bytes, size_t n);
 /* Ends the request with "cancelled"; an unknown id (it just ended) is ignored. */
 STATUS_CHECKED status sched_cancel(sched *s, uint64_t id);
 

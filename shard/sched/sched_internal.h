@@ -2,6 +2,8 @@
 #ifndef SHARD_SCHED_SCHED_INTERNAL_H
 #define SHARD_SCHED_SCHED_INTERNAL_H
 
+#include "shard/sample/allowed_sets.h"
+#include "shard/sample/grammar_state.h"
 #include "shard/sched/sched.h"
 
 typedef struct sequence sequence;
@@ -34,6 +36,7 @@ struct sequence {
     bool open_due;                     /* the ranks have not heard of this use of the slot */
     bool started, paused, finished, no_prefix;
     uint32_t parting;                  /* pages that others' texts share; 0: unknown */
+    grammar_state *grammar;            /* NULL: the answer is free */
 };
 
 /* ---- who is next (sched_queue.c) ---- */
@@ -104,6 +107,13 @@ void stop_running(sched *s, sequence *q);
 void running_insert(sched *s, sequence *q);
 void running_remove(sched *s, sequence *q);
 
+/* ---- answers that follow a grammar (sched_grammar.c); for others these do nothing ---- */
+
+status grammar_begin(sched *s, sequence *q);
+status grammar_took(sequence *q, uint32_t token);
+bool grammar_ended(const sequence *q);
+void grammar_tell(sched *s, plan *p, const sequence *q, plan_span *span);
+
 /* ---- how many rows (sched_budget.c) ---- */
 
 /* A line through recent samples, newer ones weigh more; between a constant and a line through the origin. */
@@ -150,6 +160,8 @@ struct sched {
     uint64_t orders, next_deadline_ns;
     uint64_t steps, prompt_tokens, generated_tokens, preemptions;
     step_budget budget;
+    grammar_book *grammars;
+    allowed_sets *allowed;             /* what the ranks have of them */
 };
 
 uint64_t sched_now(const sched *s);

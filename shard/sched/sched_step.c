@@ -121,6 +121,7 @@ static void add_span(sched *s, plan *p, sequence *q) {
     span->draw = last;
     span->logits = tells_prompt(q) ? PLAN_LOGITS_ALL : last ? PLAN_LOGITS_LAST : PLAN_LOGITS_NONE;
     if (!last && end < q->r.prompt_count) span->next_token = q->r.tokens[end];
+    grammar_tell(s, p, q, span);
     s->span_owner[p->span_count - 1] = q;
 }
 
@@ -157,6 +158,11 @@ static status take_token(sched *s, sequence *q, const sample_result *r) {
             q->finished = true;
             return tell_finished(s, q, "stop", true, r->token, ST_OK);
         }
+    status st = grammar_took(q, r->token);
+    if (st != ST_OK || grammar_ended(q)) { /* with ignore_eos no stop token ends it, but nothing may follow */
+        q->finished = true;
+        return tell_finished(s, q, st == ST_OK ? "stop" : "error", st == ST_OK, r->token, st);
+    }
     if (q->r.token_count - q->r.prompt_count == p->max_tokens) {
         q->finished = true;
         return tell_finished(s, q, "length", false, 0, ST_OK);

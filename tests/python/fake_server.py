@@ -18,6 +18,20 @@ from plain_bpe import PlainBpe
 from support import MODELS, UNLIMITED, pb, rpc, samples
 
 
+def chat_answer(content="", reasoning="", calls=(), reason=None, malformed=(), truncated=None):
+    """What Chat answers once: a delta for each character and each call, (name, arguments) or (name, arguments, id)."""
+    deltas = [pb.ChatDelta(index=0, reasoning=c, token_ids=[5]) for c in reasoning]
+    deltas += [pb.ChatDelta(index=0, content=c, token_ids=[6]) for c in content]
+    for i, (name, arguments, *more) in enumerate(calls):
+        deltas.append(pb.ChatDelta(index=0, tool_calls=[pb.ToolCall(id=(more or [f"call_{i}"])[0], name=name, index=i)]))
+        deltas.append(pb.ChatDelta(index=0, tool_calls=[pb.ToolCall(arguments_json=arguments, index=i)]))
+    finished = pb.Finished(index=0, finish_reason=reason or ("tool_calls" if calls else "stop"),
+                           malformed=[m if isinstance(m, str) else m.decode() for m in malformed])
+    if truncated is not None:
+        finished.truncated_call = truncated
+    return {"deltas": deltas, "finished": finished}
+
+
 class FakeGemmad(rpc.InferenceServicer, rpc.ControlServicer):
     def __init__(self, model="tiny-dense", socket=None):
         self.model = model
@@ -31,8 +45,11 @@ class FakeGemmad(rpc.InferenceServicer, rpc.ControlServicer):
         self.counts = []                    # fields of its EngineStatus, likewise
         self.fail_with = None               # (grpc.StatusCode, sentence) for every Inference rpc
         self.text = None                    # answer with this text, whatever the prompt
-        self.hang_after = None              # Generate sends so many deltas, then nothing
-        self.cancelled = threading.Event()  # a client gave up a hanging Generate
+        self.hang_after = None              # Generate and Chat send so many deltas, then nothing
+        self.cancelled = threading.Event()  # a client gave up a hanging one
+        self.chat = None                    # answers of Chat, one after the other (see chat_answer); None: UNIMPLEMENTED
+        self.context = 1024
+        self.drained = []                   # DrainRequests
         self.server = grpc.server(concurrent.futures.ThreadPoolExecutor(8), options=UNLIMITED)
         rpc.add_InferenceServicer_to_server(self, self.server)
         rpc.add_ControlServicer_to_server(self, self.server)
@@ -109,10 +126,60 @@ class FakeGemmad(rpc.InferenceServicer, rpc.ControlServicer):
         reason = "stop" if texts and not texts[-1] else "length"
         yield pb.GenerateEvent(finished=pb.Finished(index=0, finish_reason=reason, usage=usage, timings=timings))
 
+    def _refuse_without_chat(self, context):
+        if self.chat is None:
+            context.abort(grpc.StatusCode.UNIMPLEMENTED, "Chat is not available in this version")
+
+    def _render(self, request):
+        """Of user turns alone."""
+        ids = [self.bpe.bos]
+        for m in request.messages:
+            ids += self.bpe.encode("<|turn>", True) + self.bpe.encode(m.role + "\n" + "".join(p.text for p in m.content))
+            ids += self.bpe.encode("<turn|>\n", True)
+        return ids + self.bpe.encode("<|turn>model\n<|channel>thought\n<channel|>", True)
+
+    def RenderChat(self, request, context):
+        self._refuse_without_chat(context)
+        self._take(request, context)
+        ids = self._render(request)
+        return pb.RenderChatResponse(text=self.bpe.decode(ids), token_ids=ids)
+
+    def Chat(self, request, context):
+        self._refuse_without_chat(context)
+        self._take(request, context)
+        ended = threading.Event()
+
+        def end():
+            ended.set()
+            if self.hang_after is not None:
+                self.cancelled.set()
+        context.add_callback(end)
+        case = self.answers.get(tuple(self._render(request)))
+        answer = self.chat.pop(0) if self.chat else chat_answer(case["completion"] if case else "yes")
+        yield pb.ChatEvent(started=pb.Started(request_id="fake-1", prompt_tokens=20, cached_tokens=5, seed=7))
+        yield pb.ChatEvent(progress=pb.Progress(prefilled_tokens=20, prompt_tokens=20))
+        for n, delta in enumerate(answer["deltas"]):
+            if n == self.hang_after:
+                ended.wait(60)
+                return
+            yield pb.ChatEvent(delta=delta)
+        finished = answer["finished"]
+        finished.usage.CopyFrom(pb.Usage(prompt_tokens=20, cached_tokens=5, completion_tokens=len(answer["deltas"]),
+                                         reasoning_tokens=sum(bool(d.reasoning) for d in answer["deltas"])))
+        finished.timings.CopyFrom(pb.Timings(queue_ms=0.5, prefill_ms=20, decode_ms=10, first_token_ms=21))
+        yield pb.ChatEvent(finished=finished)
+
+    def Drain(self, request, context):
+        self.drained.append(request)
+        if self.fail_with:
+            context.abort(*self.fail_with)
+        self.states = ["draining"]
+        return pb.DrainResponse()
+
     def ListModels(self, request, context):
         if self.fail_with:
             context.abort(*self.fail_with)
-        return pb.ListModelsResponse(models=[pb.Model(name=self.model, context_tokens=1024, vocab_size=1280,
+        return pb.ListModelsResponse(models=[pb.Model(name=self.model, context_tokens=self.context, vocab_size=1280,
                                                       has_tokenizer=True, end_token_ids=[1, 16, 9])])
 
     def GetStatus(self, request, context):

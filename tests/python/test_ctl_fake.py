@@ -68,7 +68,7 @@ def test_ask_joins_documents_and_reads_standard_input(fake, tmp_path):
     one.write_text("First.\n")
     r = ctl("ask", one, "-", "Why?", "--prompt-only", server=fake.address, stdin="Second.\n")
     assert r.returncode == 0
-    assert fake.requests[1].text == "user\nFirst.\n\nSecond.\n\nWhy?"
+    assert fake.requests[1].text == ("user\nDocument 1: one.txt\n\nFirst.\n\nDocument 2: standard input\n\nSecond.\n\nWhy?")
 
 
 def test_a_document_cannot_close_its_own_turn(fake, tmp_path):
@@ -101,7 +101,7 @@ def test_ask_says_when_the_limit_cut_the_answer(fake, tmp_path):
 @pytest.mark.parametrize("options, sentence", [
     (["ask"], "DOCUMENT... QUESTION"), (["ask", "only-one"], "DOCUMENT... QUESTION"),
     (["ask", "/nonexistent/d", "q"], "/nonexistent/d"), (["nonsense"], 'unknown command "nonsense"'), ([], "command"),
-    (["batch", "submit", "x"], "batch is not available in this version"), (["chat"], "chat is not available"),
+    (["batch", "submit", "x"], "batch is not available in this version"), (["chat", "hello"], "chat takes no words"),
     (["generate"], "exactly one of"), (["generate", "--prompt", "a", "--token-ids", "1"], "exactly one of"),
     (["generate", "--token-ids", "1,x"], '"x"'), (["generate", "--token-ids", "1,4294967296"], "4294967296"),
     (["generate", "--prompt", "a", "--temperature", "nan"], "--temperature"),
@@ -390,3 +390,26 @@ def test_every_command_has_help():
             r = ctl(c, flag)
             assert r.returncode == 0 and f"usage: gemmactl {c}" in r.stdout and "--server" in r.stdout
     assert ctl("--version").stdout.startswith("gemmactl ")
+
+
+def test_drain(fake):
+    r = ctl("drain", server=fake.address)
+    assert r.returncode == 0 and "takes no new requests" in r.stdout and not fake.drained[0].keep_engines
+    r = ctl("drain", "--keep-engines", "--json", server=fake.address)
+    assert json.loads(r.stdout) == {"state": "draining", "keep_engines": True} and fake.drained[1].keep_engines
+    r = ctl("drain", "--wait", "1", server=fake.address)
+    assert r.returncode == 1 and "still there after 1 s, with 1 requests" in r.stderr
+    fake.fail_with = (grpc.StatusCode.UNIMPLEMENTED, "Drain is not available in this version")
+    r = ctl("drain", server=fake.address)
+    assert r.returncode == 1 and r.stderr == "gemmactl: Drain is not available in this version (UNIMPLEMENTED)\n"
+
+
+def test_drain_waits_until_the_daemon_is_gone(fake):
+    process = subprocess.Popen([BUILD / "gemmactl", "--server", fake.address, "drain", "--wait", "60", "--json"],
+                               stdout=subprocess.PIPE, text=True)
+    while not fake.drained:
+        time.sleep(0.05)
+    assert process.poll() is None
+    fake.server.stop(None).wait()
+    out, _ = process.communicate(timeout=30)
+    assert process.returncode == 0 and json.loads(out) == {"state": "gone", "keep_engines": False}

@@ -170,7 +170,6 @@ def test_what_is_not_built_is_refused_by_name(either):
     r.resume_from = 3
     refused(stub.Generate(r), "resume_from")
     refused(stub.Chat(pb.ChatRequest()), "Chat")
-    refused(lambda: stub.RenderChat(pb.ChatRequest()), "RenderChat")
     refused(lambda: stub.ParseChat(pb.ParseChatRequest()), "ParseChat")
     jobs = rpc.JobsStub(daemon.channel())
     refused(lambda: jobs.Submit(iter([pb.SubmitJobRequest()])), "Submit")

@@ -66,6 +66,7 @@ static inline void fixture_open(fixture *f, const acceptor_limits *limits, void 
     f->call.data = f;
     CHECK_STATUS(server_open(&f->server, &f->loop), ST_OK);
     if (add) add(f);
+    server_start(f->server);
     CHECK_STATUS(acceptor_open(&f->acceptor, &f->loop, limits), ST_OK);
     CHECK_STATUS(acceptor_listen(f->acceptor, "127.0.0.1:0", false, server_sink(f->server)), ST_OK);
     strbuf where = {0};

@@ -133,7 +133,7 @@ TEST(what_is_written_is_read_back_and_replaces_the_file) {
     e->admin = true;
     e->created = 1769860800;
     e->concurrent = 3;
-    key_entry_add_model(e, "a \"quoted\" model");
+    key_entry_add_model(e, "a \"quoted\" \\ model \x01 ü");
     CHECK_STATUS(key_file_add(&f, "bob", &e), ST_OK);
     CHECK_STATUS(key_file_add(&f, "bob", &e), ST_EXISTS);
     CHECK_STATUS(key_file_write(&f, path), ST_OK);
@@ -141,7 +141,7 @@ TEST(what_is_written_is_read_back_and_replaces_the_file) {
     CHECK_STATUS(key_file_read(&back, path), ST_OK);
     CHECK(back.count == 2 && !memcmp(back.entry[0].digest, f.entry[0].digest, KEY_DIGEST_BYTES));
     CHECK(back.entry[0].admin && back.entry[0].created == 1769860800 && back.entry[0].concurrent == 3);
-    CHECK(back.entry[0].model_count == 1 && !strcmp(back.entry[0].model[0], "a \"quoted\" model"));
+    CHECK(back.entry[0].model_count == 1 && !strcmp(back.entry[0].model[0], "a \"quoted\" \\ model \x01 ü"));
     key_file_remove(&back, &back.entry[0]);
     CHECK(back.count == 1 && !strcmp(back.entry[0].name, "bob"));
     CHECK(chmod(path, 0640) == 0);

@@ -1,7 +1,7 @@
 #include <math.h>
 
 #include "ctl/args.h"
-#include "ctl/prompt.h"
+#include "ctl/documents.h"
 #include "tests/test.h"
 
 typedef struct values {
@@ -14,6 +14,7 @@ typedef struct values {
     arg_float number;
     arg_ids ids;
     arg_bias bias;
+    const char *word;
 } values;
 
 static const arg_option option[] = {
@@ -26,6 +27,7 @@ static const arg_option option[] = {
     {"number", ARG_FLOAT, "X", offsetof(values, number), 0, 1, ""},
     {"ids", ARG_IDS, "IDS", offsetof(values, ids), 0, 0, ""},
     {"bias", ARG_BIAS, "ID=BIAS", offsetof(values, bias), 0, 0, ""},
+    {"word", ARG_WORD, "on|off", offsetof(values, word), 0, 0, ""},
 };
 
 /* Reads the words up to the first NULL; keeps what is no option in `words`. */
@@ -116,6 +118,19 @@ TEST(what_stands_for_one_value_is_given_once) {
     release(&v);
 }
 
+TEST(words_are_those_of_the_table) {
+    static const char *const wrong[] = {"", "o", "onn", "on|off", "|"};
+    values v = {0};
+    CHECK_STATUS(read_one(&v, "--word", "off"), ST_OK);
+    CHECK(!strcmp(v.word, "off"));
+    CHECK_STATUS(read_one(&v, "--word", "on"), ST_INVALID); /* twice */
+    for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++) {
+        v = (values){0};
+        CHECK_STATUS(read_one(&v, "--word", wrong[i]), ST_INVALID);
+        CHECK(strstr(status_text(), "on|off"));
+    }
+}
+
 TEST(lists) {
     values v = {0};
     CHECK_STATUS(read_one(&v, "--ids", "\n7, 8 ,,9\n"), ST_OK);
@@ -148,7 +163,7 @@ TEST(trim_ends_between_characters) {
     for (size_t i = 0; i < sizeof v / sizeof *v; i++) {
         const char *text = v[i].text;
         size_t n = strlen(text);
-        prompt_trim(&text, &n);
+        documents_trim(&text, &n);
         CHECK_THAT(n == strlen(v[i].want) && !memcmp(text, v[i].want, n), "case %zu: \"%.*s\"", i, (int)n,
                    text);
     }
@@ -158,6 +173,7 @@ int main(void) {
     RUN(options_and_words_mix);
     RUN(numbers_at_their_bounds);
     RUN(what_stands_for_one_value_is_given_once);
+    RUN(words_are_those_of_the_table);
     RUN(lists);
     RUN(trim_ends_between_characters);
     return test_result();

@@ -2,8 +2,8 @@
 
 #include "base/file.h"
 #include "base/json.h"
-#include "daemon/settings.h"
 #include "base/shape.h"
+#include "daemon/settings.h"
 #include "tests/test.h"
 
 enum { WORDS_MAX = 64 };
@@ -58,15 +58,8 @@ TEST(names_models) {
 }
 
 TEST(refuses_what_is_not_built) {
-    static const char *const lines[] = {"--keys k",
-                                        "--tls-cert c",
-                                        "--tls-key k",
-                                        "--media-root /",
-                                        "--chat-template gemma4",
-                                        "--launcher srun",
-                                        "--launcher external",
-                                        "--device cuda",
-                                        "--weights fp8"};
+    static const char *const lines[] = {"--media-root /", "--launcher srun", "--launcher external",
+                                        "--device cuda", "--weights fp8"};
     for (size_t i = 0; i < sizeof lines / sizeof *lines; i++) {
         char line[128];
         snprintf(line, sizeof line, "--model m %s", lines[i]);
@@ -104,14 +97,34 @@ TEST(listens_safely) {
     }
 }
 
+TEST(keys_and_tls_open_addresses) {
+    settings s;
+    CHECK_STATUS(read_line(&s, "--model m --listen 0.0.0.0:80 --keys k --tls-cert c --tls-key p"), ST_OK);
+    settings_close(&s);
+    check_refused("--model m --listen 0.0.0.0:80 --keys k", ST_INVALID,
+                  "--tls-cert and --tls-key are missing");
+    check_refused("--model m --listen 0.0.0.0:80 --tls-cert c --tls-key p", ST_INVALID,
+                  "and --keys is missing");
+    check_refused("--model m --listen 0.0.0.0:80", ST_INVALID,
+                  "--keys and --tls-cert with --tls-key are missing");
+    check_refused("--model m --tls-cert c", ST_INVALID, "--tls-key is missing");
+    check_refused("--model m --tls-key c", ST_INVALID, "--tls-cert is missing");
+    check_refused("--model m --tls-client-ca c", ST_INVALID, "goes with --tls-cert");
+    check_refused("--model m --socket-mode 0666", ST_INVALID, "it needs --keys");
+    check_refused("--model m --socket-mode 0777 --keys k", ST_INVALID, "socket-mode");
+    CHECK_STATUS(read_line(&s, "--model m --socket-mode 0660 --keys k"), ST_OK);
+    settings_close(&s);
+}
+
 TEST(reads_sections_of_models) {
     settings s;
-    static const char two[] =
-        "ranks = 2\nmodel = a=/a\n[model a]\nthreads = 3\n[model b]\nmodel = /some/b\nranks = 4\n";
+    static const char two[] = "ranks = 2\nmodel = a=/a\n[model a]\nthreads = 3\nchat-template = "
+                              "gemma4-small\n[model b]\nmodel = /some/b\nranks = 4\n";
     CHECK_STATUS(read_with_config(&s, two, ""), ST_OK);
     CHECK(s.model_count == 2 && !strcmp(s.model[1].name, "b") && !strcmp(s.model[1].path, "/some/b"));
     if (s.model_count == 2) {
         CHECK(s.model[0].options.ranks == 2 && s.model[0].options.threads == 3);
+        CHECK(!strcmp(s.model[0].options.chat_template, "gemma4-small") && !s.model[1].options.chat_template);
         CHECK(s.model[1].options.ranks == 4 && s.model[1].options.threads == 0);
     }
     settings_close(&s);
@@ -200,6 +213,37 @@ TEST(manual_follows_the_table) {
     free(text);
 }
 
+/* What is printed is read back, as it is and with every comment mark before an option taken away. */
+TEST(example_config_can_be_read) {
+    char *text = NULL;
+    size_t size = 0;
+    config_file f;
+    FILE *out = open_memstream(&text, &size);
+    settings_print_example(out);
+    fclose(out);
+    CHECK_STATUS(config_file_parse(&f, "example", text, size), ST_OK);
+    CHECK(f.count == 0);
+    config_file_close(&f);
+    size_t wanted = 0, found = 0;
+    for (size_t i = 0; i < gemmad_option_count; i++) {
+        const option *o = &gemmad_option_table[i];
+        char line[80];
+        snprintf(line, sizeof line, "\n#%s = ", o->name);
+        bool may = !(o->flags & (OPTION_ARGUMENT_ONLY | OPTION_NOT_IN_FILE | OPTION_NOT_BUILT));
+        wanted += may;
+        char *at = strstr(text, line);
+        CHECK_THAT(!at == !may, "%s", o->name);
+        if (!at) continue;
+        found++;
+        at[1] = ' ';
+    }
+    CHECK(found == wanted && found > 20);
+    CHECK_STATUS(config_file_parse(&f, "example", text, size), ST_OK);
+    CHECK_THAT(f.count == found, "%zu of %zu", f.count, found);
+    config_file_close(&f);
+    free(text);
+}
+
 int main(void) {
     int fd = mkstemp(config_path);
     if (fd < 0) return 1;
@@ -214,10 +258,12 @@ int main(void) {
     RUN(names_models);
     RUN(refuses_what_is_not_built);
     RUN(listens_safely);
+    RUN(keys_and_tls_open_addresses);
     RUN(reads_sections_of_models);
     RUN(checks_modes);
     RUN(writes_shapes);
     RUN(manual_follows_the_table);
+    RUN(example_config_can_be_read);
     unlink(config_path);
     return test_result();
 }

@@ -263,7 +263,7 @@ TEST(engine_states) {
 
 TEST(unbuilt) {
     static const struct { const char *method, *name; } v[] = {
-        {"Chat", "Inference.Chat"}, {"RenderChat", "Inference.RenderChat"}, {"ParseChat", "Inference.ParseChat"},
+        {"Chat", "Inference.Chat"}, {"ParseChat", "Inference.ParseChat"},
         {"Submit", "Jobs.Submit"}, {"Get", "Jobs.Get"}, {"List", "Jobs.List"}, {"Cancel", "Jobs.Cancel"},
         {"Results", "Jobs.Results"}, {"Drain", "Control.Drain"},
     };
@@ -280,6 +280,61 @@ TEST(unbuilt) {
         protobuf_c_message_free_unpacked(empty, NULL);
         check_end(&f, ST_UNSUPPORTED, v[i].name);
     }
+}
+
+static void render_chat(fake_call *f, const char *model, const char *text, size_t n) {
+    Gemmad__V1__ChatRequest r = GEMMAD__V1__CHAT_REQUEST__INIT;
+    Gemmad__V1__Message message = GEMMAD__V1__MESSAGE__INIT, *messages[] = {&message};
+    Gemmad__V1__Part part = GEMMAD__V1__PART__INIT, *parts[] = {&part};
+    part.part_case = GEMMAD__V1__PART__PART_TEXT;
+    part.text = (ProtobufCBinaryData){n, (uint8_t *)text};
+    message.role = (char *)"user";
+    message.n_content = 1;
+    message.content = parts;
+    r.model = (char *)model;
+    r.n_messages = 1;
+    r.messages = messages;
+    fake_call_open(f, "p");
+    fake_handle(c, f, "RenderChat", &r.base);
+}
+
+TEST(chats_are_rendered) {
+    static const char want[] = "<bos><|turn>user\nhi<turn|>\n<|turn>model\n<|channel>thought\n<channel|>";
+    fake_call f;
+    render_chat(&f, "ids", "hi", 2);
+    check_end(&f, ST_INVALID, "model ids has no tokenizer");
+    render_chat(&f, "dense", "hi", 2);
+    check_end(&f, ST_UNSUPPORTED, "model dense serves no chat: it has no chat template");
+    chat_choice choice = {.why = "its chat template is unknown"};
+    CHECK_STATUS(core_set_chat(c, "dense", &choice), ST_OK);
+    render_chat(&f, "dense", "hi", 2);
+    check_end(&f, ST_UNSUPPORTED, "model dense serves no chat: its chat template is unknown");
+    CHECK_STATUS(core_set_chat(c, "nobody", &choice), ST_NOT_FOUND);
+    choice.template = chat_template_named("gemma4");
+    CHECK_STATUS(core_set_chat(c, "dense", &choice), ST_OK);
+    render_chat(&f, "dense", "hi", 2);
+    CHECK_THAT(f.finished == 1 && f.st == ST_OK && f.sent_count == 1, "%s", f.text);
+    const Gemmad__V1__RenderChatResponse *r = (Gemmad__V1__RenderChatResponse *)f.sent[0];
+    CHECK(r->text.len == sizeof want - 1 && !memcmp(r->text.data, want, r->text.len));
+    CHECK(r->n_token_ids > 20 && r->token_ids[0] == BOS && r->has_starts_in_thought && !r->starts_in_thought);
+    fake_call_close(&f);
+    /* Long ones are a worker's; their clients may go away. */
+    char *text = memory_alloc(100000);
+    memset(text, 'x', 100000);
+    render_chat(&f, "dense", text, 100000);
+    CHECK(f.finished == 0);
+    uv_run(&loop, UV_RUN_DEFAULT);
+    CHECK_THAT(f.finished == 1 && f.st == ST_OK && f.sent_count == 1, "%s", f.text);
+    fake_call_close(&f);
+    render_chat(&f, "dense", text, 100000);
+    f.base.cancelled(&f.base, f.base.context, ST_CANCELLED);
+    uv_run(&loop, UV_RUN_DEFAULT);
+    check_end(&f, ST_CANCELLED, "no longer waits");
+    text[70000] = (char)0xFF;
+    render_chat(&f, "dense", text, 100000);
+    uv_run(&loop, UV_RUN_DEFAULT);
+    check_end(&f, ST_INVALID, "messages[0] (user): content[0]: text: not UTF-8 at byte 70000");
+    free(text);
 }
 
 static void tokenize(fake_call *f, const char *model, const char *text, size_t n, bool bos, bool special) {
@@ -446,6 +501,7 @@ int main(void) {
     RUN(an_engine_that_is_lost);
     RUN(engine_states);
     RUN(unbuilt);
+    RUN(chats_are_rendered);
     RUN(tokenize_texts);
     RUN(detokenize_ids);
     RUN(models_and_status);
