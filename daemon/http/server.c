@@ -1,7 +1,7 @@
 /* libmicrohttpd on the loop: its epoll descriptor is polled, its time-outs are a timer, and each connection has a deadline of
  * its own, since libmicrohttpd knows only inactivity: who sends a byte now and then would stay for ever. */
-#include <stdio.h>
 #include <stdarg.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
