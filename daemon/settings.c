@@ -89,9 +89,6 @@ static status check_address(const settings *s, const char *option_name, const ch
 static status check_listen(settings *s) {
     const option_texts *given = &s->options.listen;
     if (s->options.http) TRY(check_address(s, "--http", s->options.http));
-    if (s->options.http && s->options.tls_cert && strncmp(s->options.http, "unix:", 5) != 0)
-        return fail(ST_UNSUPPORTED, "--http %s with --tls-cert is not available in this version",
-                    s->options.http);
     if (given->count == 0) {
         if (path_default_address(&s->default_address, s->state_dir) != ST_OK)
             return fail(ST_INVALID, "%s; say --listen ADDR", status_text());

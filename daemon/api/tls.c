@@ -36,7 +36,8 @@ static grpc_ssl_certificate_config_reload_status give(void *context,
     if (p->given != p->owner->change) {
         const tls_files *f = &p->owner->files;
         grpc_ssl_pem_key_cert_pair pair = {.private_key = f->key, .cert_chain = f->cert};
-        *out = grpc_ssl_server_certificate_config_create(f->client_ca, &pair, 1);
+        /* gRPC insists on authorities even where it asks clients for nothing. */
+        *out = grpc_ssl_server_certificate_config_create(f->client_ca ? f->client_ca : f->cert, &pair, 1);
         p->given = p->owner->change;
         answer = GRPC_SSL_CERTIFICATE_CONFIG_RELOAD_NEW;
     }

@@ -137,6 +137,7 @@ static status make_secret(engine_directory *d) {
     if (unlink(d->secret_file) != 0 && errno != ENOENT) return fail_errno(ST_IO, "%s", d->secret_file);
     int fd = open(d->secret_file, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, 0600);
     if (fd < 0) return fail_errno(ST_IO, "%s", d->secret_file);
+    d->has_secret = true;
     ssize_t n = write(fd, d->secret, sizeof d->secret);
     if (close(fd) != 0 || n != (ssize_t)sizeof d->secret) return fail_errno(ST_IO, "%s", d->secret_file);
     return ST_OK;
@@ -193,7 +194,8 @@ fail:
 
 void directory_close(engine_directory *d) {
     if (d->socket_path[0]) unlink(d->socket_path);
-    if (d->secret[0] || d->scratch[0]) unlink(d->secret_file);
+    if (d->has_secret) unlink(d->secret_file);
+    d->has_secret = false;
     if (d->scratch[0]) directory_remove_scratch(d->scratch);
     explicit_bzero(d->secret, sizeof d->secret);
     d->socket_path[0] = d->scratch[0] = 0;

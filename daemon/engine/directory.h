@@ -11,6 +11,7 @@
 #define DAEMON_ENGINE_DIRECTORY_H
 
 #include <limits.h>
+#include <stdbool.h>
 #include <stdint.h>
 #include "base/status.h"
 #include "proto/limits.h"
@@ -19,6 +20,7 @@ typedef struct engine_directory {
     char path[PATH_MAX], record_file[PATH_MAX], log_file[PATH_MAX], secret_file[PATH_MAX];
     char socket_path[108], link_address[128], scratch[64];
     uint8_t secret[LIMIT_SECRET_BYTES];
+    bool has_secret; /* the file is ours */
 } engine_directory;
 
 /* Ends what a dead gemmad left running there, then makes a new secret. */

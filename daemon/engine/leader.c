@@ -22,6 +22,8 @@ struct peer {
     uv_timer_t timer; /* to show the secret */
     leader *owner;
     peer *next;
+    uint8_t shown[LIMIT_SECRET_BYTES]; /* what it gives for the secret */
+    size_t shown_bytes;
     frame_reader reader;
     uint32_t handles; /* open ones of the two; memory goes with the last */
     bool proven, closing;
@@ -86,10 +88,6 @@ static status prove(peer *p, const engine_frame *f) {
     leader *l = p->owner;
     if (f->kind_case != GEMMAD__ENGINE__FRAME__KIND_HELLO)
         return fail(ST_AUTH, "its first frame is a %s, not a hello", frame_kind_name(f));
-    const Gemmad__Engine__Hello *h = f->hello;
-    if (!h->has_secret || h->secret.len != sizeof l->secret ||
-        !engine_secret_equal(h->secret.data, l->secret, sizeof l->secret))
-        return fail(ST_AUTH, "its secret is not the engine's");
     if (l->proven) return fail(ST_IN_USE, "the engine has a leader already");
     uv_timer_stop(&p->timer);
     p->proven = true;
@@ -115,8 +113,21 @@ static void on_room(uv_handle_t *handle, size_t suggested, uv_buf_t *out) {
     (void)suggested;
     peer *p = handle->data;
     size_t room;
+    if (p->shown_bytes < sizeof p->shown) {
+        *out = uv_buf_init((char *)p->shown + p->shown_bytes, (unsigned)(sizeof p->shown - p->shown_bytes));
+        return;
+    }
     uint8_t *at = frame_reader_room(&p->reader, &room);
     *out = uv_buf_init((char *)at, (unsigned)room);
+}
+
+/* Bare bytes of a fixed number: no length and no message of a stranger is ever read. */
+static void check_secret(peer *p, size_t more) {
+    p->shown_bytes += more;
+    if (p->shown_bytes < sizeof p->shown) return;
+    bool equal = engine_secret_equal(p->shown, p->owner->secret, sizeof p->shown);
+    explicit_bzero(p->shown, sizeof p->shown);
+    if (!equal) peer_end(p, fail(ST_AUTH, "its first bytes are not the engine's secret"));
 }
 
 static void on_bytes(uv_stream_t *stream, ssize_t n, const uv_buf_t *buffer) {
@@ -127,6 +138,10 @@ static void on_bytes(uv_stream_t *stream, ssize_t n, const uv_buf_t *buffer) {
         status st = n == UV_EOF ? fail(ST_UNAVAILABLE, "it closed the connection")
                                 : fail(ST_UNAVAILABLE, "the connection broke: %s", uv_strerror((int)n));
         peer_end(p, st);
+        return;
+    }
+    if (p->shown_bytes < sizeof p->shown) {
+        check_secret(p, (size_t)n);
         return;
     }
     if (p->proven) p->owner->bytes_received += (uint64_t)n;

@@ -1,6 +1,6 @@
 /* gemmad's end of one engine link: listens on the engine's socket, lets in the one peer that shows the
- * secret, and hands over its frames, checked. Nothing of a peer is looked at before its first frame, which
- * must be a hello with the right secret, small and soon.
+ * secret, and hands over its frames, checked. A peer's first bytes must be the secret, soon; nothing else of it is
+ * looked at before, and its first frame must be a small hello.
  *
  * Memory:  leader_listen allocates; leader_close releases after the `closed` event. Frames are valid during
  *          the event.

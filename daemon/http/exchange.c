@@ -24,6 +24,7 @@ enum {
 static void free_exchange(http_exchange *x) {
     http_server *s = x->server;
     if (x->admitted && s->gate.ended) s->gate.ended(s->gate.context, x);
+    if (x->answered) metrics_count_http(s->metrics, (unsigned)x->code);
     log_debug("%s: %s %s %d, %s", x->peer, x->method, x->path, x->code, x->id);
     http_drop_body(x);
     for (size_t i = 0; i < x->headers; i++) {
@@ -108,8 +109,9 @@ http_exchange *http_exchange_begin(http_connection *c, const char *method, const
     snprintf(x->caller, sizeof x->caller, "%s", c->peer);
     name_exchange(x);
     if (x->server->stopping) http_refuse(x, 503, NULL, "unavailable", "gemmad is stopping");
-    if (!x->answered) http_route_find(x);
+    /* First, so that strangers are not told what there is. */
     if (!x->answered) ask_gate(x);
+    if (!x->answered) http_route_find(x);
     if (!x->answered) check_length(x);
     x->early = x->answered && body_is_long(x);
     return x;

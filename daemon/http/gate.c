@@ -112,10 +112,19 @@ static status check_key(const gate *g, http_exchange *x, auth_key **who) {
     return fail(ST_AUTH, "a key is needed, in the header \"Authorization: Bearer KEY\"");
 }
 
+/* libmicrohttpd asks for a certificate and leaves it to others to look at it. */
+static status check_certificate(const http_exchange *x) {
+    if (!x->server->tls) return ST_OK;
+    const union MHD_ConnectionInfo *info =
+        MHD_get_connection_info(x->connection->handle, MHD_CONNECTION_INFO_GNUTLS_SESSION);
+    return http_tls_check_client(x->server->tls, info->tls_session);
+}
+
 static status admit(void *context, http_exchange *x) {
     gate *g = context;
     auth_key *who = NULL;
     char caller[KEY_NAME_BYTES_MAX + 8];
+    TRY(check_certificate(x));
     TRY(check_browser(g, x));
     status st = check_key(g, x, &who);
     if (st != ST_OK) {

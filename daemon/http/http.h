@@ -20,6 +20,8 @@
 #include "base/status.h"
 #include "base/strbuf.h"
 #include "daemon/api/acceptor.h"
+#include "daemon/auth/tls_files.h"
+#include "daemon/observe/metrics.h"
 
 typedef struct http_server http_server;
 typedef struct http_exchange http_exchange;
@@ -45,8 +47,9 @@ typedef struct http_gate {
 typedef struct http_options {
     /* 0 each: 10 s for the headers of a request, 75 s between two requests, 30 s for a body and 1 s more for each 32 KiB. */
     uint32_t header_ms, idle_ms, body_ms;
-    size_t body_bytes;   /* of one request; 0: LIMIT_MESSAGE_BYTES */
-    size_t bodies_bytes; /* of all; 0: LIMIT_HTTP_BODIES_BYTES */
+    size_t body_bytes;    /* of one request; 0: LIMIT_MESSAGE_BYTES */
+    size_t bodies_bytes;  /* of all; 0: LIMIT_HTTP_BODIES_BYTES */
+    const tls_files *tls; /* encrypts with these; copied; NULL: plaintext */
 } http_options;
 
 STATUS_CHECKED status http_open(http_server **out, uv_loop_t *loop,
@@ -54,7 +57,11 @@ STATUS_CHECKED status http_open(http_server **out, uv_loop_t *loop,
 /* For the listeners that are HTTP's; good while the server is. */
 const acceptor_sink *http_sink(const http_server *s);
 void http_add_routes(http_server *s, const http_route *routes, size_t count, void *context);
+/* Answers are counted there, by code. */
+void http_set_metrics(http_server *s, metrics *m);
 void http_set_gate(http_server *s, const http_gate *gate); /* copied */
+/* For connections to come. */
+void http_set_tls(http_server *s, const tls_files *files);
 uint32_t http_exchange_count(const http_server *s);
 /* No new connection; exchanges that still run after grace_ms are cut off. Then `stopped`, once. Before acceptor_stop. */
 void http_stop(http_server *s, uint32_t grace_ms, void (*stopped)(void *context), void *context);

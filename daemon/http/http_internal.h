@@ -6,6 +6,7 @@
 #include <microhttpd.h>
 
 #include "daemon/http/http.h"
+#include "daemon/http/http_tls.h"
 
 typedef enum http_phase { HTTP_IDLE, HTTP_HEADERS, HTTP_BODY, HTTP_WORK } http_phase;
 
@@ -37,9 +38,11 @@ struct http_server {
     acceptor_sink sink;
     http_options options;
     http_gate gate;
+    metrics *metrics;
     http_table table[HTTP_ROUTE_TABLES];
     size_t tables;
     struct MHD_Daemon *daemon;
+    http_tls *tls; /* NULL: plaintext */
     uv_poll_t poll;
     uv_timer_t turn, grace;
     http_connection *first, *adding; /* adding: the one that libmicrohttpd is being told of */

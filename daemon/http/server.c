@@ -103,6 +103,12 @@ static acceptor_verdict look(const char *seen, size_t n) {
     return seen[0] >= 'A' && seen[0] <= 'Z' ? ACCEPTOR_TAKE : ACCEPTOR_REFUSE;
 }
 
+/* A record of a handshake. */
+static acceptor_verdict look_for_tls(const char *seen, size_t n) {
+    (void)n;
+    return seen[0] == 0x16 ? ACCEPTOR_TAKE : ACCEPTOR_REFUSE;
+}
+
 static void on_handle_closed(http_server *s) {
     INVARIANT(s->handles > 0);
     if (--s->handles == 0 && s->closing) s->stopped(s->stopped_context);
@@ -266,28 +272,55 @@ static void set_defaults(http_options *o) {
     if (!o->bodies_bytes) o->bodies_bytes = LIMIT_HTTP_BODIES_BYTES;
 }
 
+static status start_daemon(http_server *s) {
+    unsigned flags = MHD_USE_EPOLL | MHD_ALLOW_SUSPEND_RESUME | MHD_USE_NO_LISTEN_SOCKET | MHD_USE_ERROR_LOG;
+    struct MHD_OptionItem encrypt[] = {
+        {MHD_OPTION_HTTPS_CERT_CALLBACK, 0, (void *)(intptr_t)http_tls_give},
+        {MHD_OPTION_HTTPS_PRIORITIES, 0, (char[]){HTTP_TLS_PRIORITIES}},
+        {MHD_OPTION_HTTPS_MEM_TRUST, 0, NULL},
+        {MHD_OPTION_END, 0, NULL},
+    };
+    if (s->options.tls) {
+        TRY(http_tls_open(&s->tls, s->options.tls));
+        s->options.tls = NULL; /* the caller's */
+        flags |= MHD_USE_TLS;
+        encrypt[2].ptr_value = (char *)(uintptr_t)http_tls_client_ca(s->tls);
+        if (!encrypt[2].ptr_value) encrypt[2] = encrypt[3];
+    } else {
+        encrypt[0] = encrypt[3];
+    }
+    s->daemon = MHD_start_daemon(
+        flags, 0, NULL, NULL, on_request, s, MHD_OPTION_EXTERNAL_LOGGER, log_of_library, NULL,
+        MHD_OPTION_NOTIFY_COMPLETED, on_completed, s, MHD_OPTION_NOTIFY_CONNECTION, on_connection, s,
+        MHD_OPTION_URI_LOG_CALLBACK, on_request_line, s, MHD_OPTION_CONNECTION_LIMIT,
+        (unsigned)LIMIT_CONNECTIONS, MHD_OPTION_CONNECTION_TIMEOUT, (unsigned)STALL_SECONDS,
+        MHD_OPTION_CONNECTION_MEMORY_LIMIT, (size_t)HEADER_BYTES, MHD_OPTION_SIGPIPE_HANDLED_BY_APP, 1,
+        MHD_OPTION_ARRAY, encrypt, MHD_OPTION_END);
+    return s->daemon ? ST_OK : fail(ST_INTERNAL, "libmicrohttpd does not start");
+}
+
+void http_set_tls(http_server *s, const tls_files *files) {
+    if (s->tls && http_tls_replace(s->tls, files) != ST_OK)
+        log_error("HTTPS keeps its certificate: %s", status_text());
+}
+
 status http_open(http_server **out, uv_loop_t *loop, const http_options *options) {
     http_server *s = memory_alloc(sizeof *s);
     *out = NULL;
     s->loop = loop;
-    s->sink = (acceptor_sink){.protocol = "HTTP/1.1",
+    s->sink = (acceptor_sink){.protocol = options && options->tls ? "HTTPS" : "HTTP/1.1",
                               .option = "--http",
-                              .look = look,
+                              .look = options && options->tls ? look_for_tls : look,
                               .take = take,
                               .left = client_left,
                               .context = s};
     if (options) s->options = *options;
     set_defaults(&s->options);
-    s->daemon = MHD_start_daemon(
-        MHD_USE_EPOLL | MHD_ALLOW_SUSPEND_RESUME | MHD_USE_NO_LISTEN_SOCKET | MHD_USE_ERROR_LOG, 0, NULL,
-        NULL, on_request, s, MHD_OPTION_EXTERNAL_LOGGER, log_of_library, NULL, MHD_OPTION_NOTIFY_COMPLETED,
-        on_completed, s, MHD_OPTION_NOTIFY_CONNECTION, on_connection, s, MHD_OPTION_URI_LOG_CALLBACK,
-        on_request_line, s, MHD_OPTION_CONNECTION_LIMIT, (unsigned)LIMIT_CONNECTIONS,
-        MHD_OPTION_CONNECTION_TIMEOUT, (unsigned)STALL_SECONDS, MHD_OPTION_CONNECTION_MEMORY_LIMIT,
-        (size_t)HEADER_BYTES, MHD_OPTION_SIGPIPE_HANDLED_BY_APP, 1, MHD_OPTION_END);
-    if (!s->daemon) {
+    status st = start_daemon(s);
+    if (st != ST_OK) {
+        http_tls_close(s->tls);
         free(s);
-        return fail(ST_INTERNAL, "libmicrohttpd does not start");
+        return st;
     }
     int fd = MHD_get_daemon_info(s->daemon, MHD_DAEMON_INFO_EPOLL_FD)->epoll_fd;
     int error =
@@ -302,6 +335,7 @@ status http_open(http_server **out, uv_loop_t *loop, const http_options *options
 
 const acceptor_sink *http_sink(const http_server *s) { return &s->sink; }
 
+void http_set_metrics(http_server *s, metrics *m) { s->metrics = m; }
 void http_set_gate(http_server *s, const http_gate *gate) { s->gate = *gate; }
 
 uint32_t http_exchange_count(const http_server *s) { return s->exchanges; }
@@ -346,5 +380,6 @@ void http_close(http_server *s) {
     if (!s) return;
     INVARIANT(s->closing && s->handles == 0);
     MHD_stop_daemon(s->daemon);
+    http_tls_close(s->tls);
     free(s);
 }

@@ -62,7 +62,7 @@ typedef struct metrics_engine_now {
     uint32_t running, waiting, paused, restarts;
     double kv_usage, kv_cached; /* of all pages: those of requests, those of the prefix cache alone */
     uint64_t prefix_query_tokens, prefix_hit_tokens, preemptions, spilled_bytes, steps;
-    uint64_t collective_ns,
+    uint64_t step_ns, weight_bytes, collective_ns,
         collective_steps[LIMIT_COLLECTIVE_BUCKETS]; /* steps by their time in collectives */
     double weight_bytes_per_second, imbalance;
 } metrics_engine_now;

@@ -2,7 +2,9 @@
 
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
+#include "base/clock.h"
 #include "base/invariant.h"
 #include "base/log.h"
 #include "base/memory.h"
@@ -13,6 +15,10 @@ status core_open(core **out, uv_loop_t *loop) {
     (*out)->loop = loop;
     (*out)->limits = (core_limits){CORE_QUEUE, CORE_QUEUE_PER_CLIENT};
     (*out)->metrics = metrics_open();
+    struct timespec now;
+    clock_gettime(CLOCK_REALTIME, &now);
+    (*out)->start_unix_ms = (uint64_t)now.tv_sec * 1000 + (uint64_t)now.tv_nsec / 1000000;
+    (*out)->start_ns = clock_now_ns();
     return ST_OK;
 }
 
@@ -160,6 +166,11 @@ static void tell_idle(core *c) {
     void (*idle)(void *) = c->idle;
     c->idle = NULL;
     idle(c->idle_context);
+}
+
+void core_on_drain(core *c, void (*asked)(void *context), void *context) {
+    c->drain_asked = asked;
+    c->drain_context = context;
 }
 
 void core_drain(core *c, void (*idle)(void *context), void *context) {

@@ -44,6 +44,8 @@ void core_write_metrics(core *c, strbuf *out);
 const call_method *core_methods(uint32_t *count);
 /* New Generate calls are refused with ST_UNAVAILABLE from now on; core_idle tells when the running ones are done. */
 void core_drain(core *c, void (*idle)(void *context), void *context);
+/* Control.Drain calls asked, which is to do what SIGTERM does; again at each call. Refused without it. */
+void core_on_drain(core *c, void (*asked)(void *context), void *context);
 /* "starting", "ready", "draining", "failed": of the whole daemon; the same word GetStatus reports. */
 const char *core_state(const core *c);
 /* WatchStatus calls last until this: they shall see how the daemon ends. Before the loop stops. */

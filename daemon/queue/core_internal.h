@@ -80,8 +80,11 @@ struct core {
     bool draining;
     void (*idle)(void *context);
     void *idle_context;
+    void (*drain_asked)(void *context); /* NULL: Control.Drain is refused */
+    void *drain_context;
     core_limits limits;
     metrics *metrics;
+    uint64_t start_unix_ms, start_ns;
     bool log_prompts;
     struct core_watch *watch;
     core_ticket *bucket[CORE_TICKET_BUCKETS];
@@ -138,7 +141,7 @@ STATUS_CHECKED status core_check_admin(const call *k, const char *what);
 void core_refuse(call *k, status st);
 void core_answer(call *k, const ProtobufCMessage *message);
 
-call_handler core_generate, core_tokenize, core_detokenize, core_render_chat, core_list_models,
-    core_get_status, core_watch_status;
+call_handler core_generate, core_chat, core_tokenize, core_detokenize, core_render_chat, core_parse_chat,
+    core_list_models, core_get_status, core_watch_status, core_drain_rpc;
 
 #endif

@@ -29,6 +29,8 @@ static void set_engine(const core_engine *e) {
                               .preemptions = s.preemptions,
                               .spilled_bytes = s.spilled_bytes,
                               .steps = s.steps,
+                              .step_ns = s.step_ns,
+                              .weight_bytes = s.weight_bytes,
                               .collective_ns = s.collective_ns,
                               .weight_bytes_per_second = s.weight_bytes_per_second,
                               .imbalance = (double)s.imbalance};

@@ -40,6 +40,9 @@ void wake_prove(uint8_t proof[WAKE_PROOF_BYTES], wake_secret secret, const char 
     sha256_add(&s, pad, sizeof pad);
     sha256_add(&s, inner, sizeof inner);
     sha256_end(&s, proof);
+    explicit_bzero(key, sizeof key);
+    explicit_bzero(pad, sizeof pad);
+    explicit_bzero(&s, sizeof s);
 }
 
 bool wake_proof_equal(const uint8_t a[WAKE_PROOF_BYTES], const uint8_t b[WAKE_PROOF_BYTES]) {

@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -19,11 +20,22 @@
 
 enum { RECONNECT_MS = 500, CLOSE_MS = 1000 };
 
+/* Whoever could have read or written it may be whoever shows it. */
+static status check_private(const char *path) {
+    struct stat s;
+    if (stat(path, &s) != 0) return fail_errno(errno == ENOENT ? ST_NOT_FOUND : ST_IO, "%s", path);
+    if ((s.st_mode & 077) == 0 && (s.st_uid == geteuid() || s.st_uid == 0)) return ST_OK;
+    return fail(ST_DENIED, "%s has mode %04o and belongs to user %u: a secret is this user's alone", path,
+                s.st_mode & 07777, s.st_uid);
+}
+
 status link_read_secret(const char *path, uint8_t secret[LIMIT_SECRET_BYTES]) {
     char *bytes;
     size_t n;
+    TRY(check_private(path));
     TRY(file_read_all(path, LIMIT_SECRET_BYTES, &bytes, &n));
     if (n == LIMIT_SECRET_BYTES) memcpy(secret, bytes, n);
+    explicit_bzero(bytes, n);
     free(bytes);
     if (n == LIMIT_SECRET_BYTES) return ST_OK;
     return fail(ST_FORMAT, "%s has %zu bytes, a secret has %d", path, n, LIMIT_SECRET_BYTES);
@@ -158,8 +170,7 @@ static status say(link_connection *l, bool ready) {
     engine_frame f = GEMMAD__ENGINE__FRAME__INIT;
     Gemmad__Engine__RankInfo *rank = memory_alloc_array(l->rank_count + 1, sizeof *rank);
     Gemmad__Engine__RankInfo **list = memory_alloc_array(l->rank_count + 1, sizeof *list);
-    m.has_secret = m.has_version = m.has_start_unix_ms = true;
-    m.secret = (ProtobufCBinaryData){.len = sizeof l->secret, .data = l->secret};
+    m.has_version = m.has_start_unix_ms = true;
     m.version = ENGINE_LINK_VERSION;
     m.start_unix_ms = l->start_unix_ms;
     m.state = ready ? "ready" : "loading";
@@ -193,7 +204,10 @@ static status dial_and_prove(link_connection *l) {
     INVARIANT(l->fd < 0);
     l->fd = fd;
     pthread_mutex_unlock(&l->lock);
-    status st = say(l, false);
+    /* Bare, before any frame; a new connection takes so few bytes at once. */
+    status st = send(fd, l->secret, sizeof l->secret, MSG_NOSIGNAL) == (ssize_t)sizeof l->secret
+                    ? say(l, false)
+                    : fail_errno(ST_UNAVAILABLE, "the secret is not sent to %s", l->address);
     if (st == ST_UNAVAILABLE)
         st = fail(ST_AUTH, "gemmad at %s closed the link instead of answering: the secret is not its own",
                   l->address);
@@ -298,5 +312,6 @@ void link_close(link_connection *l) {
     pthread_mutex_destroy(&l->lock);
     free(l->rank);
     free(l->address);
+    explicit_bzero(l->secret, sizeof l->secret);
     free(l);
 }

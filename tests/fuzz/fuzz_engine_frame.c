@@ -47,14 +47,8 @@ static const engine_bounds bounds = {.vocab = 1000, .context_tokens = 4096};
 
 static status at_gemmad(request_table *t, const engine_frame *f) {
     TRY(engine_check_from_leader(f, &bounds));
-    if (f->kind_case == GEMMAD__ENGINE__FRAME__KIND_HELLO) {
-        static const uint8_t secret[LIMIT_SECRET_BYTES];
-        const Gemmad__Engine__Hello *h = f->hello;
-        if (h->has_secret && h->secret.len == sizeof secret)
-            sum += engine_secret_equal(h->secret.data, secret, sizeof secret);
-        return ST_OK;
-    }
-    if (f->kind_case == GEMMAD__ENGINE__FRAME__KIND_HEARTBEAT ||
+    if (f->kind_case == GEMMAD__ENGINE__FRAME__KIND_HELLO ||
+        f->kind_case == GEMMAD__ENGINE__FRAME__KIND_HEARTBEAT ||
         f->kind_case == GEMMAD__ENGINE__FRAME__KIND_FAILED)
         return ST_OK;
     return requests_handle(t, f);

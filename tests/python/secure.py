@@ -29,7 +29,7 @@ class Certificates:
     def __init__(self, folder):
         self.dir = folder
         for ca in ("ca", "other-ca"):
-            self._run("req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2",
+            self._run("req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "60",
                       "-subj", f"/CN=gemmad test {ca}", "-keyout", f"{ca}.key", "-out", f"{ca}.pem")
         self.sign("server", "ca", "subjectAltName=IP:127.0.0.1,DNS:localhost")
         self.sign("client", "ca", "subjectAltName=DNS:client")
@@ -38,7 +38,7 @@ class Certificates:
     def _run(self, *args):
         subprocess.run(["openssl", *args], cwd=self.dir, check=True, capture_output=True, timeout=60)
 
-    def sign(self, name, ca, names, days=2):
+    def sign(self, name, ca, names, days=60):
         (self.dir / f"{name}.ext").write_text(names + "\n")
         self._run("req", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-subj", f"/CN={name}",
                   "-keyout", f"{name}.key", "-out", f"{name}.csr")

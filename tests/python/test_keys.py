@@ -262,10 +262,11 @@ def test_key_files(tmp_path):
     assert path.stat().st_mode & 0o777 == 0o600 and key not in path.read_text()
     listed = json.loads(key_command("list", "--keys", path, "--json").stdout)["keys"]
     assert listed[0]["expires"] == "2999-01-01T00:00:00Z" and listed[0]["models"] == ["a", "b"] and "sha256" not in listed[0]
-    for args, code, says in [(["add", "alice"], 1, "there is a key with the name alice"), (["remove", "bob"], 1, "no key with the name"),
-                             (["rotate", "bob"], 1, "no key with the name"), (["add", "a/b"], 2, "byte 0x2f"), (["list", "x"], 2, "needs one of"),
-                             (["list", "--admin"], 2, "go with key add"), (["add", "bob", "--expires", "2020-01-01"], 2, "is past"),
-                             (["add", "bob", "--expires", "soon"], 2, "is none of"), (["add", "bob", "--concurrent", "0"], 2, "concurrent")]:
+    for args, code, says in [
+            (["add", "alice"], 1, "there is a key with the name alice"), (["remove", "bob"], 1, "no key with the name"),
+            (["rotate", "bob"], 1, "no key with the name"), (["add", "a/b"], 2, "byte 0x2f"), (["list", "x"], 2, "needs one of"),
+            (["list", "--admin"], 2, "go with key add"), (["add", "bob", "--expires", "2020-01-01"], 2, "is past"),
+            (["add", "bob", "--expires", "soon"], 2, "is none of"), (["add", "bob", "--concurrent", "0"], 2, "concurrent")]:
         done = key_command(*args, "--keys", path)
         assert done.returncode == code and says in done.stderr, (args, done.stderr)
     with concurrent.futures.ThreadPoolExecutor(8) as pool:
@@ -329,3 +330,26 @@ def test_a_second_local_user(tmp_path):
         assert as_nobody(daemon.address) == "UNAUTHENTICATED"
         assert as_nobody(daemon.address, "wrong") == "UNAUTHENTICATED"
         assert as_nobody(daemon.address, key) == "OK"
+
+
+def test_what_a_browser_may_be_made_to_send(keyed):
+    """A page from anywhere: by a name of its own that it has pointed at this machine, and from its own origin."""
+    web = f"127.0.0.1:{free_port()}"
+    with Daemon("tiny-dense", ranks=1, options=["--http", web]) as daemon:
+        assert f"{web} is open to every user of this machine" in daemon.log()
+
+        def ask(method="GET", path="/v1/models", **headers):
+            return requests.request(method, f"http://{web}{path}", headers=headers, timeout=PATIENCE_SECONDS)
+
+        assert ask().status_code == 200
+        rebound = ask(Host="evil.example")
+        assert rebound.status_code == 403 and "evil.example" in rebound.json()["error"]["message"]
+        assert ask(Host="localhost:1").status_code == 200
+        assert ask("POST", "/tokenize", Origin="http://evil.example").status_code == 403
+        assert ask("POST", "/tokenize", Origin="null").status_code == 403
+        assert ask("POST", "/tokenize", Origin=f"http://{web}").status_code != 403
+        preflight = ask("OPTIONS", "/v1/models", Origin="http://evil.example")
+        assert not [h for h in (*ask(Origin="http://evil.example").headers, *preflight.headers) if h.lower().startswith("access-control")]
+    # With keys a page without one gets nothing, whatever name it calls us by.
+    assert keyed.get("/v1/models", keyed.key["alice"], Host="models.example.org").status_code == 200
+    assert keyed.get("/v1/models", Host="models.example.org").status_code == 401

@@ -94,6 +94,7 @@ def test_doctor():
     assert set(out["gmac_per_s"]) == {"f32", "bf16", "q8", "q4"} and all(v > 0 for v in out["gmac_per_s"].values())
     [expected] = out["expected"]
     assert expected["decode_tokens_per_s"] > 0 and expected["prefill_tokens_per_s"] > 0 and expected["fits"]
+    assert out["verdict"] in ("OK", "WARN") and "model" in {c["check"] for c in out["checks"]}
 
 
 def launched(*args):

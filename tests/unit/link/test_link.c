@@ -102,10 +102,12 @@ static void fake_welcome(fake_gemmad *g) {
 
 static void *fake_accept(void *argument) {
     fake_gemmad *g = argument;
+    uint8_t shown[sizeof secret];
     g->fd = accept(g->listener, NULL, NULL);
+    CHECK(recv(g->fd, shown, sizeof shown, MSG_WAITALL) == (ssize_t)sizeof shown);
+    CHECK(!memcmp(shown, secret, sizeof secret)); /* before any frame */
     engine_frame *f = fake_next(g);
-    CHECK(f && f->kind_case == GEMMAD__ENGINE__FRAME__KIND_HELLO && f->hello->secret.len == sizeof secret);
-    CHECK(f && !memcmp(f->hello->secret.data, secret, sizeof secret) && !strcmp(f->hello->state, "loading"));
+    CHECK(f && f->kind_case == GEMMAD__ENGINE__FRAME__KIND_HELLO && !strcmp(f->hello->state, "loading"));
     frame_free(f);
     if (g->refuse) {
         fake_hang_up(g);
@@ -373,6 +375,18 @@ TEST(a_refused_secret_and_an_absent_gemmad_are_told_apart) {
     CHECK_STATUS(link_open(&l, &o), ST_UNAVAILABLE);
     uint8_t read_back[LIMIT_SECRET_BYTES];
     CHECK_STATUS(link_read_secret("/dev/null/none", read_back), ST_IO);
+    char path[] = "/tmp/gemmad-test-XXXXXX";
+    int fd = mkstemp(path);
+    CHECK(write(fd, secret, sizeof secret) == (ssize_t)sizeof secret);
+    CHECK_STATUS(link_read_secret(path, read_back), ST_OK);
+    CHECK(!memcmp(read_back, secret, sizeof secret));
+    CHECK(fchmod(fd, 0640) == 0);
+    CHECK_STATUS(link_read_secret(path, read_back), ST_DENIED);
+    CHECK_SENTENCE("this user's alone");
+    CHECK(fchmod(fd, 0600) == 0 && ftruncate(fd, 31) == 0);
+    CHECK_STATUS(link_read_secret(path, read_back), ST_FORMAT);
+    close(fd);
+    unlink(path);
     fake_close(&g);
 }
 
