@@ -231,8 +231,8 @@ void response_answer_begin(response_answer *a) {
 }
 
 void response_answer_delta(response_answer *a, const Gemmad__V1__ChatDelta *d) {
-    add_to(a, RESPONSE_REASONING, &d->reasoning);
-    add_to(a, RESPONSE_MESSAGE, &d->content);
+    if (d->has_reasoning) add_to(a, RESPONSE_REASONING, &d->reasoning);
+    if (d->has_content) add_to(a, RESPONSE_MESSAGE, &d->content);
     for (size_t i = 0; i < d->n_tool_calls; i++) add_call(a, d->tool_calls[i]);
 }
 
