@@ -65,3 +65,10 @@ void strbuf_drop_front(strbuf *b, size_t n) {
     b->size -= n;
     memmove(b->data, b->data + n, b->size + 1);
 }
+
+void strbuf_drop_back(strbuf *b, size_t n) {
+    INVARIANT(n <= b->size);
+    if (n == 0) return;
+    b->size -= n;
+    b->data[b->size] = 0;
+}

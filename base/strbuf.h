@@ -21,7 +21,8 @@ void strbuf_add_format(strbuf *b, const char *format, ...) __attribute__((format
 void strbuf_clear(strbuf *b); /* keeps the capacity */
 void strbuf_close(strbuf *b);
 const char *strbuf_text(const strbuf *b); /* "" while empty */
-/* Drops n bytes from the front. */
+/* Drops n bytes from the front, or from the end. */
 void strbuf_drop_front(strbuf *b, size_t n);
+void strbuf_drop_back(strbuf *b, size_t n);
 
 #endif

@@ -27,6 +27,7 @@ packages_test=(
     python3 python3-venv                      # clients and checks
     xz-utils                                  # the real tokenizer is kept packed
     iproute2 procps util-linux mount          # cluster tests; processes, address-space randomisation, full disks
+    dpkg-dev systemd                          # the Debian package; units are looked at, not started
     git ca-certificates
 )
 

@@ -138,7 +138,7 @@ STATUS_CHECKED status core_check_admin(const call *k, const char *what);
 void core_refuse(call *k, status st);
 void core_answer(call *k, const ProtobufCMessage *message);
 
-call_handler core_generate, core_tokenize, core_detokenize, core_render_chat, core_list_models,
-    core_get_status, core_watch_status;
+call_handler core_generate, core_chat, core_tokenize, core_detokenize, core_render_chat, core_parse_chat,
+    core_list_models, core_get_status, core_watch_status;
 
 #endif

@@ -1,191 +1,76 @@
-/* Generate: from the request to a session at the engine. */
-#include "daemon/queue/generate.h"
-
+/* Generate: a prompt of text or token ids, and an answer that is its tokens' text. */
 #include <stdlib.h>
 #include <string.h>
 
-#include "base/clock.h"
-#include "base/invariant.h"
 #include "base/memory.h"
+#include "daemon/queue/generation.h"
 
-static void finish(generate *g) {
-    core *c = g->core;
-    call *k = g->call;
-    const char *text = g->failure_text ? g->failure_text : "";
-    request_log_write(&g->log, c, k, g->model ? g->model->name : NULL, g->ticket.request_id, g->arrival_ns,
-                      g->failure, text);
-    request_log_close(&g->log);
-    core_ticket_release(&g->ticket);
-    sampling_close(&g->sampling);
-    free(g->sample);
-    free(g->text);
-    free(g->tokens);
-    k->cancelled = NULL;
-    k->drained = NULL;
-    uint32_t retry_ms = g->failure == ST_BUSY ? k->retry_after_ms : 0;
-    if (g->failure == ST_BUSY && !retry_ms)
-        retry_ms = retry_after_ms(&g->model->retry, clock_now_ns() / 1000000);
-    k->ops->finish(k, g->failure, text, retry_ms);
-    free(g->failure_text);
-    free(g);
-    core_call_ends(c);
-}
+typedef struct generate {
+    generation base;
+    char *text; /* NULL: the prompt came as ids */
+    size_t text_bytes;
+    bool parse_special, add_bos;
+    uint32_t bos;
+} generate;
 
-void generate_release(generate *g) {
-    INVARIANT(g->busy > 0);
-    if (--g->busy == 0) finish(g);
-}
-
-void generate_fail(generate *g, status st, const char *text) {
-    INVARIANT(st != ST_OK && g->busy > 0);
-    if (g->failure != ST_OK) return;
-    g->failure = st;
-    g->failure_text = memory_copy_string(text);
-    g->busy++; /* a session may end while it is cancelled */
-    for (uint32_t i = 0; g->sample && i < g->sampling.n; i++)
-        if (g->sample[i].session) session_cancel(g->sample[i].session, st, g->failure_text);
-    generate_release(g);
-}
-
-static void fail_with_sentence(generate *g, status st) {
-    char text[STATUS_TEXT_MAX];
-    memcpy(text, status_text(), sizeof text);
-    generate_fail(g, st, text);
-}
-
-/* What is left of the call's deadline; false: nothing. 0 in *left_ms: there is none. */
-static bool deadline_left(const generate *g, uint64_t *left_ms) {
-    uint64_t passed_ms = (clock_now_ns() - g->arrival_ns) / 1000000;
-    *left_ms = 0;
-    if (g->call->deadline_ms == 0) return true;
-    if (passed_ms >= g->call->deadline_ms) return false;
-    *left_ms = g->call->deadline_ms - passed_ms;
-    return true;
-}
-
-static status open_sample(generate *g, engine *at, engine_request *request, uint32_t index) {
-    generate_sample *sample = &g->sample[index];
-    sample->owner = g;
-    request->sample_index = index;
-    /* The prompt is the same for all: its log-probabilities are told once. */
-    if (index > 0) request->sampling.prompt_logprobs = -1;
-    session_options options = {.engine = at,
-                               .tokenizer = g->model->tokenizer,
-                               .request = request,
-                               .stop = &g->sampling.stop,
-                               .arrival_ns = g->arrival_ns,
-                               .who = g->call->who,
-                               .metrics = core_metrics_of(g->model, at),
-                               .sink = &generate_sink,
-                               .context = sample};
-    TRY(session_open(&sample->session, &options));
-    g->live++;
-    g->busy++;
-    return ST_OK;
-}
-
-/* The first sample chooses the engine; one that has just become full or lost is passed over for another. */
-static status open_first(generate *g, engine_request *request, const prefix_chain *prompt, engine **out) {
-    core_engine_set tried = {0};
-    for (;;) {
-        core_engine *e = core_route(g->model, prompt, &tried);
-        if (!e) {
-            TRY(core_check_available(g->core, g->model));
-            return fail(ST_UNAVAILABLE, "no engine of model %s takes the request", g->model->name);
-        }
-        status st = open_sample(g, e->engine, request, 0);
-        if (st == ST_OK) {
-            core_ticket_route(&g->ticket, e, prompt);
-            metrics_observe(e->metrics, METRICS_PARAM_N, g->sampling.n);
-            if (g->sampling.has_max_tokens)
-                metrics_observe(e->metrics, METRICS_PARAM_MAX_TOKENS, request->sampling.max_tokens);
-            *out = e->engine;
-            return ST_OK;
-        }
-        tried.has[e - g->model->engine] = true;
-        if ((st != ST_UNAVAILABLE && st != ST_BUSY) || !core_route(g->model, prompt, &tried)) return st;
-    }
-}
-
-static status open_samples(generate *g, engine_request *request) {
-    prefix_chain prompt = {0};
-    engine *e = NULL;
-    if (g->model->engine_count > 1) prefix_chain_make(&prompt, request->tokens, request->token_count);
-    status st = open_first(g, request, &prompt, &e);
-    prefix_chain_close(&prompt);
-    for (uint32_t i = 1; st == ST_OK && i < g->sampling.n; i++) st = open_sample(g, e, request, i);
-    return st;
-}
-
-static status submit(generate *g) {
-    const model_facts *facts = core_facts(g->model);
-    uint64_t left_ms;
-    TRY(sampling_fit(&g->sampling, g->token_count, facts));
-    TRY(sampling_check_ids(g->text ? "the prompt's token" : "token_ids", g->tokens, g->token_count,
-                           facts->vocab));
-    if (!deadline_left(g, &left_ms)) return fail(ST_TIMEOUT, "the deadline passed");
-    g->prompt_tokens = g->log.prompt_tokens = (uint32_t)g->token_count;
-    g->sample = memory_alloc_array(g->sampling.n, sizeof *g->sample);
-    engine_request request = {.tokens = g->tokens,
-                              .token_count = g->prompt_tokens,
-                              .prompt_count = g->prompt_tokens,
-                              .sampling = g->sampling.engine,
-                              .priority = g->priority,
-                              .deadline_ms = left_ms,
-                              .client = g->ticket.client->hash,
-                              .group = g->sampling.n > 1 ? ++g->core->groups : 0};
-    TRY(open_samples(g, &request));
-    auth_key_tokens(g->call->who, g->prompt_tokens);
-    /* A million waiting tokens are 4 MB: the engine has its copy. */
-    free(g->tokens);
-    free(g->text);
-    g->tokens = NULL;
-    g->text = NULL;
-    return ST_OK;
-}
-
-static status encode(job *j) {
-    generate *g = (generate *)((char *)j - offsetof(generate, job));
-    status st = tokenizer_encode(g->tokenizer, g->text, g->text_bytes, g->parse_special, LIMIT_PROMPT_BYTES,
-                                 &g->tokens, &g->token_count);
+static status encode(generation *base) {
+    generate *g = (generate *)base;
+    status st = tokenizer_encode(base->model->tokenizer, g->text, g->text_bytes, g->parse_special,
+                                 LIMIT_PROMPT_BYTES, &base->tokens, &base->token_count);
     if (st != ST_OK) return fail_within(st, "text");
+    free(g->text);
+    g->text = NULL;
     if (!g->add_bos) return ST_OK;
-    g->tokens = memory_grow(g->tokens, (g->token_count + 1) * sizeof *g->tokens);
-    memmove(g->tokens + 1, g->tokens, g->token_count * sizeof *g->tokens);
-    g->tokens[0] = g->bos;
-    g->token_count++;
+    base->tokens = memory_grow(base->tokens, (base->token_count + 1) * sizeof *base->tokens);
+    memmove(base->tokens + 1, base->tokens, base->token_count * sizeof *base->tokens);
+    base->tokens[0] = g->bos;
+    base->token_count++;
     return ST_OK;
 }
 
-static void encoded(job *j) {
-    generate *g = (generate *)((char *)j - offsetof(generate, job));
-    if (g->failure == ST_OK && j->st != ST_OK) {
-        generate_fail(g, j->st, j->text);
-    } else if (g->failure == ST_OK) {
-        status st = submit(g);
-        if (st != ST_OK) fail_with_sentence(g, st);
-    }
-    generate_release(g);
+static void send_event(generation *g, generation_event kind, void *message) {
+    Gemmad__V1__GenerateEvent e = GEMMAD__V1__GENERATE_EVENT__INIT;
+    e.event_case = (Gemmad__V1__GenerateEvent__EventCase)kind;
+    e.started = message; /* one of a union of pointers */
+    g->call->ops->send(g->call, &e.base);
 }
+
+static void delta(generation *g, uint32_t index, const answer_part *part) {
+    Gemmad__V1__GenerateDelta d = GEMMAD__V1__GENERATE_DELTA__INIT;
+    generation_tokens tokens;
+    generation_tokens_make(&tokens, part);
+    d.has_index = d.has_text = 1;
+    d.index = index;
+    d.text = (ProtobufCBinaryData){part->text_bytes, (uint8_t *)part->text};
+    d.n_token_ids = tokens.id_count;
+    d.token_ids = tokens.ids;
+    d.n_logprobs = tokens.logprob_count;
+    d.logprobs = tokens.logprobs;
+    send_event(g, GENERATION_DELTA, &d);
+    generation_tokens_close(&tokens);
+}
+
+static void close_text(generation *base) { free(((generate *)base)->text); }
 
 static status take_text(generate *g, const Gemmad__V1__GenerateRequest *r) {
-    if (!g->model->tokenizer)
-        return fail(ST_INVALID, "text: model %s has no tokenizer and takes token_ids only", g->model->name);
+    generation *base = &g->base;
+    if (!base->model->tokenizer)
+        return fail(ST_INVALID, "text: model %s has no tokenizer and takes token_ids only",
+                    base->model->name);
     if (r->text.len == 0) return fail(ST_INVALID, "text is empty");
     if (r->text.len > LIMIT_PROMPT_BYTES)
         return fail(ST_INVALID, "text has %zu bytes, at most %d", r->text.len, LIMIT_PROMPT_BYTES);
     g->add_bos = !r->has_add_bos || r->add_bos;
-    g->bos = core_facts(g->model)->bos_token;
+    g->bos = core_facts(base->model)->bos_token;
     g->parse_special = !r->has_parse_special || r->parse_special;
-    g->tokenizer = g->model->tokenizer;
     g->text_bytes = r->text.len;
     g->text = memory_alloc(r->text.len + 1);
     memcpy(g->text, r->text.data, r->text.len);
-    request_log_prompt(&g->log, g->core, g->text, g->text_bytes);
+    request_log_prompt(&base->log, base->core, g->text, g->text_bytes);
     return ST_OK;
 }
 
-static status take_ids(generate *g, const Gemmad__V1__TokenIds *ids) {
+static status take_ids(generation *g, const Gemmad__V1__TokenIds *ids) {
     if (!ids || ids->n_ids == 0) return fail(ST_INVALID, "token_ids is empty");
     /* Before they are copied: a message holds more ids than any context. */
     TRY(sampling_fit(&g->sampling, ids->n_ids, core_facts(g->model)));
@@ -196,55 +81,27 @@ static status take_ids(generate *g, const Gemmad__V1__TokenIds *ids) {
 }
 
 static status prepare(generate *g, const Gemmad__V1__GenerateRequest *r) {
-    TRY(core_enter(g->core, g->call, r->model, &g->model));
-    const model_facts *facts = core_facts(g->model);
-    if (r->has_resume_from)
-        return fail(ST_UNSUPPORTED, "resume_from is %u: resuming is not built yet", r->resume_from);
-    TRY(sampling_read(&g->sampling, r->sampling, facts, g->model->tokenizer != NULL));
-    g->seed = g->sampling.engine.seed;
-    g->priority = r->priority;
+    const generation_request request = {.model = r->model,
+                                        .sampling = r->sampling,
+                                        .has_resume_from = r->has_resume_from,
+                                        .resume_from = r->resume_from,
+                                        .priority = r->priority};
+    TRY(generation_read(&g->base, &request));
     switch (r->prompt_case) {
     case GEMMAD__V1__GENERATE_REQUEST__PROMPT_TEXT: TRY(take_text(g, r)); break;
-    case GEMMAD__V1__GENERATE_REQUEST__PROMPT_TOKEN_IDS: TRY(take_ids(g, r->token_ids)); break;
+    case GEMMAD__V1__GENERATE_REQUEST__PROMPT_TOKEN_IDS: TRY(take_ids(&g->base, r->token_ids)); break;
     default: return fail(ST_INVALID, "there is no prompt: text and token_ids are both absent");
     }
-    return core_admit_call(g->core, g->model, g->call, r->request_id, g->sampling.n, &g->ticket);
-}
-
-static void cancelled(call *k, void *context, status why) {
-    generate *g = context;
-    (void)k;
-    if (g->job.queued) job_cancel(&g->job);
-    generate_fail(g, why, why == ST_TIMEOUT ? "the deadline passed" : "the client cancelled the request");
-}
-
-static void drained(call *k, void *context) {
-    generate *g = context;
-    (void)k;
-    for (uint32_t i = 0; g->sample && i < g->sampling.n; i++)
-        if (g->sample[i].session) session_drained(g->sample[i].session);
+    if (r->response_format) return fail(ST_UNSUPPORTED, "response_format is not built yet");
+    return generation_admit(&g->base, r->request_id);
 }
 
 void core_generate(void *context, call *k, const ProtobufCMessage *message) {
+    static const generation_ops from_text = {encode, "the prompt's token", send_event, delta, close_text};
+    static const generation_ops from_ids = {NULL, "token_ids", send_event, delta, NULL};
     const Gemmad__V1__GenerateRequest *r = (const Gemmad__V1__GenerateRequest *)message;
-    generate *g = memory_alloc(sizeof *g);
-    g->core = context;
-    g->call = k;
-    g->arrival_ns = clock_now_ns();
-    g->busy = 1;
-    core_call_begins(g->core);
-    k->cancelled = cancelled;
-    k->drained = drained;
-    k->context = g;
+    bool is_text = r->prompt_case == GEMMAD__V1__GENERATE_REQUEST__PROMPT_TEXT;
+    generate *g = (generate *)generation_open(sizeof *g, is_text ? &from_text : &from_ids, context, k);
     status st = prepare(g, r);
-    if (st == ST_OK && g->text) {
-        g->busy++;
-        g->job.run = encode;
-        g->job.done = encoded;
-        job_start(g->core->loop, &g->job, g->text_bytes <= CORE_TINY_BYTES);
-    } else if (st == ST_OK) {
-        st = submit(g);
-    }
-    if (st != ST_OK) fail_with_sentence(g, st);
-    generate_release(g);
+    generation_start(&g->base, st, g->text_bytes <= CORE_TINY_BYTES);
 }

@@ -6,8 +6,6 @@
         (void)context, (void)request;                                                                        \
         core_refuse(k, fail(ST_UNSUPPORTED, "%s is not built yet", rpc));                                    \
     }
-UNBUILT(chat, "Inference.Chat")
-UNBUILT(parse_chat, "Inference.ParseChat")
 UNBUILT(submit_job, "Jobs.Submit")
 UNBUILT(get_job, "Jobs.Get")
 UNBUILT(list_jobs, "Jobs.List")
@@ -23,12 +21,13 @@ static void drain(void *context, call *k, const ProtobufCMessage *request) {
 const call_method *core_methods(uint32_t *count) {
     static const call_method methods[] = {
         {"/gemmad.v1.Inference/Generate", &gemmad__v1__generate_request__descriptor, false, core_generate},
-        {"/gemmad.v1.Inference/Chat", &gemmad__v1__chat_request__descriptor, false, chat},
+        {"/gemmad.v1.Inference/Chat", &gemmad__v1__chat_request__descriptor, false, core_chat},
         {"/gemmad.v1.Inference/Tokenize", &gemmad__v1__tokenize_request__descriptor, false, core_tokenize},
         {"/gemmad.v1.Inference/Detokenize", &gemmad__v1__detokenize_request__descriptor, false,
          core_detokenize},
         {"/gemmad.v1.Inference/RenderChat", &gemmad__v1__chat_request__descriptor, false, core_render_chat},
-        {"/gemmad.v1.Inference/ParseChat", &gemmad__v1__parse_chat_request__descriptor, false, parse_chat},
+        {"/gemmad.v1.Inference/ParseChat", &gemmad__v1__parse_chat_request__descriptor, false,
+         core_parse_chat},
         {"/gemmad.v1.Inference/ListModels", &gemmad__v1__list_models_request__descriptor, false,
          core_list_models},
         {"/gemmad.v1.Jobs/Submit", &gemmad__v1__submit_job_request__descriptor, true, submit_job},

@@ -4,7 +4,6 @@
 #include <string.h>
 #include <sys/random.h>
 
-#include "base/invariant.h"
 #include "base/memory.h"
 #include "base/utf8.h"
 
@@ -70,11 +69,14 @@ static status read_stop_strings(const Gemmad__V1__Sampling *s, bool has_text, st
     return ST_OK;
 }
 
-static void add_stop_token(sampling_plan *p, uint32_t id) {
+status sampling_add_stop(sampling_plan *p, uint32_t id) {
+    const uint32_t most = sizeof p->stop_token / sizeof *p->stop_token;
     for (uint32_t i = 0; i < p->engine.stop_token_count; i++)
-        if (p->stop_token[i] == id) return;
-    INVARIANT(p->engine.stop_token_count < sizeof p->stop_token / sizeof *p->stop_token);
+        if (p->stop_token[i] == id) return ST_OK;
+    if (p->engine.stop_token_count == most)
+        return fail(ST_INVALID, "sampling.stop_token_ids and the model's end tokens are more than %u together", most);
     p->stop_token[p->engine.stop_token_count++] = id;
+    return ST_OK;
 }
 
 static status read_stop_tokens(const Gemmad__V1__Sampling *s, const model_facts *facts, sampling_plan *p) {
@@ -83,8 +85,8 @@ static status read_stop_tokens(const Gemmad__V1__Sampling *s, const model_facts 
                     LIMIT_STOP_TOKENS);
     TRY(sampling_check_ids("sampling.stop_token_ids", s->stop_token_ids, s->n_stop_token_ids, facts->vocab));
     for (uint32_t i = 0; i < facts->end_token_count && !s->ignore_eos; i++)
-        add_stop_token(p, facts->end_token[i]);
-    for (size_t i = 0; i < s->n_stop_token_ids; i++) add_stop_token(p, s->stop_token_ids[i]);
+        TRY(sampling_add_stop(p, facts->end_token[i]));
+    for (size_t i = 0; i < s->n_stop_token_ids; i++) TRY(sampling_add_stop(p, s->stop_token_ids[i]));
     return ST_OK;
 }
 

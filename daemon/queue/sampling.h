@@ -26,6 +26,8 @@ typedef struct sampling_plan {
  * given is drawn. */
 STATUS_CHECKED status sampling_read(sampling_plan *out, const Gemmad__V1__Sampling *s,
                                     const model_facts *facts, bool has_text);
+/* One more token that ends the answer. ST_INVALID: there are as many as an engine takes. */
+STATUS_CHECKED status sampling_add_stop(sampling_plan *p, uint32_t id);
 void sampling_close(sampling_plan *p);
 /* The prompt's length is known: it and max_tokens must fit the context; max_tokens that was not given is the
  * rest. */

@@ -99,7 +99,7 @@ static metrics_counter outcome(const session *s) {
     const session_end *e = &s->end;
     if (e->st == ST_CANCELLED || e->st == ST_TIMEOUT) return METRICS_ABORT;
     if (e->st != ST_OK) return METRICS_ERROR;
-    if (!strcmp(e->reason, "stop")) return METRICS_STOP;
+    if (!strcmp(e->reason, "stop") || !strcmp(e->reason, "tool_calls")) return METRICS_STOP;
     return !strcmp(e->reason, "length") ? METRICS_LENGTH : METRICS_ABORT;
 }
 
@@ -124,13 +124,15 @@ static void count_end(const session *s) {
 static void end(session *s) {
     bool complete = s->answer.stopped || s->ended_by_token;
     if (s->why == ST_OK && (s->engine_status == ST_OK || complete)) {
-        answer_end(&s->answer);
+        answer_end(&s->answer, complete || !strcmp(s->reason, "stop"));
         complete = s->answer.stopped || s->ended_by_token;
     }
     flush(s);
     if (s->engine_status != ST_OK) measure(s);
     session_end *e = &s->end;
+    e->parser = s->answer.parser;
     e->reason = complete ? "stop" : s->reason;
+    if (!strcmp(e->reason, "stop") && answer_has_calls(&s->answer)) e->reason = "tool_calls";
     e->first_token_ms = s->first_token_ns ? ms_between(s->arrival_ns, s->first_token_ns) : 0;
     if (s->why != ST_OK) {
         e->st = s->why;
@@ -327,7 +329,7 @@ status session_open(session **out, const session_options *o) {
     }
     stop_matcher stop;
     stop_copy(&stop, o->stop);
-    answer_open(&s->answer, o->tokenizer, &stop);
+    answer_open(&s->answer, o->tokenizer, &stop, o->form);
     *out = s;
     return ST_OK;
 }

@@ -18,9 +18,10 @@
 typedef struct session session;
 
 typedef struct session_end {
-    status st;          /* ST_OK: the stream is whole and reason says why it ended */
-    const char *text;   /* the sentence, when not ST_OK */
-    const char *reason; /* "stop", "length", "cancelled" */
+    status st;                 /* ST_OK: the stream is whole and reason says why it ended */
+    const char *text;          /* the sentence, when not ST_OK */
+    const char *reason;        /* "stop", "length", "tool_calls", "cancelled" */
+    const chat_parser *parser; /* of a chat: what it has found besides; NULL: none */
     uint32_t cached_tokens, completion_tokens;
     double queue_ms, prefill_ms, decode_ms, first_token_ms; /* the last from arrival; 0: there was no token */
 } session_end;
@@ -43,8 +44,9 @@ typedef struct session_options {
     const tokenizer *tokenizer;    /* NULL: deltas carry ids only */
     const engine_request *request; /* copied by the engine */
     const stop_matcher *stop;      /* copied */
+    answer_form form;
     uint64_t arrival_ns;
-    auth_key *who; /* its tokens are counted; held by the caller until `ended` */
+    auth_key *who;           /* its tokens are counted; held by the caller until `ended` */
     metrics_engine *metrics; /* what it is counted in; NULL: nothing */
     const session_sink *sink;
     void *context;

@@ -42,6 +42,10 @@ void stop_close(stop_matcher *m) {
     *m = (stop_matcher){0};
 }
 
+void stop_restart(stop_matcher *m) {
+    for (uint32_t i = 0; i < m->count; i++) m->string[i].matched = 0;
+}
+
 size_t stop_feed(stop_matcher *m, uint8_t byte) {
     size_t longest = 0;
     for (uint32_t i = 0; i < m->count; i++) {

@@ -22,6 +22,8 @@ void stop_add(stop_matcher *m, const void *bytes, size_t n);
 /* A matcher of the same strings that has seen nothing yet. */
 void stop_copy(stop_matcher *out, const stop_matcher *from);
 void stop_close(stop_matcher *m);
+/* Forgets what was fed. */
+void stop_restart(stop_matcher *m);
 /* The length of the longest stop string that ends with this byte; 0: none does. */
 size_t stop_feed(stop_matcher *m, uint8_t byte);
 /* How many of the last bytes may be the beginning of a stop string. Whole characters, when whole characters

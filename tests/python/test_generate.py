@@ -169,8 +169,6 @@ def test_what_is_not_built_is_refused_by_name(either):
     r = request([2, 5], max_tokens=1)
     r.resume_from = 3
     refused(stub.Generate(r), "resume_from")
-    refused(stub.Chat(pb.ChatRequest()), "Chat")
-    refused(lambda: stub.ParseChat(pb.ParseChatRequest()), "ParseChat")
     jobs = rpc.JobsStub(daemon.channel())
     refused(lambda: jobs.Submit(iter([pb.SubmitJobRequest()])), "Submit")
     refused(lambda: jobs.Get(pb.GetJobRequest()), "Get")

@@ -11,14 +11,32 @@
 #include "daemon/text/tokenizer.h"
 
 enum { PAD, EOS, BOS, BYTE, WORD = BYTE + 256 };
-enum { HELLO = WORD, WORLD, A, AB, B, C, E_ACUTE, FAKE_VOCAB };
+enum { HELLO = WORD, WORLD, A, AB, B, C, E_ACUTE, CHANNEL, CHANNEL_END, CALL, CALL_END, RESPONSE, QUOTE, TURN, TURN_END, FAKE_VOCAB };
 
 struct tokenizer { int unused; };
 
-static const char *const fake_words[] = {"hello", " world", "a", "ab", "b", "c", "\xC3\xA9"};
+static const char *const fake_words[] = {"hello", " world", "a", "ab", "b", "c", "\xC3\xA9", "<|channel>", "<channel|>",
+                                         "<|tool_call>", "<tool_call|>", "<|tool_response>", "<|\"|>", "<|turn>", "<turn|>"};
 static const char *const fake_special[] = {"<pad>", "<eos>", "<bos>"};
 
 uint32_t tokenizer_vocab_size(const tokenizer *t) { return (void)t, FAKE_VOCAB; }
+bool tokenizer_is_special(const tokenizer *t, uint32_t id) { return (void)t, id < BYTE || (id >= CHANNEL && id < FAKE_VOCAB); }
+
+const char *tokenizer_text(const tokenizer *t, uint32_t id, size_t *n) {
+    (void)t;
+    const char *text = id < BYTE ? fake_special[id] : id >= WORD && id < FAKE_VOCAB ? fake_words[id - WORD] : NULL;
+    *n = text ? strlen(text) : 0;
+    return text;
+}
+
+bool tokenizer_find(const tokenizer *t, const char *text, uint32_t *id) {
+    size_t n;
+    for (*id = 0; *id < FAKE_VOCAB; ++*id) {
+        const char *s = tokenizer_text(t, *id, &n);
+        if (s && !strcmp(s, text)) return true;
+    }
+    return false;
+}
 
 status tokenizer_encode(const tokenizer *t, const char *text, size_t n, bool parse_special, size_t ids_max,
                         uint32_t **ids, size_t *count) {

@@ -326,7 +326,7 @@ TEST(prompts_refused) {
     uint32_t ids[200] = {BOS, HELLO, FAKE_VOCAB, A};
     some_ids.n_ids = 4;
     some_ids.ids = ids;
-    check_refused(&r, ST_INVALID, "token_ids[2] is 266, and the vocabulary has 266");
+    check_refused(&r, ST_INVALID, "token_ids[2] is 274, and the vocabulary has 274");
     some_ids.n_ids = 100;
     check_refused(&r, ST_INVALID, "the prompt has 100 tokens, and the context 100");
     size_t n = 10 << 20;
@@ -456,7 +456,7 @@ TEST(other_fields_refused) {
     s.has_n = 0;
     s.has_top_k = 1;
     s.top_k = FAKE_VOCAB + 1;
-    check_refused(&r, ST_INVALID, "sampling.top_k is 267, and the vocabulary has 266");
+    check_refused(&r, ST_INVALID, "sampling.top_k is 275, and the vocabulary has 274");
     s.has_top_k = 0;
     s.has_logprobs = 1;
     s.logprobs = 1025;
@@ -472,7 +472,7 @@ TEST(other_fields_refused) {
     uint32_t ids[65] = {1, FAKE_VOCAB};
     s.stop_token_ids = ids;
     s.n_stop_token_ids = 2;
-    check_refused(&r, ST_INVALID, "sampling.stop_token_ids[1] is 266");
+    check_refused(&r, ST_INVALID, "sampling.stop_token_ids[1] is 274");
     s.n_stop_token_ids = 65;
     check_refused(&r, ST_INVALID, "sampling.stop_token_ids has 65 ids, at most 64");
     s.n_stop_token_ids = 0;
@@ -512,7 +512,7 @@ TEST(logit_bias_refused) {
     s.n_logit_bias = 2;
     check_refused(&r, ST_INVALID, "two entries for token 0");
     b.token_id = FAKE_VOCAB;
-    check_refused(&r, ST_INVALID, "sampling.logit_bias[0].token_id is 266");
+    check_refused(&r, ST_INVALID, "sampling.logit_bias[0].token_id is 274");
     s.n_logit_bias = 1025;
     check_refused(&r, ST_INVALID, "sampling.logit_bias has 1025 entries, at most 1024");
 }

@@ -19,9 +19,7 @@ static inline void chat_reading_text(void *context, chat_kind kind, const char *
 }
 
 static inline void chat_reading_withdrawn(void *context, size_t n) {
-    chat_reading *r = context;
-    r->content.size -= n;
-    r->content.data[r->content.size] = 0;
+    strbuf_drop_back(&((chat_reading *)context)->content, n);
 }
 
 static inline void chat_reading_call(void *context, const parsed_call *call) {

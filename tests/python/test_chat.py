@@ -1,0 +1,250 @@
+"""Chat and ParseChat: the bundled models' conversations, streamed, sampled, cut and broken off."""
+import json
+import re
+import threading
+
+import grpc
+import pytest
+
+from support import MODELS, collect, eventually, pb, request, samples
+from test_chat_render import chat
+
+INVALID, UNIMPLEMENTED = grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.UNIMPLEMENTED
+
+
+class Answer:
+    """One sample of a Chat stream; the contract is checked on the way."""
+
+    def __init__(self):
+        self.reasoning = self.content = ""
+        self.calls, self.ids, self.logprobs, self.finished, self.deltas = [], [], [], None, 0
+
+    def add(self, delta):
+        assert self.finished is None
+        self.deltas += 1
+        self.reasoning += delta.reasoning
+        self.content += delta.content
+        for call in delta.tool_calls:
+            if call.HasField("id"):
+                assert call.index == len(self.calls)
+                self.calls.append({"id": call.id, "name": call.name, "arguments": ""})
+            self.calls[call.index]["arguments"] += call.arguments_json
+        self.ids += delta.token_ids
+        self.logprobs += delta.logprobs
+
+
+def answers(events):
+    """The samples by their index, and started."""
+    found, started = {}, None
+    for event in events:
+        kind = event.WhichOneof("event")
+        assert (kind == "started") == (started is None)
+        if kind == "started":
+            started = event.started
+        elif kind == "delta":
+            found.setdefault(event.delta.index, Answer()).add(event.delta)
+        elif kind == "finished":
+            a = found.setdefault(event.finished.index, Answer())
+            assert a.finished is None
+            a.finished = event.finished
+    assert all(a.finished is not None for a in found.values())
+    return [found[i] for i in range(len(found))], started
+
+
+def ask(stub, r, timeout=60, **sampling):
+    for name, value in sampling.items():
+        if isinstance(value, list):
+            getattr(r.sampling, name).extend(value)
+        else:
+            setattr(r.sampling, name, value)
+    return answers(stub.Chat(r, timeout=timeout))
+
+
+def one(stub, r, **sampling):
+    [a], _ = ask(stub, r, **sampling)
+    return a
+
+
+def question(name="tiny-dense", text=None):
+    document = (MODELS / name / "document.txt").read_text()
+    return chat([{"role": "user", "content": document.strip() + "\n\n" + (text or (MODELS / name / "question.txt").read_text().strip())}])
+
+
+def sample_chat(case):
+    return chat(case["messages"], case.get("tools"), enable_thinking=case["enable_thinking"])
+
+
+def test_the_document_is_asked(either):
+    name, daemon = either
+    a = one(daemon.inference(), question(name), temperature=0)
+    assert a.content == (MODELS / name / "answer.txt").read_text().strip() and a.reasoning == "" and not a.calls
+    assert a.finished.finish_reason == "stop" and a.finished.usage.completion_tokens == len(a.ids)
+
+
+def test_all_samples(either):
+    """Reasoning, content and calls of every kind of conversation, with exactly the recorded tokens."""
+    name, daemon = either
+    stub, kinds = daemon.inference(), set()
+    for case in samples(name):
+        a, text = one(stub, sample_chat(case), temperature=0), case["completion"]
+        assert a.ids == case["completion_token_ids"], case["id"]
+        call = re.fullmatch(r'<\|tool_call>call:(\w+)\{(\w+):<\|"\|>(.*)<\|"\|>\}<tool_call\|>', text)
+        thought = re.fullmatch(r"<\|channel>thought\n(.*?)\n?<channel\|>(.*)", text, re.S)
+        kinds.add("call" if call else "thought" if thought and thought[1] else "plain")
+        if call:
+            [found] = a.calls
+            assert found["name"] == call[1] and json.loads(found["arguments"]) == {call[2]: call[3]}
+            assert found["id"].startswith("call_") and a.finished.finish_reason == "tool_calls" and a.content == ""
+        else:
+            assert not a.calls and a.finished.finish_reason == "stop"
+            assert (a.reasoning, a.content) == ((thought[1], thought[2]) if thought else ("", text)), case["id"]
+        assert (a.finished.usage.reasoning_tokens > 0) == bool(thought) and not a.finished.malformed
+        assert a.finished.usage.prompt_tokens == len(case["prompt_token_ids"])
+    assert kinds == {"call", "thought", "plain"}
+
+
+def test_parse_chat_says_the_same(dense):
+    stub = dense.inference()
+    for case in samples("tiny-dense"):
+        r = pb.ParseChatRequest(token_ids=case["completion_token_ids"], enable_thinking=case["enable_thinking"])
+        r.starts_in_thought = stub.RenderChat(sample_chat(case)).starts_in_thought
+        m, a = stub.ParseChat(r), one(stub, sample_chat(case), temperature=0)
+        assert m.finish_reason == a.finished.finish_reason and m.message.role == "assistant"
+        assert m.message.reasoning == a.reasoning and "".join(p.text for p in m.message.content) == a.content
+        assert [(c.name, c.arguments_json) for c in m.message.tool_calls] == [(c["name"], c["arguments"]) for c in a.calls]
+
+
+def test_parse_chat_refuses(dense):
+    stub = dense.inference()
+    for r, part in ((pb.ParseChatRequest(token_ids=[1280]), "token_ids[0] is 1280"),
+                    (pb.ParseChatRequest(token_ids=[5], finish_reason="done"), "finish_reason")):
+        with pytest.raises(grpc.RpcError) as error:
+            stub.ParseChat(r)
+        assert error.value.code() == INVALID and part in error.value.details()
+
+
+def test_a_tool_is_called_and_its_result_answered(dense):
+    """The whole round: the call's own id and arguments go back with the result."""
+    stub = dense.inference()
+    call_case = samples("tiny-dense", "call")[0]
+    a = one(stub, sample_chat(call_case), temperature=0)
+    [call] = a.calls
+    result_case = next(c for c in samples("tiny-dense") if c["id"].endswith("result"))
+    tool = next(m for m in result_case["messages"] if m["role"] == "tool")
+    r = sample_chat(call_case)
+    r.messages.add(role="assistant").tool_calls.add(id=call["id"], name=call["name"], arguments_json=call["arguments"])
+    r.messages.add(role="tool", tool_call_id=call["id"]).content.add().text = tool["content"]
+    b = one(stub, r, temperature=0)
+    assert b.finished.finish_reason == "stop" and b.content and not b.calls and not b.finished.malformed
+
+
+def test_tool_choice_none_and_limits(dense):
+    stub, case = dense.inference(), samples("tiny-dense", "call")[0]
+    r = sample_chat(case)
+    r.tool_choice.mode = "none"
+    a = one(stub, r, temperature=0)
+    assert not a.calls and a.content == "" and a.finished.finish_reason == "stop" and list(a.finished.malformed) == [case["completion"]]
+    a = one(stub, sample_chat(case), temperature=0, max_tokens=5)
+    assert not a.calls and a.content == "" and a.finished.finish_reason == "length" and not a.finished.malformed
+    assert case["completion"].startswith(a.finished.truncated_call) and a.finished.truncated_call
+
+
+def test_samples_of_a_chat(dense):
+    stub = dense.inference()
+    case = samples("tiny-dense", "think")[0]
+    found, _ = ask(stub, sample_chat(case), n=4, temperature=0, logprobs=2)
+    assert len(found) == 4 and len({a.content for a in found}) == 1
+    assert [a.finished.HasField("usage") for a in found].count(True) == 1
+    usage = next(a.finished.usage for a in found if a.finished.HasField("usage"))
+    assert usage.completion_tokens == sum(len(a.ids) for a in found) and usage.reasoning_tokens % 4 == 0 < usage.reasoning_tokens
+    for a in found:
+        assert [p.token_id for p in a.logprobs] == a.ids and all(len(p.top) == 2 for p in a.logprobs)
+
+
+def test_streams_in_pieces_and_stops(dense):
+    stub = dense.inference()
+    a = one(stub, question(), temperature=0)
+    assert a.deltas > 2
+    b = one(stub, question(), temperature=0, stop=[" eu"])
+    assert b.content == "772" and b.finished.finish_reason == "stop" and a.ids[:len(b.ids)] == b.ids
+    c = one(stub, question(), temperature=0, max_tokens=2)
+    assert a.content.startswith(c.content) and c.finished.finish_reason == "length"
+    # A stop string is nothing to a thought.
+    case = samples("tiny-dense", "think")[0]
+    whole = one(stub, sample_chat(case), temperature=0)
+    word = whole.reasoning.split()[0]
+    assert word not in whole.content
+    d = one(stub, sample_chat(case), temperature=0, stop=[word])
+    assert (d.reasoning, d.content) == (whole.reasoning, whole.content)
+
+
+def test_chat_and_generate_agree(dense):
+    """The same prompt, seed and tokens; prompt log-probabilities too."""
+    stub, case = dense.inference(), samples("tiny-dense", "plain")[0]
+    r = request(case["prompt_token_ids"], seed=5, temperature=1.5, top_k=0, top_p=1, max_tokens=20, want_prompt_logprobs=True)
+    g = collect(stub.Generate(r, timeout=60))
+    r = sample_chat(case)
+    for name, value in dict(seed=5, temperature=1.5, top_k=0, top_p=1, max_tokens=20, want_prompt_logprobs=True).items():
+        setattr(r.sampling, name, value)
+    events = list(stub.Chat(r, timeout=60))
+    [a], started = answers(events)
+    told = [p for e in events for p in e.prompt_logprobs.logprobs]
+    assert [(p.token_id, p.logprob) for p in told] == [(p.token_id, p.logprob) for p in g.prompt_logprobs] and told
+    assert a.ids == g.ids and started.seed == 5 and started.prompt_tokens == len(case["prompt_token_ids"])
+
+
+def idle(daemon):
+    s = daemon.status()
+    return s.requests_running == s.requests_waiting == 0
+
+
+def test_cancel_and_deadline(dense):
+    stub, r = dense.inference(), question()
+    r.sampling.ignore_eos = True
+    r.sampling.n = 3
+    stream = stub.Chat(r, timeout=60)
+    for event in stream:
+        if event.WhichOneof("event") == "delta":
+            break
+    stream.cancel()
+    assert eventually(lambda: idle(dense))
+    with pytest.raises(grpc.RpcError) as error:
+        for _ in stub.Chat(r, timeout=0.3):
+            pass
+    assert error.value.code() == grpc.StatusCode.DEADLINE_EXCEEDED
+    assert eventually(lambda: idle(dense))
+
+
+def test_many_at_once(dense):
+    """Chats and Generates side by side: every one gets its own answer."""
+    stub, cases, wrong = dense.inference(), samples("tiny-dense"), []
+
+    def chat_of(case):
+        if one(stub, sample_chat(case), temperature=0).ids != case["completion_token_ids"]:
+            wrong.append(case["id"])
+
+    def generate_of(case):
+        if collect(stub.Generate(request(case["prompt_token_ids"], temperature=0), timeout=60)).ids != case["completion_token_ids"]:
+            wrong.append(case["id"])
+    threads = [threading.Thread(target=f, args=(case,)) for case in cases[::3] for f in (chat_of, generate_of)]
+    for t in threads:
+        t.start()
+    for t in threads:
+        t.join()
+    assert not wrong
+
+
+def test_what_is_not_built_is_refused_by_name(dense):
+    stub = dense.inference()
+
+    def refused(r, code, *parts):
+        with pytest.raises(grpc.RpcError) as error:
+            list(stub.Chat(r, timeout=60))
+        assert error.value.code() == code and all(p in error.value.details() for p in parts), error.value.details()
+    r = question()
+    r.resume_from = 3
+    refused(r, UNIMPLEMENTED, "resume_from")
+    refused(pb.ChatRequest(), INVALID, "messages")
+    r = question()
+    r.sampling.temperature = 3
+    refused(r, INVALID, "temperature")
