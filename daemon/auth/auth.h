@@ -39,9 +39,6 @@ uint32_t auth_key_count(const auth *a);
  * any other. *out is the caller's until auth_key_release. */
 STATUS_CHECKED status auth_check(auth *a, const char *header, size_t n, auth_key **out);
 
-/* Says in the log that somebody was refused, with the thread's sentence; once a second at most. */
-void auth_refused(auth *a, const char *peer);
-
 /* ---- of one key; NULL may do everything ---- */
 
 auth_key *auth_key_hold(auth_key *k);
