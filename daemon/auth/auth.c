@@ -27,7 +27,7 @@ struct auth {
     auth_key **key; /* [count], listed */
     uint32_t count;
     uint32_t alive;                    /* keys not freed yet */
-    uint64_t refused, refused_said_ns; /* since the last log line about it */
+    uint64_t refused, refused_said_ns, refused_ever; /* since the last log line about it */
 };
 
 static int64_t system_seconds(void *context) {
@@ -161,11 +161,14 @@ status auth_check(auth *a, const char *header, size_t n, auth_key **out) {
 void auth_refused(auth *a, const char *peer) {
     uint64_t now = a->clock.monotonic.now_ns(a->clock.monotonic.context);
     a->refused++;
+    a->refused_ever++;
     if (a->refused_said_ns && now - a->refused_said_ns < UINT64_C(1000000000)) return;
     log_warn("%llu calls refused, the last of %s: %s", (unsigned long long)a->refused, peer, status_text());
     a->refused = 0;
     a->refused_said_ns = now;
 }
+
+uint64_t auth_refusals(const auth *a) { return a ? a->refused_ever : 0; }
 
 /* ---- what it may do ---- */
 

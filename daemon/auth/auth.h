@@ -41,6 +41,7 @@ STATUS_CHECKED status auth_check(auth *a, const char *header, size_t n, auth_key
 
 /* Says in the log that somebody was refused, with the thread's sentence; once a second at most. */
 void auth_refused(auth *a, const char *peer);
+uint64_t auth_refusals(const auth *a); /* how often that was called; NULL: 0 */
 
 /* ---- of one key; NULL may do everything ---- */
 

@@ -84,6 +84,7 @@ struct core {
     void *drain_context;
     core_limits limits;
     metrics *metrics;
+    const auth *keys;
     uint64_t start_unix_ms, start_ns;
     bool log_prompts;
     struct core_watch *watch;
