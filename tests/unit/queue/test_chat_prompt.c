@@ -381,6 +381,16 @@ TEST(limits) {
     r = new_request();
     add(r, "user", text);
     check_refused(r, ST_INVALID, "the prompt has more than 8388608 bytes");
+    /* What is put together aside first must not be lost either. */
+    r = new_request();
+    add_bytes(add(r, "assistant", NULL), text, LIMIT_PROMPT_BYTES + 1);
+    check_refused(r, ST_INVALID, "the prompt has more than 8388608 bytes");
+    r = user();
+    strbuf json = {0};
+    strbuf_add_format(&json, "{\"type\":\"%sx\"}", text);
+    add_tool(r, "f", strbuf_text(&json));
+    check_refused(r, ST_INVALID, "the prompt has more than 8388608 bytes");
+    strbuf_close(&json);
     free(text);
 }
 
