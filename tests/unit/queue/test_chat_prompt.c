@@ -417,6 +417,12 @@ TEST(requests_are_kept) {
     chat_request_close(&kept);
     char *text = memory_alloc(2 * LIMIT_PROMPT_BYTES + 1);
     memset(text, 'x', 3000);
+    r->messages[0]->name = memory_copy_string(text); /* not in the prompt, and long all the same */
+    CHECK(!chat_prompt_is_tiny(r));
+    r->messages[0]->name[0] = 0;
+    CHECK(chat_prompt_is_tiny(r));
+    for (int i = 0; i < 20; i++) add(r, "user", "");
+    CHECK(!chat_prompt_is_tiny(r));
     add(r, "user", text);
     CHECK(!chat_prompt_is_tiny(r));
     memset(text, 'x', 2 * LIMIT_PROMPT_BYTES);
