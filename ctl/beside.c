@@ -27,7 +27,7 @@ status beside_path(char **out, const char *program) {
 }
 
 bool beside_is_measurement(int argc, char **argv, int at) {
-    if (!strcmp(argv[at], "doctor") || !strcmp(argv[at], "pack")) return true;
+    if (!strcmp(argv[at], "pack")) return true;
     if (strcmp(argv[at], "bench") != 0 || at + 1 >= argc) return false;
     return !strcmp(argv[at + 1], "prefill") || !strcmp(argv[at + 1], "decode");
 }

@@ -12,8 +12,9 @@
 #include "ctl/terminal.h"
 
 static const command *const commands[] = {
-    &command_ask, &command_chat,   &command_generate, &command_tokenize, &command_detokenize, &command_status,
-    &command_top, &command_models, &command_bench,    &command_eval,     &command_drain,      &command_key,
+    &command_ask,    &command_chat, &command_generate, &command_tokenize, &command_detokenize,
+    &command_status, &command_top,  &command_models,   &command_bench,    &command_eval,
+    &command_drain,  &command_key,  &command_doctor,
 };
 enum { COMMANDS = sizeof commands / sizeof *commands };
 
@@ -53,7 +54,6 @@ static void print_help(const command *about) {
             snprintf(left, sizeof left, "%s %s", commands[i]->name, commands[i]->words);
             printf("  %-28s %s\n", left, commands[i]->summary);
         }
-        printf("  %-28s %s\n", "doctor", "measure this machine, and say what speed to expect of a model");
         printf("  %-28s %s\n", "pack",
                "write a model's weights so that a start maps them in place of reading them");
         printf("\n`gemmactl COMMAND --help` lists a command's options. Options of every command:\n");

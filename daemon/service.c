@@ -18,6 +18,7 @@
 #include "daemon/dry_run.h"
 #include "daemon/http/gate.h"
 #include "daemon/http/openai.h"
+#include "daemon/http/pages.h"
 #include "daemon/notify.h"
 #include "daemon/queue/core.h"
 #include "daemon/secure.h"
@@ -69,6 +70,7 @@ typedef struct service {
     acceptor *acceptor;
     http_server *http; /* NULL: off */
     gate *gate;
+    pages *pages;
     openai *openai;
     health *health;
     reflection *reflection;
@@ -163,6 +165,8 @@ static void on_hang_up(service *s) {
              can ? "reading keys and certificates again" : "there are no keys or certificates to read");
     if (can && s->stage == STAGE_RUNNING) secure_reload(s->secure);
 }
+
+static void drain_asked(void *context) { stop(context, true); }
 
 static void on_signal(uv_signal_t *handle, int number) {
     service *s = handle->data;
@@ -381,12 +385,15 @@ static status listen_grpc(service *s, const char *address) {
 
 static const tokenizer *tokenizer_of(void *c, const char *model) { return core_tokenizer(c, model); }
 
+static const char *first_model(void *c) { return core_first_model(c); }
+
 static status open_http(service *s, const call_method *methods, uint32_t count) {
     if (!s->settings->options.http) return ST_OK;
     bool tcp = strncmp(s->settings->options.http, "unix:", 5) != 0;
     TRY(http_open(&s->http, &s->loop, &(http_options){.tls = tcp ? secure_tls(s->secure) : NULL}));
     gate_open(&s->gate, s->http, secure_auth(s->secure));
-    openai_open(&s->openai, s->http, &(openai_backend){methods, count, s->core, state_word, tokenizer_of});
+    openai_open(&s->openai, s->http, &(openai_backend){methods, count, s->core, state_word, tokenizer_of, first_model});
+    pages_open(&s->pages, s->http, s->openai, s->core);
     TRY(acceptor_listen(s->acceptor, s->settings->options.http, public_allowed(s), http_sink(s->http)));
     if (tcp) warn_of_open(s, s->settings->options.http);
     return ST_OK;
@@ -399,6 +406,7 @@ static status open_server(service *s) {
     server_add_core(s->server, methods, count, s->core);
     health_open(&s->health, s->server, state_word, s->core);
     TRY(reflection_open(&s->reflection, s->server));
+    core_set_auth(s->core, secure_auth(s->secure));
     server_set_auth(s->server, secure_auth(s->secure));
     if (secure_tls(s->secure)) server_set_tls(s->server, secure_tls(s->secure));
     const acceptor_limits limits = {.socket_mode = (mode_t)strtoul(s->settings->options.socket_mode, NULL, 8),
@@ -453,6 +461,7 @@ static status prepare(service *s) {
     TRY(core_open(&s->core, &s->loop));
     core_set_limits(s->core,
                     (core_limits){s->settings->options.queue, s->settings->options.queue_per_client});
+    core_on_drain(s->core, drain_asked, s);
     core_set_log_prompts(s->core, s->settings->options.log_prompts);
     return ST_OK;
 }
@@ -472,6 +481,7 @@ int service_run(const settings *asked) {
     acceptor_close(s.acceptor);
     http_close(s.http);
     gate_close(s.gate);
+    pages_close(s.pages);
     openai_close(s.openai);
     server_close(s.server);
     health_close(s.health);

@@ -25,6 +25,7 @@ packages_build=(
 packages_test=(
     clang libclang-rt-14-dev                  # fuzz targets
     python3 python3-venv                      # clients and checks
+    chromium                                  # the pages, as people see them
     xz-utils                                  # the real tokenizer is kept packed
     iproute2 procps util-linux mount          # cluster tests; processes, address-space randomisation, full disks
     dpkg-dev systemd                          # the Debian package; units are looked at, not started

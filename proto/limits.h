@@ -12,7 +12,7 @@ enum {
     LIMIT_GRAMMAR_BYTES = 16 << 20,      /* of one request's automaton on the engine link */
     LIMIT_GRAMMAR_STATES = 1 << 18,
     LIMIT_GRAMMAR_MASKS = 2048,          /* sets of tokens that one automaton holds: 32 KiB each at 262,144 tokens */
-    LIMIT_GRAMMAR_PLACES = 4096,         /* where an answer may stand in its grammar at once, for want of knowing better */
+    LIMIT_GRAMMAR_PLACES = 1024,         /* where an answer may stand in its grammar at once, for want of knowing better */
     LIMIT_GRAMMAR_DEPTH = 1 << 20,       /* rules inside rules */
     LIMIT_REQUEST_ID_BYTES = 256,
     LIMIT_MODEL_NAME_BYTES = 128,

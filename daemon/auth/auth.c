@@ -25,7 +25,8 @@ struct auth {
     auth_clock clock;
     auth_key **key; /* [count], listed */
     uint32_t count;
-    uint32_t alive; /* keys not freed yet */
+    uint32_t alive;   /* keys not freed yet */
+    uint64_t refused; /* ever */
 };
 
 static int64_t system_seconds(void *context) {
@@ -155,6 +156,9 @@ status auth_check(auth *a, const char *header, size_t n, auth_key **out) {
     *out = auth_key_hold(found);
     return ST_OK;
 }
+
+void auth_refused(auth *a) { a->refused++; }
+uint64_t auth_refusals(const auth *a) { return a ? a->refused : 0; }
 
 /* ---- what it may do ---- */
 

@@ -67,7 +67,8 @@ static bool is_neutral(body *b, const json_value *v, const char *neutral) {
     return false;
 }
 
-static status check_field(body *b, const json_value *v, const char *within, const body_field *fields, size_t count) {
+static status check_field(body *b, const json_value *v, const char *within, const body_field *fields,
+                          size_t count) {
     char name[96];
     snprintf(name, sizeof name, "%s%.64s", within, v->key);
     for (size_t i = 0; i < count; i++) {
@@ -81,7 +82,8 @@ static status check_field(body *b, const json_value *v, const char *within, cons
     return fail(ST_INVALID, "%s is no field that is known here", name);
 }
 
-status body_check_fields(body *b, const json_value *v, const char *within, const body_field *fields, size_t count) {
+status body_check_fields(body *b, const json_value *v, const char *within, const body_field *fields,
+                         size_t count) {
     for (const json_value *m = v->first; m; m = m->next) TRY(check_field(b, m, within, fields, count));
     return ST_OK;
 }
@@ -94,7 +96,8 @@ const json_value *body_get(const json_value *v, const char *key) {
 }
 
 static const char *shown(const json_value *v) {
-    static const char *const kinds[] = {"null", "false", "true", "a number", "a string", "an array", "an object"};
+    static const char *const kinds[] = {"null",     "false",    "true",     "a number",
+                                        "a string", "an array", "an object"};
     return v->kind == JSON_KIND_NUMBER && v->bytes < 40 ? v->text : kinds[v->kind];
 }
 
@@ -107,7 +110,8 @@ static bool whole_number(const json_value *v, int64_t *out) {
     return true;
 }
 
-status body_read_u32(body *b, const json_value *v, const char *key, uint32_t least, uint32_t most, uint32_t *out, int *has) {
+status body_read_u32(body *b, const json_value *v, const char *key, uint32_t least, uint32_t most,
+                     uint32_t *out, int *has) {
     const json_value *m = body_get(v, key);
     int64_t value;
     if (has) *has = false;
@@ -124,7 +128,8 @@ status body_read_float(body *b, const json_value *v, const char *key, float *out
     double value;
     if (has) *has = false;
     if (!m) return ST_OK;
-    if (!json_value_number(m, &value)) return body_invalid(b, key, "it is %s, and must be a number", shown(m));
+    if (!json_value_number(m, &value))
+        return body_invalid(b, key, "it is %s, and must be a number", shown(m));
     *out = (float)value;
     if (has) *has = true;
     return ST_OK;
@@ -151,7 +156,8 @@ status body_read_string(body *b, const json_value *v, const char *key, const cha
     const json_value *m = NULL;
     TRY(body_read_text(b, v, key, &m));
     if (!m) return ST_OK;
-    if (strlen(m->text) != m->bytes) return body_invalid(b, key, "it has U+0000 in it, which is not allowed here");
+    if (strlen(m->text) != m->bytes)
+        return body_invalid(b, key, "it has U+0000 in it, which is not allowed here");
     *out = m->text;
     return ST_OK;
 }

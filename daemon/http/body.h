@@ -13,7 +13,7 @@ typedef struct body {
     json_tree *tree;
     const json_value *root; /* an object */
     arena memory;
-    char param[128]; /* "": none */
+    char param[128];  /* "": none */
     const char *word; /* NULL: none */
 } body;
 
@@ -22,9 +22,11 @@ STATUS_CHECKED status body_open(body *b, const char *text, size_t bytes);
 void body_close(body *b);
 
 /* Refuses with param as the field at fault: word "invalid_value". */
-status body_invalid(body *b, const char *param, const char *format, ...) __attribute__((format(printf, 3, 4)));
+status body_invalid(body *b, const char *param, const char *format, ...)
+    __attribute__((format(printf, 3, 4)));
 /* What is well-formed and not done here: word "unsupported_parameter". */
-status body_unsupported(body *b, const char *param, const char *format, ...) __attribute__((format(printf, 3, 4)));
+status body_unsupported(body *b, const char *param, const char *format, ...)
+    __attribute__((format(printf, 3, 4)));
 
 /* What becomes of a field that has no reader of its own. */
 typedef struct body_field {
@@ -37,13 +39,13 @@ typedef struct body_field {
 
 /* Every member of v is one of the fields; a name that is none is refused as unknown. within ("" for the root, "messages[2].")
  * stands before names. */
-STATUS_CHECKED status body_check_fields(body *b, const json_value *v, const char *within, const body_field *fields,
-                                        size_t count);
+STATUS_CHECKED status body_check_fields(body *b, const json_value *v, const char *within,
+                                        const body_field *fields, size_t count);
 
 /* Members of an object; absent and null leave *out as it is and *has (may be NULL) false. */
 const json_value *body_get(const json_value *v, const char *key); /* NULL: absent or null */
-STATUS_CHECKED status body_read_u32(body *b, const json_value *v, const char *key, uint32_t least, uint32_t most, uint32_t *out,
-                                    int *has);
+STATUS_CHECKED status body_read_u32(body *b, const json_value *v, const char *key, uint32_t least,
+                                    uint32_t most, uint32_t *out, int *has);
 STATUS_CHECKED status body_read_float(body *b, const json_value *v, const char *key, float *out, int *has);
 STATUS_CHECKED status body_read_bool(body *b, const json_value *v, const char *key, bool *out);
 /* Any characters. */

@@ -64,7 +64,8 @@ static status read_part(body *b, const json_value *v, const char *param, Gemmad_
     bool refusal = json_value_is_string(type, "refusal");
     if (!refusal && !json_value_is_string(type, "text") && !json_value_is_string(type, "input_text") &&
         !json_value_is_string(type, "output_text"))
-        return body_unsupported(b, param, "parts of type \"%.40s\" are not available in this version; \"text\" is", type->text);
+        return body_unsupported(
+            b, param, "parts of type \"%.40s\" are not available in this version; \"text\" is", type->text);
     const json_value *text = body_get(v, refusal ? "refusal" : "text");
     if (!text || text->kind != JSON_KIND_STRING) return body_invalid(b, param, "a part of text has no text");
     *out = new_part(b, text);
@@ -89,7 +90,8 @@ static status read_call(body *b, const json_value *v, const char *param, Gemmad_
     const char *type = "function", *id = NULL, *name = NULL;
     size_t n;
     TRY(body_read_string(b, v, "type", &type));
-    if (strcmp(type, "function") != 0) return body_unsupported(b, param, "calls of type \"%.40s\"; \"function\" is known", type);
+    if (strcmp(type, "function") != 0)
+        return body_unsupported(b, param, "calls of type \"%.40s\"; \"function\" is known", type);
     TRY(body_read_string(b, v, "id", &id));
     TRY(body_read_string(b, function, "name", &name));
     if (!name || !*name) return body_invalid(b, param, "the call has no function.name");
@@ -143,11 +145,20 @@ static status read_reasoning(body *b, const json_value *v, Gemmad__V1__Message *
 }
 
 static status read_message(body *b, const json_value *v, const char *where, Gemmad__V1__Message *m) {
-    static const body_field known[] = {
-        {"role", NULL, NULL},       {"content", NULL, NULL}, {"name", NULL, NULL},          {"tool_calls", NULL, NULL},
-        {"tool_call_id", NULL, NULL}, {"reasoning", NULL, NULL}, {"reasoning_content", NULL, NULL}, {"refusal", "", NULL},
-        {"annotations", "*", NULL}, {"audio", "", NULL}, {"function_call", "", "use tool_calls"}, {"id", "*", NULL},
-        {"type", "*", NULL}, {"status", "*", NULL}};
+    static const body_field known[] = {{"role", NULL, NULL},
+                                       {"content", NULL, NULL},
+                                       {"name", NULL, NULL},
+                                       {"tool_calls", NULL, NULL},
+                                       {"tool_call_id", NULL, NULL},
+                                       {"reasoning", NULL, NULL},
+                                       {"reasoning_content", NULL, NULL},
+                                       {"refusal", "", NULL},
+                                       {"annotations", "*", NULL},
+                                       {"audio", "", NULL},
+                                       {"function_call", "", "use tool_calls"},
+                                       {"id", "*", NULL},
+                                       {"type", "*", NULL},
+                                       {"status", "*", NULL}};
     char within[72];
     const char *role = NULL, *call_id = NULL, *name = NULL;
     if (v->kind != JSON_KIND_OBJECT) return body_invalid(b, where, "a message must be an object");
@@ -163,7 +174,8 @@ static status read_message(body *b, const json_value *v, const char *where, Gemm
     TRY(read_content(b, v, where, m));
     TRY(read_reasoning(b, v, m));
     TRY(read_calls(b, body_get(v, "tool_calls"), where, m));
-    if (m->n_content == 0 && m->n_tool_calls == 0 && !m->has_reasoning && strcmp(role, "tool") != 0 && !body_get(v, "content"))
+    if (m->n_content == 0 && m->n_tool_calls == 0 && !m->has_reasoning && strcmp(role, "tool") != 0 &&
+        !body_get(v, "content"))
         return body_invalid(b, where, "the message has no content");
     return ST_OK;
 }
@@ -210,7 +222,8 @@ static status read_tool(body *b, const json_value *v, const char *param, Gemmad_
     if (type && !json_value_is_string(type, "function"))
         return body_unsupported(b, param, "tools of type \"%.40s\"; \"function\" is known",
                                 type->kind == JSON_KIND_STRING ? type->text : "?");
-    if (!function || function->kind != JSON_KIND_OBJECT) return body_invalid(b, param, "the tool has no function");
+    if (!function || function->kind != JSON_KIND_OBJECT)
+        return body_invalid(b, param, "the tool has no function");
     return chat_body_read_function(b, function, param, t);
 }
 
@@ -240,14 +253,16 @@ status chat_body_read_choice(body *b, Gemmad__V1__ChatRequest *r) {
     Gemmad__V1__ToolChoice *c = arena_alloc(&b->memory, 1, sizeof *c);
     gemmad__v1__tool_choice__init(c);
     r->tool_choice = c;
-    if (json_value_is_string(v, "none") || json_value_is_string(v, "auto") || json_value_is_string(v, "required")) {
+    if (json_value_is_string(v, "none") || json_value_is_string(v, "auto") ||
+        json_value_is_string(v, "required")) {
         c->mode = (char *)(uintptr_t)v->text;
         return ST_OK;
     }
     const json_value *function = body_get(v, "function");
     const char *name = NULL;
     if (v->kind != JSON_KIND_OBJECT || !json_value_is_string(body_get(v, "type"), "function"))
-        return body_invalid(b, "tool_choice", "it must be none, auto, required or an object of type \"function\"");
+        return body_invalid(b, "tool_choice",
+                            "it must be none, auto, required or an object of type \"function\"");
     TRY(body_read_string(b, function ? function : v, "name", &name));
     if (!name || !*name) return body_invalid(b, "tool_choice", "the function has no name");
     c->mode = "named";
@@ -273,7 +288,8 @@ static status read_thinking(body *b, Gemmad__V1__ChatRequest *r) {
     static const body_field known[] = {{"enable_thinking", NULL, NULL}};
     const json_value *more = body_get(b->root, "chat_template_kwargs");
     TRY(chat_body_read_effort(b, body_get(b->root, "reasoning_effort"), "reasoning_effort", r));
-    if (more && more->kind != JSON_KIND_OBJECT) return body_invalid(b, "chat_template_kwargs", "it must be an object");
+    if (more && more->kind != JSON_KIND_OBJECT)
+        return body_invalid(b, "chat_template_kwargs", "it must be an object");
     if (more) TRY(body_check_fields(b, more, "chat_template_kwargs.", known, COUNT(known)));
     const json_value *holders[] = {b->root, more};
     for (size_t i = 0; i < COUNT(holders); i++) {
@@ -294,7 +310,8 @@ static status read_limits(body *b, Gemmad__V1__Sampling *s) {
     TRY(body_read_u32(b, b->root, "max_tokens", 1, LIMIT_CONTEXT_TOKENS, &s->max_tokens, &s->has_max_tokens));
     TRY(body_read_u32(b, b->root, "max_completion_tokens", 1, LIMIT_CONTEXT_TOKENS, &newer, &has_newer));
     if (has_newer && s->has_max_tokens && newer != s->max_tokens)
-        return body_invalid(b, "max_completion_tokens", "it is %u, and max_tokens %u; one of them", newer, s->max_tokens);
+        return body_invalid(b, "max_completion_tokens", "it is %u, and max_tokens %u; one of them", newer,
+                            s->max_tokens);
     if (has_newer) s->max_tokens = newer;
     s->has_max_tokens = s->has_max_tokens || has_newer;
     return ST_OK;
@@ -305,10 +322,12 @@ static status read_logprobs(body *b, chat_body *out) {
     uint32_t top = 0;
     int has_top;
     if (body_get(b->root, "prompt_logprobs"))
-        return body_unsupported(b, "prompt_logprobs", "of chats; /v1/completions has them with echo and logprobs");
+        return body_unsupported(b, "prompt_logprobs",
+                                "of chats; /v1/completions has them with echo and logprobs");
     TRY(body_read_bool(b, b->root, "logprobs", &out->logprobs));
     TRY(body_read_u32(b, b->root, "top_logprobs", 0, HTTP_LOGPROBS_MAX, &top, &has_top));
-    if (has_top && top > 0 && !out->logprobs) return body_invalid(b, "top_logprobs", "it goes with \"logprobs\": true only");
+    if (has_top && top > 0 && !out->logprobs)
+        return body_invalid(b, "top_logprobs", "it goes with \"logprobs\": true only");
     s->has_logprobs = out->logprobs;
     s->logprobs = top;
     return ST_OK;

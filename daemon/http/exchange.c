@@ -24,6 +24,7 @@ enum {
 static void free_exchange(http_exchange *x) {
     http_server *s = x->server;
     if (x->admitted && s->gate.ended) s->gate.ended(s->gate.context, x);
+    if (x->answered) metrics_count_http(s->metrics, (unsigned)x->code);
     log_debug("%s: %s %s %d, %s", x->peer, x->method, x->path, x->code, x->id);
     http_drop_body(x);
     for (size_t i = 0; i < x->headers; i++) {
@@ -195,11 +196,12 @@ static void add_retry(http_exchange *x) {
     http_add_header(x, "retry-after-ms", text);
 }
 
-/* libmicrohttpd shall go on with it. */
-static void wake(http_exchange *x) {
+/* Without a thread of its own libmicrohttpd does not wake itself. */
+void http_exchange_resume(http_exchange *x) {
     if (!x->suspended) return;
     x->suspended = false;
     MHD_resume_connection(x->connection->handle);
+    http_server_turn(x->server);
 }
 
 void http_answer(http_exchange *x, int code, const char *type, const void *body, size_t bytes) {
@@ -209,7 +211,7 @@ void http_answer(http_exchange *x, int code, const char *type, const void *body,
     x->type = type;
     if (bytes > 0) strbuf_add(&x->out, body, bytes);
     x->handling = false;
-    wake(x);
+    http_exchange_resume(x);
     release_if_done(x);
 }
 
@@ -239,21 +241,21 @@ void http_stream_begin(http_exchange *x, int code, const char *type) {
     x->answered = x->streams = true;
     x->code = code;
     x->type = type;
-    wake(x);
+    http_exchange_resume(x);
 }
 
 void http_stream_write(http_exchange *x, const void *bytes, size_t n) {
     INVARIANT(x->streams && !x->ended);
     if (!x->connection || x->told_left) return;
     strbuf_add(&x->out, bytes, n);
-    wake(x);
+    http_exchange_resume(x);
 }
 
 void http_stream_end(http_exchange *x) {
     INVARIANT(x->streams && !x->ended);
     x->ended = true;
     x->handling = false;
-    wake(x);
+    http_exchange_resume(x);
     release_if_done(x);
 }
 

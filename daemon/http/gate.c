@@ -130,6 +130,7 @@ static status admit(void *context, http_exchange *x) {
     status st = check_key(g, x, &who);
     if (st != ST_OK) {
         log_stranger(LOG_WARN, "a request of %s is refused: %s", http_peer(x), status_text());
+        if (g->keys) auth_refused(g->keys);
         return st;
     }
     http_set_gate_data(x, who);

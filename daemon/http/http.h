@@ -21,6 +21,7 @@
 #include "base/strbuf.h"
 #include "daemon/api/acceptor.h"
 #include "daemon/auth/tls_files.h"
+#include "daemon/observe/metrics.h"
 
 typedef struct http_server http_server;
 typedef struct http_exchange http_exchange;
@@ -29,7 +30,7 @@ typedef void http_handler(void *context, http_exchange *x);
 
 /* Tables of routes outlive the server. */
 typedef struct http_route {
-    const char *method; /* "GET", which serves HEAD too, "POST", "DELETE" */
+    const char *method; /* "GET", which serves HEAD too, "POST", "DELETE"; "": every one */
     const char *path; /* "/v1/models"; with '*' at its end every path that begins so and has something more */
     http_handler *handle;
 } http_route;
@@ -56,6 +57,8 @@ STATUS_CHECKED status http_open(http_server **out, uv_loop_t *loop,
 /* For the listeners that are HTTP's; good while the server is. */
 const acceptor_sink *http_sink(const http_server *s);
 void http_add_routes(http_server *s, const http_route *routes, size_t count, void *context);
+/* Answers are counted there, by code. */
+void http_set_metrics(http_server *s, metrics *m);
 void http_set_gate(http_server *s, const http_gate *gate); /* copied */
 /* For connections to come. */
 void http_set_tls(http_server *s, const tls_files *files);

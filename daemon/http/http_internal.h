@@ -38,6 +38,7 @@ struct http_server {
     acceptor_sink sink;
     http_options options;
     http_gate gate;
+    metrics *metrics;
     http_table table[HTTP_ROUTE_TABLES];
     size_t tables;
     struct MHD_Daemon *daemon;
@@ -104,6 +105,8 @@ void http_exchange_dispatch(http_exchange *x);
 enum MHD_Result http_exchange_queue(http_exchange *x, struct MHD_Connection *handle);
 /* libmicrohttpd is done with it. */
 void http_exchange_completed(http_exchange *x);
+/* libmicrohttpd shall go on with one that is suspended. */
+void http_exchange_resume(http_exchange *x);
 void http_exchange_left(http_exchange *x);
 
 /* ---- route.c ---- */

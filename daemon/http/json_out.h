@@ -8,6 +8,12 @@
 
 #include "base/strbuf.h"
 
+/* jansson, which lies in the same program, has functions of these names: gemmad --dry-run would call ours. */
+#define json_object json_out_object
+#define json_array json_out_array
+#define json_string json_out_string
+#define json_null json_out_null
+
 void json_key(strbuf *out, const char *key);
 void json_object(strbuf *out, const char *key);
 void json_array(strbuf *out, const char *key);

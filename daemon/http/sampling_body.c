@@ -15,12 +15,15 @@ static status read_stop(body *b, Gemmad__V1__Sampling *s) {
     uint32_t count = v->kind == JSON_KIND_STRING ? 1 : v->count;
     if (v->kind != JSON_KIND_STRING && v->kind != JSON_KIND_ARRAY)
         return body_invalid(b, "stop", "it must be a string or an array of strings");
-    if (count > LIMIT_STOP_STRINGS) return body_invalid(b, "stop", "it has %u strings, at most %d", count, LIMIT_STOP_STRINGS);
+    if (count > LIMIT_STOP_STRINGS)
+        return body_invalid(b, "stop", "it has %u strings, at most %d", count, LIMIT_STOP_STRINGS);
     s->stop = arena_alloc(&b->memory, count, sizeof *s->stop);
     for (const json_value *m = first; s->n_stop < count; m = m->next) {
-        if (m->kind != JSON_KIND_STRING) return body_invalid(b, "stop", "it must be a string or an array of strings");
+        if (m->kind != JSON_KIND_STRING)
+            return body_invalid(b, "stop", "it must be a string or an array of strings");
         if (m->bytes == 0 || m->bytes > LIMIT_STOP_BYTES)
-            return body_invalid(b, "stop", "a string has %zu bytes, and must have 1 to %d", m->bytes, LIMIT_STOP_BYTES);
+            return body_invalid(b, "stop", "a string has %zu bytes, and must have 1 to %d", m->bytes,
+                                LIMIT_STOP_BYTES);
         s->stop[s->n_stop++] = (ProtobufCBinaryData){m->bytes, (uint8_t *)(uintptr_t)m->text};
     }
     return ST_OK;
@@ -29,7 +32,8 @@ static status read_stop(body *b, Gemmad__V1__Sampling *s) {
 static status read_stop_ids(body *b, Gemmad__V1__Sampling *s) {
     const json_value *v = body_get(b->root, "stop_token_ids");
     if (!v) return ST_OK;
-    if (v->kind != JSON_KIND_ARRAY) return body_invalid(b, "stop_token_ids", "it must be an array of token ids");
+    if (v->kind != JSON_KIND_ARRAY)
+        return body_invalid(b, "stop_token_ids", "it must be an array of token ids");
     if (v->count > LIMIT_STOP_TOKENS)
         return body_invalid(b, "stop_token_ids", "it has %u ids, at most %d", v->count, LIMIT_STOP_TOKENS);
     s->stop_token_ids = arena_alloc(&b->memory, v->count, sizeof *s->stop_token_ids);
@@ -45,7 +49,8 @@ static status read_stop_ids(body *b, Gemmad__V1__Sampling *s) {
 static status read_bias(body *b, Gemmad__V1__Sampling *s) {
     const json_value *v = body_get(b->root, "logit_bias");
     if (!v) return ST_OK;
-    if (v->kind != JSON_KIND_OBJECT) return body_invalid(b, "logit_bias", "it must be an object of token ids and numbers");
+    if (v->kind != JSON_KIND_OBJECT)
+        return body_invalid(b, "logit_bias", "it must be an object of token ids and numbers");
     if (v->count > LIMIT_LOGIT_BIAS)
         return body_invalid(b, "logit_bias", "it has %u entries, at most %d", v->count, LIMIT_LOGIT_BIAS);
     s->logit_bias = arena_alloc(&b->memory, v->count, sizeof *s->logit_bias);
@@ -56,7 +61,8 @@ static status read_bias(body *b, Gemmad__V1__Sampling *s) {
         if (n == 0 || n > 7 || strspn(m->key, "0123456789") != n)
             return body_invalid(b, "logit_bias", "\"%.32s\" is no token id", m->key);
         if (!json_value_number(m, &bias) || bias < -100 || bias > 100)
-            return body_invalid(b, "logit_bias", "the bias of token %s must be a number of -100 to 100", m->key);
+            return body_invalid(b, "logit_bias", "the bias of token %s must be a number of -100 to 100",
+                                m->key);
         gemmad__v1__logit_bias__init(e);
         e->has_token_id = e->has_bias = 1;
         e->token_id = (uint32_t)strtoul(m->key, NULL, 10);
@@ -91,7 +97,8 @@ static status read_top_k(body *b, Gemmad__V1__Sampling *s) {
 static status read_range(body *b, const char *key, float least, float most, float *out, int *has) {
     TRY(body_read_float(b, b->root, key, out, has));
     if (*has && !(*out >= least && *out <= most))
-        return body_invalid(b, key, "it is %g, and must be %g to %g", (double)*out, (double)least, (double)most);
+        return body_invalid(b, key, "it is %g, and must be %g to %g", (double)*out, (double)least,
+                            (double)most);
     return ST_OK;
 }
 
@@ -166,22 +173,27 @@ static status take_json_object(body *b, Gemmad__V1__ResponseFormat **out) {
 static status take_schema(body *b, const json_value *v, const char *param, Gemmad__V1__ResponseFormat **out) {
     size_t n;
     if (!v) return body_invalid(b, param, "the schema is missing");
-    if (v->kind == JSON_KIND_STRING && strlen(v->text) != v->bytes) return body_invalid(b, param, "it has U+0000 in it");
-    if (v->kind == JSON_KIND_NUMBER || v->kind == JSON_KIND_ARRAY) return body_invalid(b, param, "it must be a JSON schema");
+    if (v->kind == JSON_KIND_STRING && strlen(v->text) != v->bytes)
+        return body_invalid(b, param, "it has U+0000 in it");
+    if (v->kind == JSON_KIND_NUMBER || v->kind == JSON_KIND_ARRAY)
+        return body_invalid(b, param, "it must be a JSON schema");
     *out = new_format(b, GEMMAD__V1__RESPONSE_FORMAT__FORMAT_JSON_SCHEMA);
     (*out)->json_schema = v->kind == JSON_KIND_STRING ? (char *)(uintptr_t)v->text : body_write(b, v, &n);
     return ST_OK;
 }
 
 static status take_regex(body *b, const json_value *v, const char *param, Gemmad__V1__ResponseFormat **out) {
-    if (!v || v->kind != JSON_KIND_STRING) return body_invalid(b, param, "it must be a regular expression, a string");
-    if (strlen(v->text) != v->bytes) return body_invalid(b, param, "it has U+0000 in it, which is not allowed here");
+    if (!v || v->kind != JSON_KIND_STRING)
+        return body_invalid(b, param, "it must be a regular expression, a string");
+    if (strlen(v->text) != v->bytes)
+        return body_invalid(b, param, "it has U+0000 in it, which is not allowed here");
     *out = new_format(b, GEMMAD__V1__RESPONSE_FORMAT__FORMAT_REGEX);
     (*out)->regex = (char *)(uintptr_t)v->text;
     return ST_OK;
 }
 
-static status take_choices(body *b, const json_value *v, const char *param, Gemmad__V1__ResponseFormat **out) {
+static status take_choices(body *b, const json_value *v, const char *param,
+                           Gemmad__V1__ResponseFormat **out) {
     if (!v || v->kind != JSON_KIND_ARRAY || v->count == 0)
         return body_invalid(b, param, "it must be an array of one string or more");
     *out = new_format(b, GEMMAD__V1__RESPONSE_FORMAT__FORMAT_CHOICES);
@@ -190,22 +202,28 @@ static status take_choices(body *b, const json_value *v, const char *param, Gemm
     c->choices = arena_alloc(&b->memory, v->count, sizeof *c->choices);
     for (const json_value *m = v->first; m; m = m->next) {
         if (m->kind != JSON_KIND_STRING || m->bytes == 0 || strlen(m->text) != m->bytes)
-            return body_invalid(b, param, "it must be an array of strings that are not empty and without U+0000");
+            return body_invalid(b, param,
+                                "it must be an array of strings that are not empty and without U+0000");
         c->choices[c->n_choices++] = (char *)(uintptr_t)m->text;
     }
     (*out)->choices = c;
     return ST_OK;
 }
 
-static status take_json_schema(body *b, const json_value *v, const char *param, Gemmad__V1__ResponseFormat **out) {
+static status take_json_schema(body *b, const json_value *v, const char *param,
+                               Gemmad__V1__ResponseFormat **out) {
     static const body_field nested[] = {{"type", NULL, NULL}, {"json_schema", NULL, NULL}};
-    static const body_field inner[] = {
-        {"type", NULL, NULL}, {"name", "*", NULL}, {"description", "*", NULL}, {"strict", "true false", NULL}, {"schema", NULL, NULL}};
+    static const body_field inner[] = {{"type", NULL, NULL},
+                                       {"name", "*", NULL},
+                                       {"description", "*", NULL},
+                                       {"strict", "true false", NULL},
+                                       {"schema", NULL, NULL}};
     const json_value *holder = body_get(v, "json_schema");
     char within[64];
     snprintf(within, sizeof within, "%s.%s", param, holder ? "json_schema." : "");
     if (holder) {
-        if (holder->kind != JSON_KIND_OBJECT) return body_invalid(b, param, "json_schema must be an object with a schema in it");
+        if (holder->kind != JSON_KIND_OBJECT)
+            return body_invalid(b, param, "json_schema must be an object with a schema in it");
         snprintf(within, sizeof within, "%s.", param);
         TRY(body_check_fields(b, v, within, nested, COUNT(nested)));
         snprintf(within, sizeof within, "%s.json_schema.", param);
@@ -214,7 +232,8 @@ static status take_json_schema(body *b, const json_value *v, const char *param, 
     return take_schema(b, body_get(holder ? holder : v, "schema"), param, out);
 }
 
-status format_body_read_typed(body *b, const json_value *v, const char *param, Gemmad__V1__ResponseFormat **out) {
+status format_body_read_typed(body *b, const json_value *v, const char *param,
+                              Gemmad__V1__ResponseFormat **out) {
     if (v->kind != JSON_KIND_OBJECT) return body_invalid(b, param, "it must be an object with a type");
     const json_value *type = body_get(v, "type");
     if (json_value_is_string(type, "text")) return ST_OK;
@@ -247,7 +266,8 @@ static status take_structured(body *b, const json_value *v, Gemmad__V1__Response
 }
 
 status format_body_read(body *b, Gemmad__V1__ResponseFormat **out) {
-    static const char *const names[] = {"response_format", "guided_json", "guided_regex", "guided_choice", "structured_outputs"};
+    static const char *const names[] = {"response_format", "guided_json", "guided_regex", "guided_choice",
+                                        "structured_outputs"};
     const char *found = NULL;
     for (size_t i = 0; i < COUNT(names); i++) {
         if (!body_get(b->root, names[i])) continue;

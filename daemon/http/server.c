@@ -102,10 +102,7 @@ void http_connection_enter(http_connection *c, http_phase phase) {
 void http_connection_break(http_connection *c) {
     c->broken = true;
     shutdown(c->fd, SHUT_RDWR);
-    if (c->exchange && c->exchange->suspended) {
-        c->exchange->suspended = false;
-        MHD_resume_connection(c->handle);
-    }
+    if (c->exchange) http_exchange_resume(c->exchange);
 }
 
 /* ---- connections ---- */
@@ -347,6 +344,7 @@ status http_open(http_server **out, uv_loop_t *loop, const http_options *options
 
 const acceptor_sink *http_sink(const http_server *s) { return &s->sink; }
 
+void http_set_metrics(http_server *s, metrics *m) { s->metrics = m; }
 void http_set_gate(http_server *s, const http_gate *gate) { s->gate = *gate; }
 
 uint32_t http_exchange_count(const http_server *s) { return s->exchanges; }

@@ -82,7 +82,16 @@ typedef struct running_total {
     uint64_t of_earlier_runs, seen;
 } running_total;
 
-enum { TOTAL_QUERIES, TOTAL_HITS, TOTAL_PREEMPTIONS, TOTAL_STEPS, TOTAL_COLLECTIVE_NS, TOTALS };
+enum {
+    TOTAL_QUERIES,
+    TOTAL_HITS,
+    TOTAL_PREEMPTIONS,
+    TOTAL_STEPS,
+    TOTAL_COLLECTIVE_NS,
+    TOTAL_STEP_NS,
+    TOTAL_WEIGHT_BYTES,
+    TOTALS
+};
 
 struct metrics_engine {
     char labels[LABELS_BYTES]; /* model_name="…",engine="0", escaped */
@@ -182,8 +191,8 @@ void metrics_count_refused(metrics *m, const char *model, status why) {
     m->refused[i].count++;
 }
 
-void metrics_count_auth_failure(metrics *m) {
-    if (m) m->auth_failures++;
+void metrics_set_auth_failures(metrics *m, uint64_t so_far) {
+    if (m) m->auth_failures = so_far;
 }
 
 void metrics_count_http(metrics *m, unsigned code) {
@@ -199,8 +208,12 @@ void metrics_set_engine(metrics_engine *e, const metrics_engine_now *now) {
     if (!e) return;
     bool new_run = now->restarts != e->now.restarts || now->steps < e->now.steps;
     const uint64_t totals[TOTALS] = {
-        [TOTAL_QUERIES] = now->prefix_query_tokens, [TOTAL_HITS] = now->prefix_hit_tokens,
-        [TOTAL_PREEMPTIONS] = now->preemptions,     [TOTAL_STEPS] = now->steps,
+        [TOTAL_QUERIES] = now->prefix_query_tokens,
+        [TOTAL_HITS] = now->prefix_hit_tokens,
+        [TOTAL_PREEMPTIONS] = now->preemptions,
+        [TOTAL_STEPS] = now->steps,
+        [TOTAL_STEP_NS] = now->step_ns,
+        [TOTAL_WEIGHT_BYTES] = now->weight_bytes,
         [TOTAL_COLLECTIVE_NS] = now->collective_ns,
     };
     for (int i = 0; i < TOTALS; i++) follow(&e->total[i], totals[i], new_run);
@@ -297,6 +310,8 @@ VALUE(queries, sum_of(&e->total[TOTAL_QUERIES]))
 VALUE(hits, sum_of(&e->total[TOTAL_HITS]))
 VALUE(preemptions, sum_of(&e->total[TOTAL_PREEMPTIONS]))
 VALUE(steps, sum_of(&e->total[TOTAL_STEPS]))
+VALUE(step_seconds, (double)sum_of(&e->total[TOTAL_STEP_NS]) / 1e9)
+VALUE(weight_bytes, sum_of(&e->total[TOTAL_WEIGHT_BYTES]))
 
 static const engine_row engine_rows[] = {
     {"num_requests_running", "gauge", "Requests that the engine has begun.", running},
@@ -313,6 +328,9 @@ static const engine_row engine_rows[] = {
      "Recent expert rows of the busiest group of ranks by those of the mean; 1 is even.", imbalance},
     {"engine_restarts_total", "counter", "Times that the engine was started again.", restarts},
     {"engine_steps_total", "counter", "Steps that the engine has taken.", steps},
+    {"step_seconds_total", "counter", "Time in steps.", step_seconds},
+    {"weight_bytes_total", "counter",
+     "Bytes of weights that all ranks have read in steps, each matrix once a step.", weight_bytes},
     {"prompt_tokens_total", "counter", "Prompt tokens processed, those found in the prefix cache included.",
      prompt_tokens},
     {"generation_tokens_total", "counter", "Tokens generated.", generation_tokens},

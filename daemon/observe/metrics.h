@@ -53,7 +53,7 @@ void metrics_observe(metrics_engine *e, metrics_histogram which, double value);
 
 /* Of the whole daemon. */
 void metrics_count_refused(metrics *m, const char *model /* "" : none that is served */, status why);
-void metrics_count_auth_failure(metrics *m);
+void metrics_set_auth_failures(metrics *m, uint64_t so_far);
 void metrics_count_http(metrics *m, unsigned code); /* 100 to 599 */
 
 /* What an engine is doing now. Totals are those of its present run; the counters they become go on over restarts. */
@@ -62,7 +62,7 @@ typedef struct metrics_engine_now {
     uint32_t running, waiting, paused, restarts;
     double kv_usage, kv_cached; /* of all pages: those of requests, those of the prefix cache alone */
     uint64_t prefix_query_tokens, prefix_hit_tokens, preemptions, spilled_bytes, steps;
-    uint64_t collective_ns,
+    uint64_t step_ns, weight_bytes, collective_ns,
         collective_steps[LIMIT_COLLECTIVE_BUCKETS]; /* steps by their time in collectives */
     double weight_bytes_per_second, imbalance;
 } metrics_engine_now;

@@ -2,7 +2,9 @@
 
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
+#include "base/clock.h"
 #include "base/invariant.h"
 #include "base/log.h"
 #include "base/memory.h"
@@ -13,6 +15,11 @@ status core_open(core **out, uv_loop_t *loop) {
     (*out)->loop = loop;
     (*out)->limits = (core_limits){CORE_QUEUE, CORE_QUEUE_PER_CLIENT};
     (*out)->metrics = metrics_open();
+    (*out)->forms = chat_grammar_cache_open(CHAT_GRAMMAR_CACHE_BYTES);
+    struct timespec now;
+    clock_gettime(CLOCK_REALTIME, &now);
+    (*out)->start_unix_ms = (uint64_t)now.tv_sec * 1000 + (uint64_t)now.tv_nsec / 1000000;
+    (*out)->start_ns = clock_now_ns();
     return ST_OK;
 }
 
@@ -28,10 +35,13 @@ void core_close(core *c) {
         for (uint32_t k = 0; k < c->model[i].engine_count; k++)
             prefix_index_close(c->model[i].engine[k].prefixes);
     metrics_close(c->metrics);
+    chat_grammar_cache_close(c->forms);
     free(c);
 }
 
 void core_set_limits(core *c, core_limits limits) { c->limits = limits; }
+
+void core_set_auth(core *c, const auth *keys) { c->keys = keys; }
 
 void core_set_log_prompts(core *c, bool on) { c->log_prompts = on; }
 
@@ -120,6 +130,8 @@ status core_enter(core *c, call *k, const char *name, core_model **out) {
     return auth_key_request(k->who, &k->retry_after_ms);
 }
 
+const char *core_first_model(const core *c) { return c->model_count > 0 ? c->model[0].name : ""; }
+
 static engine_state worst_state(const core *c) {
     /* A model that is gone makes the daemon failed: whoever watches shall hear of it, though others still
      * serve. */
@@ -158,6 +170,11 @@ static void tell_idle(core *c) {
     void (*idle)(void *) = c->idle;
     c->idle = NULL;
     idle(c->idle_context);
+}
+
+void core_on_drain(core *c, void (*asked)(void *context), void *context) {
+    c->drain_asked = asked;
+    c->drain_context = context;
 }
 
 void core_drain(core *c, void (*idle)(void *context), void *context) {

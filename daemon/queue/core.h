@@ -25,6 +25,7 @@ STATUS_CHECKED status core_add_model(core *c, const char *name, const tokenizer 
 STATUS_CHECKED status core_set_chat(core *c, const char *name, const chat_choice *chat);
 /* Of a model by its name, NULL or "" for the first; NULL: no such model, or it serves token ids only. */
 const tokenizer *core_tokenizer(core *c, const char *model);
+const char *core_first_model(const core *c); /* its name; "" while there is none */
 /* One more engine of a model that was added; it must be of the same checkpoint and vocabulary. */
 STATUS_CHECKED status core_add_replica(core *c, const char *name, engine *e);
 /* Requests that may wait for an engine to begin them; beyond, ST_BUSY. */
@@ -35,6 +36,8 @@ enum { CORE_QUEUE = 1024, CORE_QUEUE_PER_CLIENT = 256 }; /* unless set */
 void core_set_limits(core *c, core_limits limits);
 /* Prompts are written into the log too, their beginnings at least; off unless set. */
 void core_set_log_prompts(core *c, bool on);
+/* The keys whose refusals are among the metrics; NULL: none. Not the core's. */
+void core_set_auth(core *c, const auth *keys);
 /* What transports count into; the core's own. */
 metrics *core_metrics(core *c);
 /* What GET /metrics answers: Prometheus' text format 0.0.4. */
@@ -43,6 +46,8 @@ void core_write_metrics(core *c, strbuf *out);
 const call_method *core_methods(uint32_t *count);
 /* New Generate calls are refused with ST_UNAVAILABLE from now on; core_idle tells when the running ones are done. */
 void core_drain(core *c, void (*idle)(void *context), void *context);
+/* Control.Drain calls asked, which is to do what SIGTERM does; again at each call. Refused without it. */
+void core_on_drain(core *c, void (*asked)(void *context), void *context);
 /* "starting", "ready", "draining", "failed": of the whole daemon; the same word GetStatus reports. */
 const char *core_state(const core *c);
 /* WatchStatus calls last until this: they shall see how the daemon ends. Before the loop stops. */

@@ -4,6 +4,7 @@
 #define DAEMON_QUEUE_CORE_INTERNAL_H
 
 #include "daemon/observe/metrics.h"
+#include "daemon/queue/chat_grammar.h"
 #include "daemon/queue/core.h"
 #include "daemon/queue/prefix_index.h"
 #include "daemon/queue/retry.h"
@@ -80,10 +81,15 @@ struct core {
     bool draining;
     void (*idle)(void *context);
     void *idle_context;
+    void (*drain_asked)(void *context); /* NULL: Control.Drain is refused */
+    void *drain_context;
     core_limits limits;
     metrics *metrics;
+    const auth *keys;
+    uint64_t start_unix_ms, start_ns;
     bool log_prompts;
     struct core_watch *watch;
+    chat_grammar_cache *forms; /* any thread */
     core_ticket *bucket[CORE_TICKET_BUCKETS];
     core_client *client[CORE_CLIENT_BUCKETS];
 };
@@ -139,6 +145,6 @@ void core_refuse(call *k, status st);
 void core_answer(call *k, const ProtobufCMessage *message);
 
 call_handler core_generate, core_chat, core_tokenize, core_detokenize, core_render_chat, core_parse_chat,
-    core_list_models, core_get_status, core_watch_status;
+    core_list_models, core_get_status, core_watch_status, core_drain_rpc;
 
 #endif

@@ -29,6 +29,8 @@ static void set_engine(const core_engine *e) {
                               .preemptions = s.preemptions,
                               .spilled_bytes = s.spilled_bytes,
                               .steps = s.steps,
+                              .step_ns = s.step_ns,
+                              .weight_bytes = s.weight_bytes,
                               .collective_ns = s.collective_ns,
                               .weight_bytes_per_second = s.weight_bytes_per_second,
                               .imbalance = (double)s.imbalance};
@@ -39,5 +41,6 @@ static void set_engine(const core_engine *e) {
 void core_write_metrics(core *c, strbuf *out) {
     for (uint32_t i = 0; i < c->model_count; i++)
         for (uint32_t k = 0; k < c->model[i].engine_count; k++) set_engine(&c->model[i].engine[k]);
+    metrics_set_auth_failures(c->metrics, auth_refusals(c->keys));
     metrics_write(c->metrics, out);
 }

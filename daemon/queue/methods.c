@@ -12,12 +12,6 @@ UNBUILT(list_jobs, "Jobs.List")
 UNBUILT(cancel_job, "Jobs.Cancel")
 UNBUILT(job_results, "Jobs.Results")
 
-static void drain(void *context, call *k, const ProtobufCMessage *request) {
-    (void)context, (void)request;
-    status st = core_check_admin(k, "Control.Drain");
-    core_refuse(k, st != ST_OK ? st : fail(ST_UNSUPPORTED, "Control.Drain is not built yet"));
-}
-
 const call_method *core_methods(uint32_t *count) {
     static const call_method methods[] = {
         {"/gemmad.v1.Inference/Generate", &gemmad__v1__generate_request__descriptor, false, core_generate},
@@ -38,7 +32,7 @@ const call_method *core_methods(uint32_t *count) {
         {"/gemmad.v1.Control/GetStatus", &gemmad__v1__get_status_request__descriptor, false, core_get_status},
         {"/gemmad.v1.Control/WatchStatus", &gemmad__v1__get_status_request__descriptor, false,
          core_watch_status},
-        {"/gemmad.v1.Control/Drain", &gemmad__v1__drain_request__descriptor, false, drain},
+        {"/gemmad.v1.Control/Drain", &gemmad__v1__drain_request__descriptor, false, core_drain_rpc},
     };
     *count = sizeof methods / sizeof *methods;
     return methods;

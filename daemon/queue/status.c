@@ -1,6 +1,7 @@
 /* ListModels, GetStatus and WatchStatus. */
 #include <stdlib.h>
 
+#include "base/clock.h"
 #include "base/memory.h"
 #include "build_id.h"
 #include "daemon/queue/core_internal.h"
@@ -90,6 +91,10 @@ static void report_counts(const engine_status *from, Gemmad__V1__EngineStatus *e
     e->cached_pages = from->cached_pages;
     e->imbalance = from->imbalance;
     e->spilled_bytes = from->spilled_bytes;
+    e->has_weight_bytes_per_second = e->has_step_ns = e->has_collective_ns = 1;
+    e->weight_bytes_per_second = from->weight_bytes_per_second;
+    e->step_ns = from->step_ns;
+    e->collective_ns = from->collective_ns;
 }
 
 static void report_engine(engine *from, engine_report *r) {
@@ -139,6 +144,9 @@ static void send_status(core *c, call *k) {
     Gemmad__V1__GetStatusResponse r = GEMMAD__V1__GET_STATUS_RESPONSE__INIT;
     r.has_requests_running = r.has_requests_waiting = r.has_requests_paused = 1;
     r.requests_paused = c->paused;
+    r.has_start_unix_ms = r.has_uptime_ms = 1;
+    r.start_unix_ms = c->start_unix_ms;
+    r.uptime_ms = (clock_now_ns() - c->start_ns) / 1000000;
     uint32_t count = 0;
     for (uint32_t i = 0; i < c->model_count; i++) {
         if (!auth_key_may_use(k->who, c->model[i].name)) continue;

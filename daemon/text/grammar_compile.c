@@ -15,11 +15,9 @@ static status check_ends(const uint32_t *ends, uint32_t end_count, uint32_t toke
     return ST_OK;
 }
 
-status grammar_compile(const grammar *g, const tokenizer *t, const uint32_t *ends, uint32_t end_count,
-                       uint8_t **bytes, size_t *size) {
-    const vocabulary *v;
+status grammar_compile_for(const grammar *g, const vocabulary *v, const uint32_t *ends, uint32_t end_count,
+                           uint32_t narrow_nodes, uint8_t **bytes, size_t *size) {
     automaton_parts p = {0};
-    TRY(tokenizer_vocabulary(t, &v));
     TRY(check_ends(ends, end_count, vocabulary_count(v)));
     status st = grammar_determinise(g, vocabulary_count(v), &p);
     if (st != ST_OK) {
@@ -30,7 +28,7 @@ status grammar_compile(const grammar *g, const tokenizer *t, const uint32_t *end
     p.end = memory_alloc_array(end_count, sizeof *p.end);
     memcpy(p.end, ends, end_count * sizeof *p.end);
     automaton *a = automaton_make(&p, v);
-    grammar_add_tables(a);
+    grammar_add_tables(a, narrow_nodes);
     strbuf out = {.max = LIMIT_GRAMMAR_BYTES};
     automaton_write(&a->p, v, &out);
     if (out.full)
@@ -44,4 +42,11 @@ status grammar_compile(const grammar *g, const tokenizer *t, const uint32_t *end
     *bytes = (uint8_t *)out.data;
     *size = out.size;
     return ST_OK;
+}
+
+status grammar_compile(const grammar *g, const tokenizer *t, const uint32_t *ends, uint32_t end_count,
+                       uint8_t **bytes, size_t *size) {
+    const vocabulary *v;
+    TRY(tokenizer_vocabulary(t, &v));
+    return grammar_compile_for(g, v, ends, end_count, GRAMMAR_NARROW_NODES, bytes, size);
 }

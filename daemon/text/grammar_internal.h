@@ -32,7 +32,13 @@ struct grammar {
 /* The rules without empty edges, one way for each byte, token and call: rules, symbols, states, ranges, tokens and calls of
  * parts that are empty yet. States from which the end of their rule cannot be reached are left out. */
 STATUS_CHECKED status grammar_determinise(const grammar *g, uint32_t token_count, automaton_parts *out);
-/* Tables for the states that take many tokens. */
-void grammar_add_tables(automaton *a);
+/* A state whose walk through the vocabulary sees no more nodes than this gets no table: that is some 30 us for the leader. */
+enum { GRAMMAR_NARROW_NODES = 1024 };
+/* Tables for the states that are not narrow. */
+void grammar_add_tables(automaton *a, uint32_t narrow_nodes);
+/* grammar_compile with what a test wants to choose. */
+STATUS_CHECKED status grammar_compile_for(const grammar *g, const vocabulary *v, const uint32_t *ends,
+                                          uint32_t end_count, uint32_t narrow_nodes, uint8_t **bytes,
+                                          size_t *size);
 
 #endif

@@ -3,6 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/invariant.h"
 #include "base/memory.h"
 
 typedef struct writer {
@@ -174,12 +175,42 @@ static status write_rule(writer *w, uint32_t node) {
     return ST_OK;
 }
 
-status grammar_write_schema(value_notation *n, const schema *s, uint32_t *rule) {
+/* The outermost place, of some kinds only, beside the rule that references to it have. *any: something is left. */
+static status write_root(writer *w, uint32_t kinds, uint32_t *rule, bool *any) {
+    const schema_node *n = &w->s->node[w->s->root];
+    *rule = grammar_add_rule(w->g);
+    uint32_t from = grammar_rule_start(w->g, *rule), to = grammar_rule_end(w->g, *rule);
+    *any = false;
+    for (uint32_t i = 0; i < n->variant_count; i++) {
+        schema_variant some = *n->variant[i];
+        some.kinds &= kinds;
+        if (!some.is_constant && some.kinds == 0) continue;
+        if (!some.is_constant) {
+            *any = true;
+            TRY(write_variant(w, *rule, from, to, &some));
+        }
+        for (uint32_t k = 0; some.is_constant && k < some.constant_count; k++) {
+            if (!(schema_kind_of(some.constant[k]) & kinds)) continue;
+            *any = true;
+            value_write_constant(w->n, *rule, from, to, some.constant[k]);
+        }
+    }
+    return ST_OK;
+}
+
+status grammar_write_schema(value_notation *n, const schema *s, uint32_t kinds, uint32_t *rule) {
     writer w = {.n = n, .g = n->g, .s = s};
     w.rule = memory_alloc_array(s->node_count, sizeof *w.rule);
     w.waiting = memory_alloc_array(s->node_count, sizeof *w.waiting);
     status st = ST_OK;
-    *rule = rule_of(&w, s->root);
+    bool any = true;
+    if (kinds == SCHEMA_KINDS) {
+        *rule = rule_of(&w, s->root);
+    } else if (s->root == SCHEMA_ANY) {
+        INVARIANT(kinds == SCHEMA_OBJECT);
+        *rule = value_rule_object(n);
+    } else st = write_root(&w, kinds, rule, &any);
+    if (st == ST_OK && !any) st = fail(ST_INVALID, "/: no object fits the schema");
     while (w.waiting_count > 0 && st == ST_OK) st = write_rule(&w, w.waiting[--w.waiting_count]);
     free(w.rule);
     free(w.waiting);

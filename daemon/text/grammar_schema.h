@@ -10,6 +10,8 @@
 #include "daemon/text/grammar_value.h"
 #include "daemon/text/schema.h"
 
-STATUS_CHECKED status grammar_write_schema(value_notation *n, const schema *s, uint32_t *rule);
+/* *rule: the schema's values of the kinds (SCHEMA_OBJECT, … ; SCHEMA_KINDS: all) at the outermost place. */
+STATUS_CHECKED status grammar_write_schema(value_notation *n, const schema *s, uint32_t kinds,
+                                           uint32_t *rule);
 
 #endif

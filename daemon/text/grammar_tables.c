@@ -7,8 +7,7 @@
 #include "base/memory.h"
 #include "daemon/text/grammar_internal.h"
 
-/* A state whose walk sees no more nodes than this is left to the leader: some 30 µs. */
-enum { NARROW_NODES = 1024, RESTS_MAX = 1 << 20 };
+enum { RESTS_MAX = 1 << 20 };
 
 typedef struct byte_set {
     uint64_t bits[4];
@@ -41,7 +40,7 @@ typedef struct maker {
     byte_set *first, *follow; /* [rules]: bytes a rule begins with, and that may come behind it */
     taken *taken;
     rest *rests;
-    uint32_t taken_count, taken_cap, rest_count, rest_cap, visited;
+    uint32_t taken_count, taken_cap, rest_count, rest_cap, visited, narrow;
     uint32_t *words; /* [p->words] */
     uint64_t *mask_hash;
     uint32_t mask_hash_cap;
@@ -257,7 +256,7 @@ static void make_table(maker *m, uint32_t rule, uint32_t symbol, uint32_t state)
     for (uint32_t i = p->state[state].range; i < p->state[state + 1].range; i++)
         for (unsigned b = p->range[i].low; b <= p->range[i].high; b++)
             if (m->root[b] != AUTOMATON_NONE) nodes += m->trie->end[m->root[b]] - m->root[b];
-    if (nodes <= NARROW_NODES || !walk_state(m, rule, symbol, state) || m->visited <= NARROW_NODES) return;
+    if (nodes <= m->narrow || !walk_state(m, rule, symbol, state) || m->visited <= m->narrow) return;
     if (!p->symbol[symbol].counted) drop_taken_rests(m);
     /* Beyond these bounds the leader walks: slower, and the same. */
     if (m->rest_count > RESTS_MAX || p->groups + distinct_units(m) > LIMIT_GRAMMAR_MASKS) return;
@@ -270,8 +269,8 @@ static void make_table(maker *m, uint32_t rule, uint32_t symbol, uint32_t state)
     p->state[state].table = p->tables++;
 }
 
-void grammar_add_tables(automaton *a) {
-    maker m = {.a = a, .p = &a->p, .trie = vocabulary_trie(a->v)};
+void grammar_add_tables(automaton *a, uint32_t narrow_nodes) {
+    maker m = {.a = a, .p = &a->p, .trie = vocabulary_trie(a->v), .narrow = narrow_nodes};
     automaton_parts *p = &a->p;
     memset(m.root, 0xFF, sizeof m.root);
     for (uint32_t i = 0; i < m.trie->nodes; i = m.trie->end[i]) m.root[m.trie->byte[i]] = i;

@@ -164,11 +164,13 @@ static void write_exact_string(value_notation *n, uint32_t rule, uint32_t from, 
     write_quote(n, behind, to);
 }
 
+/* Spaces inside can be read back, at the ends they cannot. */
 static bool is_bare(const char *name, size_t bytes) {
     char_set bare = {0};
-    bool good = bytes > 0;
+    bool good = bytes > 0 && name[0] != ' ' && name[bytes - 1] != ' ';
     uint32_t c;
     bare_characters(&bare);
+    char_set_add(&bare, ' ', ' ');
     for (size_t i = 0; i < bytes && good; good = char_set_has(&bare, c)) i += utf8_decode(name + i, &c);
     char_set_close(&bare);
     return good;

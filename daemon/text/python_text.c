@@ -92,9 +92,9 @@ static void write_code_point(strbuf *out, uint32_t c) {
 }
 
 void python_write_upper(strbuf *out, const char *text, size_t bytes) {
-    for (const char *end = text + bytes; text < end;) {
+    for (unsigned n; bytes > 0; text += n, bytes -= n) {
         uint32_t c;
-        text += utf8_decode(text, &c);
+        n = utf8_decode(text, &c);
         const uint32_t *many =
             c < 0x80 ? NULL : map_special(unicode_upper_special, unicode_upper_special_count, c);
         if (!many) write_code_point(out, map(unicode_upper, unicode_upper_count, c));
@@ -126,13 +126,12 @@ static void write_escaped(strbuf *out, uint32_t c) {
 void python_write_repr(strbuf *out, const char *text, size_t bytes) {
     char quote = bytes > 0 && memchr(text, '\'', bytes) && !memchr(text, '"', bytes) ? '"' : '\'';
     strbuf_add(out, &quote, 1);
-    for (const char *end = text + bytes; text < end;) {
+    for (unsigned n; bytes > 0; text += n, bytes -= n) {
         uint32_t c;
-        unsigned n = utf8_decode(text, &c);
+        n = utf8_decode(text, &c);
         if (c == '\\' || c == (uint8_t)quote) strbuf_add(out, (char[]){'\\', (char)c}, 2);
         else if (is_printable(c)) strbuf_add(out, text, n);
         else write_escaped(out, c);
-        text += n;
     }
     strbuf_add(out, &quote, 1);
 }

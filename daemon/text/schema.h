@@ -76,6 +76,7 @@ typedef struct schema {
 
 STATUS_CHECKED status schema_open(schema **out, const char *text, size_t bytes);
 void schema_close(schema *s);                          /* NULL is fine */
+uint32_t schema_kind_of(const json_value *v); /* SCHEMA_NULL, … */
 bool schema_node_ends(const schema *s, uint32_t node); /* SCHEMA_NONE and SCHEMA_ANY too */
 
 #endif

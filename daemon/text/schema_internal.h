@@ -67,6 +67,5 @@ bool schema_equal(const json_value *a, const json_value *b);
 STATUS_CHECKED status schema_filter_constants(schema *s);
 /* Marks the nodes that some finite value fits. */
 void schema_mark_ends(schema *s);
-uint32_t schema_kind_of(const json_value *v);
 
 #endif

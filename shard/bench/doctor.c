@@ -23,7 +23,7 @@ typedef struct doctor_options {
     const char *model, *shape, *weights, *comm;
     uint32_t ranks, threads;
     uint64_t read_bytes;
-    bool json, help;
+    bool hello, json, help;
 } doctor_options;
 
 static const weight_type types[DOCTOR_TYPES] = {WEIGHT_F32, WEIGHT_BF16, WEIGHT_Q8, WEIGHT_Q4};
@@ -48,6 +48,8 @@ static const option rows[] = {
      "memory that the read bandwidth is measured on; default: 4GiB, more than caches hold"},
     {"comm", OPTION_WORD, 0, AT(comm), "KIND", NULL, "fork", 0, 0, "fork mpi", NULL,
      "fork starts the ranks itself; mpi: under mpirun, over all its hosts"},
+    {"hello", OPTION_FLAG, 0, AT(hello), NULL, NULL, NULL, 0, 0, NULL, NULL,
+     "only have the ranks meet, and print how many came"},
     {"json", OPTION_FLAG, 0, AT(json), NULL, NULL, NULL, 0, 0, NULL, NULL, "one JSON object"},
     {"help", OPTION_FLAG, OPTION_ARGUMENT_ONLY, AT(help), NULL, NULL, NULL, 0, 0, NULL, NULL, "this text"},
 };
@@ -330,6 +332,7 @@ static status examine(comm *ranks, void *context) {
     placement place;
     comm_node node = comm_where(ranks);
     TRY(agree(&f, ranks, o->threads));
+    if (o->hello) return comm_rank(ranks) == 0 && printf("%u ranks met\n", f.ranks) < 0 ? ST_IO : ST_OK;
     TRY(placement_bind(&place, node.local_rank, node.local_ranks, f.threads));
     name_processor(&f);
     status st = measure(&f, ranks, o->read_bytes);

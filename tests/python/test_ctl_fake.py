@@ -10,7 +10,7 @@ import grpc
 import pytest
 
 from fake_server import FakeGemmad
-from support import BUILD, MODELS, ctl, free_port, request, samples
+from support import BUILD, MODELS, ROOT, ctl, free_port, request, samples
 
 PLAIN = [(m, c) for m in ("tiny-dense", "tiny-moe") for c in samples(m, "plain", "json")]
 
@@ -413,3 +413,48 @@ def test_drain_waits_until_the_daemon_is_gone(fake):
     fake.server.stop(None).wait()
     out, _ = process.communicate(timeout=30)
     assert process.returncode == 0 and json.loads(out) == {"state": "gone", "keep_engines": False}
+
+
+def doctor(fake, *options, code=0, **more):
+    r = ctl("doctor", "--quick", "--json", *options, server=fake.address, **more)
+    assert r.returncode == code, r.stderr
+    out = json.loads(r.stdout)
+    return out["verdict"], {c["check"]: c for c in out["checks"]}
+
+
+def test_doctor(fake, tmp_path):
+    fake.chat = []
+    state = {"XDG_STATE_HOME": str(tmp_path)}
+    verdict, checks = doctor(fake, "--model", MODELS / "tiny-dense", env=state)
+    assert verdict in ("OK", "WARN")  # of this machine nothing is known
+    assert {"programs", "mpi", "mpi hello", "instructions", "processors", "memory", "shared memory", "limits", "state", "gpu", "model",
+            "socket", "daemon", "version", "chat"} <= checks.keys()
+    assert checks["programs"]["level"] == "OK" and checks["mpi hello"]["level"] in ("OK", "WARN")
+    assert checks["daemon"]["said"] == "ready" and checks["chat"]["level"] == "OK"
+    assert checks["version"]["level"] == "WARN" and "gemmactl is 0.1.0, build" in checks["version"]["said"]
+    assert all((c["remedy"] is None) == (c["level"] == "OK") for c in checks.values())
+    fake.states, fake.failure, fake.chat = ["failed"], "rank 1 ended by signal 9", None
+    verdict, checks = doctor(fake, code=1, env=state)
+    assert verdict == "FAIL" and "rank 1 ended by signal 9" in checks["daemon"]["said"]
+    verdict, checks = doctor(fake, "--model", MODELS / "tiny-dense", "--ranks", 3, code=1, env=state)
+    assert checks["model"]["level"] == "FAIL" and "3 ranks" in checks["model"]["said"]
+    r = ctl("doctor", "--quick", server=fake.address, env=state)
+    assert r.returncode == 1 and "FAIL  daemon" in r.stdout and "→" in r.stdout and "checks failed" in r.stderr
+
+
+def test_doctor_without_a_daemon_or_mpi(tmp_path):
+    env = {"XDG_STATE_HOME": str(tmp_path), "XDG_RUNTIME_DIR": str(tmp_path), "GEMMACTL_SERVER": "", "PATH": str(tmp_path)}
+    r = ctl("doctor", "--quick", "--json", env=env)
+    checks = {c["check"]: c for c in json.loads(r.stdout)["checks"]}
+    assert r.returncode == 0 and checks["mpi"]["level"] == "WARN" and "mpi hello" not in checks
+    assert checks["socket"]["level"] == "WARN" and "gemmad --model PATH" in checks["socket"]["remedy"]
+
+
+def test_doctor_reads_certificates(fake, tmp_path):
+    certificate, key = ROOT / "tests" / "unit" / "ctl" / "certificate.pem", tmp_path / "key.pem"
+    key.write_text("-----BEGIN PRIVATE KEY-----\n")
+    key.chmod(0o644)
+    _, checks = doctor(fake, "--server-cert", certificate, "--server-key", key, code=1)
+    assert checks["certificate"]["level"] == "OK" and checks["key"]["level"] == "FAIL" and "0644" in checks["key"]["said"]
+    _, checks = doctor(fake, "--server-cert", key, code=1)
+    assert "BEGIN CERTIFICATE" in checks["certificate"]["said"]

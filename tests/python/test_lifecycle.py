@@ -11,7 +11,7 @@ import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from support import (BUILD, PATIENCE_SECONDS, Daemon, collect, eventually, process_exists, processes_with, request, rpc,
+from support import (BUILD, PATIENCE_SECONDS, Daemon, collect, eventually, pb, process_exists, processes_with, request, rpc,
                      samples)
 
 SERVING, NOT_SERVING = health_pb2.HealthCheckResponse.SERVING, health_pb2.HealthCheckResponse.NOT_SERVING
@@ -187,7 +187,12 @@ def test_one_engine_of_two_dies_and_the_other_serves():
         assert process_exists(moe.ranks[0].pid)
 
 
-def test_sigterm_drains(own_dense):
+def drain_by_rpc(daemon):
+    rpc.ControlStub(daemon.channel()).Drain(pb.DrainRequest(keep_engines=False), timeout=10)
+
+
+@pytest.mark.parametrize("ask", [lambda daemon: daemon.process.terminate(), drain_by_rpc], ids=["SIGTERM", "Control.Drain"])
+def test_draining(own_dense, ask):
     """What runs is finished, new work is refused, and then everything ends."""
     daemon = own_dense
     want = 1500
@@ -206,7 +211,7 @@ def test_sigterm_drains(own_dense):
         done.set()
     reader = threading.Thread(target=read)
     reader.start()
-    daemon.process.terminate()
+    ask(daemon)
     refused = None
     while not done.is_set() and refused is None:
         try:
@@ -221,6 +226,13 @@ def test_sigterm_drains(own_dense):
     assert daemon.process.wait(30) == 0
     assert eventually(lambda: not processes_with(str(daemon.dir)), 15), processes_with(str(daemon.dir))
     assert not pathlib.Path(daemon.address.removeprefix("unix:")).exists()
+
+
+def test_engines_cannot_be_kept(dense):
+    with pytest.raises(grpc.RpcError) as error:
+        rpc.ControlStub(dense.channel()).Drain(pb.DrainRequest(keep_engines=True), timeout=10)
+    assert error.value.code() == grpc.StatusCode.UNIMPLEMENTED and "keep_engines" in error.value.details()
+    assert dense.status().state == "ready"
 
 
 def test_a_second_sigterm_stops_at_once(own_dense):

@@ -64,7 +64,7 @@ def test_the_packaged_programs_answer(unpacked, tmp_path):
                          log=tmp_path / "log"):
         ctl = [root / "usr/bin/gemmactl", "--server", server]
         subprocess.run([*ctl, "status", "--wait", "60"], check=True, capture_output=True)
-        said = subprocess.run([*ctl, "generate", "--max-tokens", "3", "hello"], check=True, capture_output=True, text=True)
+        said = subprocess.run([*ctl, "generate", "--max-tokens", "3", "--prompt", "hello"], check=True, capture_output=True, text=True)
         assert said.stdout
 
 

@@ -2,6 +2,7 @@
 #ifndef TESTS_UNIT_QUEUE_GENERATE_FIXTURE_H
 #define TESTS_UNIT_QUEUE_GENERATE_FIXTURE_H
 
+#include "base/log.h"
 #include "tests/unit/queue/fake.h"
 
 static uv_loop_t loop;
@@ -10,6 +11,7 @@ static fake_engine dense, ids_only;
 static tokenizer words;
 
 static inline void open_core(void) {
+    log_open("test", LOG_WARN); /* a line for each request is too many */
     uv_loop_init(&loop);
     CHECK_STATUS(core_open(&c, &loop), ST_OK);
     fake_engine_open(&dense, "dense/0");

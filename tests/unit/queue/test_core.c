@@ -1,4 +1,5 @@
 /* The rest of the request core: admission, cancellation, engine states, text and status calls. */
+#include "base/log.h"
 #include "tests/unit/queue/fake.h"
 
 static uv_loop_t loop;
@@ -8,6 +9,7 @@ static tokenizer words;
 static uint32_t hello[] = {HELLO};
 
 static void open_core(void) {
+    log_open("test", LOG_WARN); /* a line for each request is too many */
     uv_loop_init(&loop);
     CHECK_STATUS(core_open(&c, &loop), ST_OK);
     fake_engine_open(&dense, "dense/0");
@@ -48,8 +50,8 @@ static void generate_text(fake_call *f, size_t n) {
 }
 
 static void check_end(fake_call *f, status st, const char *part) {
-    CHECK_THAT(f->finished == 1 && f->st == st && strstr(f->text, part), "%u × %s: %s, want %s: %s", f->finished,
-               status_name(f->st), f->text, status_name(st), part);
+    CHECK_THAT(f->finished == 1 && f->st == st && strstr(f->text, part), "%u × %s: %s, want %s: %s",
+               f->finished, status_name(f->st), f->text, status_name(st), part);
     fake_call_close(f);
 }
 
@@ -121,7 +123,8 @@ TEST(a_client_with_many_does_not_fill_the_queue) {
     fake_call f[N + 2], more;
     core_set_limits(c, (core_limits){.queue = 100, .queue_per_client = N});
     for (int i = 0; i < N; i++) generate_as(&f[i], "alice", "", 0);
-    CHECK(dense.first->client != 0 && dense.first->client == dense.first->next->client && dense.first->group == 0);
+    CHECK(dense.first->client != 0 && dense.first->client == dense.first->next->client &&
+          dense.first->group == 0);
     generate_as(&more, "alice", "", 0);
     CHECK(more.retry_after_ms > 0);
     check_end(&more, ST_BUSY, "4 requests of client alice wait, at most 4");
@@ -239,7 +242,10 @@ TEST(an_engine_that_is_lost) {
 }
 
 TEST(engine_states) {
-    static const struct { engine_state state; const char *word, *sentence; } v[] = {
+    static const struct {
+        engine_state state;
+        const char *word, *sentence;
+    } v[] = {
         {ENGINE_STARTING, "starting", "model dense is starting"},
         {ENGINE_DRAINING, "draining", "the engine of model dense is draining"},
         {ENGINE_FAILED, "failed", "the engine of model dense is failed: rank 1 was killed"},
@@ -264,12 +270,13 @@ TEST(engine_states) {
 TEST(unbuilt) {
     static const struct { const char *method, *name; } v[] = {
         {"Submit", "Jobs.Submit"}, {"Get", "Jobs.Get"}, {"List", "Jobs.List"}, {"Cancel", "Jobs.Cancel"},
-        {"Results", "Jobs.Results"}, {"Drain", "Control.Drain"},
+        {"Results", "Jobs.Results"},
     };
     uint32_t n;
     const call_method *m = core_methods(&n);
     CHECK(n == 15);
-    for (uint32_t i = 0; i < n; i++) CHECK(m[i].client_streams == !strcmp(m[i].path, "/gemmad.v1.Jobs/Submit"));
+    for (uint32_t i = 0; i < n; i++)
+        CHECK(m[i].client_streams == !strcmp(m[i].path, "/gemmad.v1.Jobs/Submit"));
     for (size_t i = 0; i < sizeof v / sizeof *v; i++) {
         fake_call f;
         fake_call_open(&f, "p");
@@ -351,8 +358,8 @@ static void tokenize(fake_call *f, const char *model, const char *text, size_t n
 static void check_ids(fake_call *f, const uint32_t *ids, size_t n) {
     CHECK_THAT(f->finished == 1 && f->st == ST_OK && f->sent_count == 1, "%s", f->text);
     const Gemmad__V1__TokenizeResponse *r = (Gemmad__V1__TokenizeResponse *)f->sent[0];
-    CHECK_THAT(r->n_token_ids == n && !memcmp(r->token_ids ? r->token_ids : ids, ids, n * sizeof *ids), "%zu ids",
-               r->n_token_ids);
+    CHECK_THAT(r->n_token_ids == n && !memcmp(r->token_ids ? r->token_ids : ids, ids, n * sizeof *ids),
+               "%zu ids", r->n_token_ids);
     fake_call_close(f);
 }
 
@@ -445,7 +452,8 @@ TEST(models_and_status) {
     fake_handle(c, &f, "ListModels", &l.base);
     const Gemmad__V1__ListModelsResponse *m = (Gemmad__V1__ListModelsResponse *)f.sent[0];
     CHECK(m->n_models == 2 && !strcmp(m->models[0]->name, "dense") && m->models[0]->has_tokenizer);
-    CHECK(!strcmp(m->models[1]->name, "ids") && !m->models[1]->has_tokenizer && m->models[1]->vocab_size == FAKE_VOCAB);
+    CHECK(!strcmp(m->models[1]->name, "ids") && !m->models[1]->has_tokenizer &&
+          m->models[1]->vocab_size == FAKE_VOCAB);
     CHECK(m->models[0]->context_tokens == 100 && m->models[0]->n_end_token_ids == 1);
     CHECK(m->models[0]->end_token_ids[0] == EOS && !strcmp(m->models[0]->checkpoint_hash, "abcd"));
     check_end(&f, ST_OK, "");
@@ -454,10 +462,12 @@ TEST(models_and_status) {
     Gemmad__V1__GetStatusRequest q = GEMMAD__V1__GET_STATUS_REQUEST__INIT;
     fake_handle(c, &f, "GetStatus", &q.base);
     const Gemmad__V1__GetStatusResponse *s = (Gemmad__V1__GetStatusResponse *)f.sent[0];
-    CHECK(!strcmp(s->state, "ready") && s->n_models == 2 && s->has_requests_running && s->requests_waiting == 0);
+    CHECK(!strcmp(s->state, "ready") && s->n_models == 2 && s->has_requests_running &&
+          s->requests_waiting == 0);
     CHECK(!strcmp(s->version, GEMMAD_VERSION) && strlen(s->build_id) == 16);
     const Gemmad__V1__EngineStatus *e = s->models[1]->engines[0];
-    CHECK(!strcmp(e->id, "ids/0") && !strcmp(e->state, "ready") && e->restarts == 2 && e->n_ranks == 2 && !e->failure);
+    CHECK(!strcmp(e->id, "ids/0") && !strcmp(e->state, "ready") && e->restarts == 2 && e->n_ranks == 2 &&
+          !e->failure);
     CHECK(!strcmp(e->layout, "tp 2") && e->steps == 9);
     CHECK(e->ranks[0]->pid == 41 && !strcmp(e->ranks[0]->isa, "avx2") && e->ranks[0]->weight_bytes_read == 7);
     CHECK(e->ranks[1]->rank == 1 && !strcmp(e->ranks[1]->host, "there"));
@@ -468,6 +478,30 @@ static int idle_told;
 static void on_idle(void *context) {
     CHECK(context == &idle_told);
     idle_told++;
+}
+
+static int drain_asked;
+static void on_drain(void *context) { drain_asked += context == &drain_asked; }
+
+TEST(a_client_asks_to_drain) {
+    fake_call f;
+    Gemmad__V1__DrainRequest r = GEMMAD__V1__DRAIN_REQUEST__INIT;
+    fake_call_open(&f, "p");
+    fake_handle(c, &f, "Drain", &r.base);
+    check_end(&f, ST_UNSUPPORTED, "Control.Drain");
+    core_on_drain(c, on_drain, &drain_asked);
+    r.has_keep_engines = r.keep_engines = 1;
+    fake_call_open(&f, "p");
+    fake_handle(c, &f, "Drain", &r.base);
+    CHECK(drain_asked == 0 && f.sent_count == 0);
+    check_end(&f, ST_UNSUPPORTED, "keep_engines");
+    r.keep_engines = 0;
+    for (int i = 1; i <= 2; i++) {
+        fake_call_open(&f, "p");
+        fake_handle(c, &f, "Drain", &r.base);
+        CHECK(drain_asked == i && f.sent_count == 1);
+        check_end(&f, ST_OK, "");
+    }
 }
 
 TEST(draining) { /* the last: a core does not come back from it */
@@ -504,6 +538,7 @@ int main(void) {
     RUN(tokenize_texts);
     RUN(detokenize_ids);
     RUN(models_and_status);
+    RUN(a_client_asks_to_drain);
     RUN(draining);
     close_core();
     return test_result();

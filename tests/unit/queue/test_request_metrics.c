@@ -143,6 +143,7 @@ static void run_logged(bool log_prompts, const char *live_id) {
     f.base.path = "/gemmad.v1.Inference/Generate";
     f.base.request_id = live_id;
     trace_begin(&f.base.trace, "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01", 55);
+    log_open("test", LOG_INFO);
     listen_to_log();
     fake_handle(c, &f, "Generate", &r.base);
     uv_run(&loop, UV_RUN_DEFAULT);
@@ -181,7 +182,8 @@ TEST(sentences_may_hold_text) {
         generate_request r = ids_request(NULL);
         r.model = (char *)"my secret";
         core_set_log_prompts(c, on);
-        listen_to_log();
+        log_open("test", LOG_INFO);
+    listen_to_log();
         begin(&f, &r);
         hear_log();
         SAYS(" request failed ");
@@ -190,7 +192,8 @@ TEST(sentences_may_hold_text) {
         fake_call_close(&f);
         dense.refuse = ST_UNAVAILABLE;
         r.model = NULL;
-        listen_to_log();
+        log_open("test", LOG_INFO);
+    listen_to_log();
         begin(&f, &r);
         hear_log();
         SAYS(" error=\"the fake engine refuses\"");
@@ -225,7 +228,6 @@ TEST(a_header_id_gives_way) {
 }
 
 int main(void) {
-    log_open("test", LOG_INFO);
     RUN(a_request_is_counted);
     RUN(samples_share_their_prompt);
     RUN(ends_that_are_no_success);

@@ -1,5 +1,6 @@
 /* Draws against the distribution they must follow (chi-square; 20,000 draws of the golden softmax), at 1, 2 and 3 ranks;
  * penalties, bias and log-probabilities against their definitions. */
+#include <float.h>
 #include <math.h>
 
 #include "base/invariant.h"
@@ -12,13 +13,17 @@ enum {
     DRAWS = TEST_SANITIZED ? 320 : 20000,      /* of the golden softmax as it is; … */
     FEWER_DRAWS = TEST_SANITIZED ? 160 : 1600, /* … everything else */
     ROWS = 32,
-    VOCAB_MAX = 2600
+    VOCAB_MAX = 2600,
+    PLACE = 3 /* of the set of allowed tokens */
 };
 
 typedef struct trial {
     uint32_t vocab, ranks;
     const float *logits; /* [vocab] */
     sampling params;
+    const uint32_t *allowed; /* words by id; NULL: all */
+    bool as_list, mixed;     /* the set comes as ids; every second row draws among all tokens */
+    uint32_t drawn[ROWS];    /* of the first run */
     const uint32_t *history;
     uint32_t history_count, prompt_count;
     uint32_t count[VOCAB_MAX], draws;
@@ -34,6 +39,17 @@ static sampling plain(float temperature) {
                       .prompt_logprobs = -1,
                       .max_tokens = 1,
                       .seed = 77};
+}
+
+static void allow(sampler *s, const trial *t) {
+    static const uint32_t none[1] = {0};
+    uint32_t *ids = memory_alloc_array(t->vocab, sizeof *ids), n = 0;
+    for (uint32_t i = 0; i < t->vocab; i++)
+        if (t->allowed[i / 32] >> i % 32 & 1) ids[n++] = i;
+    sampler_allow_list(s, PLACE, none, 1); /* what was there before does not stay */
+    if (t->as_list) sampler_allow_list(s, PLACE, ids, n);
+    else sampler_allow_bits(s, PLACE, t->allowed);
+    free(ids);
 }
 
 static status draw(comm *ranks, void *context) {
@@ -54,17 +70,21 @@ static status draw(comm *ranks, void *context) {
     sample_row rows[ROWS];
     sample_result results[ROWS];
     status st = ST_OK;
+    if (t->allowed) allow(s, t);
     for (uint32_t done = 0; st == ST_OK && done < t->draws; done += ROWS) {
         sampler_begin(s, 0, &t->params, t->history, t->history_count, t->prompt_count);
         for (uint32_t i = 0; i < ROWS; i++) {
             memcpy(logits + (size_t)i * share, t->logits + begin[me], share * sizeof *logits);
             rows[i] = (sample_row){.position = done + i, .draw = true, .known = SAMPLE_NO_TOKEN};
+            if (t->allowed && !(t->mixed && i % 2)) rows[i].allowed = PLACE + 1;
         }
         bool one =
             t->history_count > 0 || t->draws == 1; /* a draw counts for later penalties: one row at a time */
         st = sampler_run(s, logits, one ? 1 : ROWS, rows, results);
         for (uint32_t i = 0; st == ST_OK && me == 0 && i < (one ? 1 : ROWS); i++)
             t->count[results[i].token]++;
+        for (uint32_t i = 0; st == ST_OK && me == 0 && done == 0 && !one && i < ROWS; i++)
+            t->drawn[i] = results[i].token;
         if (st == ST_OK && me == 0 && results[0].has_logprob) {
             t->last = results[0].logprob;
             INVARIANT(t->last.top_count <= 64);
@@ -242,6 +262,101 @@ TEST(bias_and_penalties) {
     }
 }
 
+enum { SET_THIRD, SET_ONE, SET_LAST_SHARE, SET_FEW, SETS };
+
+static void make_set(uint32_t kind, uint32_t vocab, uint32_t *words) {
+    memset(words, 0, (vocab + 31) / 32 * sizeof *words);
+    for (uint32_t i = 0; i < vocab; i++) {
+        bool in = kind == SET_THIRD        ? i * 2654435761u >> 16 & 1 && i % 3
+                  : kind == SET_ONE        ? i == vocab / 2 + 1
+                  : kind == SET_LAST_SHARE ? i >= vocab - 40
+                                           : i % 700 == 13;
+        if (in) words[i / 32] |= 1u << i % 32;
+    }
+}
+
+/* What is not allowed is never drawn, and the rest as if nothing else were there; at 1, 2 and 4 ranks, where whole shares are
+ * forbidden too. */
+TEST(draws_are_among_what_is_allowed) {
+    static float logits[VOCAB_MAX], masked[VOCAB_MAX];
+    static double p[VOCAB_MAX];
+    static trial t;
+    static uint32_t words[VOCAB_MAX / 32 + 1];
+    const uint32_t vocab = VOCAB_MAX - 77;
+    for (uint32_t i = 0; i < vocab; i++) logits[i] = (float)(i * 2654435761u % 1000) / 200;
+    for (uint32_t kind = 0; kind < SETS; kind++)
+        for (uint32_t filter = 0; filter < 5; filter++)
+            for (uint32_t ranks = 1; ranks <= 4; ranks *= 2) {
+                if (TEST_SANITIZED && (kind + filter) % 3) continue;
+                make_set(kind, vocab, words);
+                for (uint32_t i = 0; i < vocab; i++)
+                    masked[i] = words[i / 32] >> i % 32 & 1 ? logits[i] : -INFINITY;
+                t = (trial){.vocab = vocab,
+                            .ranks = ranks,
+                            .logits = logits,
+                            .params = plain(filter ? 0.8f : 1),
+                            .allowed = words,
+                            .as_list = kind % 2,
+                            .draws = TEST_SANITIZED ? 160 : 320};
+                if (filter == 1) t.params.top_k = 5;
+                if (filter == 2) t.params.top_p = 0.9f;
+                if (filter == 3) t.params.min_p = 0.2f;
+                if (filter == 4) t.params = plain(0);
+                if (filter == 4) {
+                    uint32_t best = 0;
+                    for (uint32_t i = 1; i < vocab; i++)
+                        if (masked[i] > masked[best]) best = i;
+                    run(&t);
+                    CHECK_THAT(t.count[best] == t.draws, "set %u at %u ranks", kind, ranks);
+                    continue;
+                }
+                filtered(masked, vocab, &t.params, p);
+                run(&t);
+                check_distribution("allowed", &t, p);
+            }
+}
+
+/* The rows beside keep their bits, the log-probability is the model's, and a bias cannot lead out of the set. */
+TEST(allowed_sets_touch_nothing_else) {
+    static float logits[VOCAB_MAX];
+    static trial t;
+    static uint32_t words[VOCAB_MAX / 32 + 1], alone[ROWS];
+    const uint32_t vocab = 2000;
+    double total = 0;
+    for (uint32_t i = 0; i < vocab; i++) logits[i] = (float)(i * 2654435761u % 1000) / 200;
+    for (uint32_t i = 0; i < vocab; i++) total += exp(logits[i]);
+    make_set(SET_ONE, vocab, words);
+    for (uint32_t ranks = 1; ranks <= 4; ranks *= 2) {
+        t = (trial){.vocab = vocab, .ranks = ranks, .logits = logits, .params = plain(1), .draws = ROWS};
+        run(&t);
+        memcpy(alone, t.drawn, sizeof alone);
+        t.allowed = words;
+        t.mixed = true;
+        run(&t);
+        for (uint32_t i = 0; i < ROWS; i++) CHECK(t.drawn[i] == (i % 2 ? alone[i] : vocab / 2 + 1));
+        for (uint32_t greedy = 0; greedy < 2; greedy++) {
+            t = (trial){.vocab = vocab,
+                        .ranks = ranks,
+                        .logits = logits,
+                        .params = plain(greedy ? 0 : 1),
+                        .draws = 1,
+                        .allowed = words};
+            t.params.logprobs = 2;
+            t.params.bias_count = 2;
+            t.params.bias[0] = (logit_bias){vocab / 2 + 1, -FLT_MAX};
+            t.params.bias[1] = (logit_bias){vocab / 2 + 2, 100};
+            t.params.repetition_penalty = 5; /* sends it to minus infinity */
+            t.history = &(uint32_t){vocab / 2 + 1};
+            t.history_count = t.prompt_count = 1;
+            run(&t);
+            CHECK(t.count[vocab / 2 + 1] == 1);
+            CHECK_THAT(fabs(t.last.logprob - (logits[vocab / 2 + 1] - log(total))) < 1e-5, "%g",
+                       t.last.logprob);
+            CHECK(t.last.top_count == 2 && t.top[0].logprob > t.last.logprob);
+        }
+    }
+}
+
 TEST(uniform_and_log) {
     double sum = 0, squares = 0;
     for (uint32_t i = 0; i < 100000; i++) {
@@ -268,6 +383,8 @@ int main(void) {
     RUN(draws_follow_a_wide_distribution);
     RUN(greedy_takes_the_lowest_of_equals);
     RUN(bias_and_penalties);
+    RUN(draws_are_among_what_is_allowed);
+    RUN(allowed_sets_touch_nothing_else);
     RUN(uniform_and_log);
     return test_result();
 }

@@ -6,7 +6,9 @@
 
 #include "base/invariant.h"
 #include "base/memory.h"
+#include "shard/sample/allowed_sets.h"
 #include "shard/sched/sched.h"
+#include "tests/parity_automaton.h"
 #include "tests/test.h"
 
 enum {
@@ -31,6 +33,7 @@ typedef struct state {
     uint32_t prompt, max_tokens, tokens, drawn, prefilled, prompt_logprobs, cached;
     uint64_t hash, seed; /* of all tokens so far */
     bool submitted, started, ended, paused;
+    bool grammar; /* that of tests/parity_automaton.h */
     char reason[12];
     status error;
 } state;
@@ -55,6 +58,7 @@ typedef struct world {
     point *point[POINTS];
     uint32_t points;
     const point *found;
+    uint32_t set[ALLOWED_PLACES][(VOCAB + 31) / 32]; /* what the ranks hold */
 } world;
 
 static inline uint32_t rnd(world *w, uint32_t n) {
@@ -70,6 +74,15 @@ static inline uint64_t mix(uint64_t hash, uint32_t token) {
     return x ^ (x >> 32);
 }
 static inline uint32_t draw(uint64_t hash, uint64_t seed) { return (uint32_t)(mix(hash ^ seed, 0) % VOCAB); }
+
+/* Among a set, or among those that the grammar allows at a position of the answer. */
+static inline uint32_t draw_among(uint64_t hash, uint64_t seed, const uint32_t *set, uint32_t position) {
+    uint32_t list[VOCAB], n = 0;
+    for (uint32_t i = 0; i < VOCAB; i++)
+        if (set ? set[i / 32] >> i % 32 & 1 : parity_allows(position, i, VOCAB)) list[n++] = i;
+    INVARIANT(n > 0);
+    return list[mix(hash ^ seed, 0) % n];
+}
 
 static inline uint64_t seed_of(const sampling *p) { return mix(p->seed, p->sample_index); }
 
@@ -102,7 +115,7 @@ static inline status on_token(void *c, uint64_t id, uint32_t token, const token_
     (void)p;
     state *r = &((world *)c)->r[id];
     CHECK(r->started && !r->ended && !r->paused);
-    CHECK(token == draw(r->hash, r->seed));
+    CHECK(token == (r->grammar ? draw_among(r->hash, r->seed, NULL, r->tokens) : draw(r->hash, r->seed)));
     r->hash = mix(r->hash, token);
     r->tokens++;
     r->drawn++;
@@ -240,6 +253,7 @@ static inline void submit(world *w, sched_request q) {
     }
     q.sampling.seed = q.id * 2654435761u;
     r->seed = seed_of(&q.sampling);
+    r->grammar = q.grammar != NULL;
     r->prompt = q.prompt_count;
     r->tokens = q.token_count - q.prompt_count;
     r->max_tokens = q.sampling.max_tokens;
@@ -247,7 +261,7 @@ static inline void submit(world *w, sched_request q) {
     r->submitted = true;
     w->live++;
     CHECK_STATUS(sched_submit(w->s, &q), ST_OK);
-    CHECK(!q.tokens);
+    CHECK(!q.tokens && !q.grammar);
 }
 
 static inline void submit_plain(world *w, uint64_t id, uint32_t prompt, uint32_t max_tokens) {
@@ -269,6 +283,14 @@ static inline void take_tables(world *w, const plan *p) {
             memset(w->table[kind][slot], 0xFF, sizeof w->table[kind][slot]);
         w->slot_seed[slot] = seed_of(&p->open[i].params);
         if (p->open[i].params.repetition_penalty != 1) CHECK(p->open[i].history_count >= p->open[i].prompt_count);
+    }
+    for (uint32_t i = 0; i < p->allowed_count; i++) {
+        const plan_allowed *a = &p->allowed[i];
+        uint32_t *set = w->set[a->place];
+        memset(set, 0, sizeof w->set[0]);
+        if (a->kind == PLAN_SET_BITS) memcpy(set, p->words + a->first, sizeof w->set[0]);
+        else
+            for (uint32_t k = 0; k < a->count; k++) set[p->tokens[a->first + k] / 32] |= 1u << p->tokens[a->first + k] % 32;
     }
     for (uint32_t i = 0; i < p->page_count; i++)
         w->table[p->page[i].kind][p->page[i].slot][p->page[i].index] = p->page[i].page;
@@ -311,7 +333,9 @@ static inline void run_span(world *w, const plan *p, uint32_t index) {
         hash = write_row(w, s->slot, s->position + row, p->tokens[s->first_input + row], hash);
         runner_result result = {.span = index, .row = row, .drawn = s->draw && row + 1 == s->count};
         if (!result.drawn && s->logits != PLAN_LOGITS_ALL) continue;
-        result.sample.token = draw(hash, w->slot_seed[s->slot]);
+        const uint32_t *set = result.drawn && s->allowed ? w->set[s->allowed - 1] : NULL;
+        uint64_t seed = w->slot_seed[s->slot];
+        result.sample.token = set ? draw_among(hash, seed, set, 0) : draw(hash, seed);
         CHECK_STATUS(sched_take_result(w->s, &result), ST_OK);
     }
 }
@@ -340,7 +364,8 @@ static inline void step(world *w) {
                                 .context = CONTEXT,
                                 .vocab = VOCAB,
                                 .pages_per_slot = TABLE,
-                                .pages = {w->o.slabs, w->o.slabs * FULL_PER_SLAB}};
+                                .pages = {w->o.slabs, w->o.slabs * FULL_PER_SLAB},
+                                .allowed_places = ALLOWED_PLACES};
     plan decoded = {0};
     strbuf bytes = {0};
     CHECK_STATUS(sched_plan(w->s, &w->p), ST_OK);

@@ -15,7 +15,7 @@ static grammar *grammar_of(const char *text) {
     }
     grammar *g = grammar_open();
     value_notation_open(&n, g);
-    CHECK_STATUS(grammar_write_schema(&n, s, &rule), ST_OK);
+    CHECK_STATUS(grammar_write_schema(&n, s, SCHEMA_KINDS, &rule), ST_OK);
     grammar_edge_call(g, grammar_rule_start(g, 0), rule, grammar_rule_end(g, 0));
     schema_close(s);
     return g;
