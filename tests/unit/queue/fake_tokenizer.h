@@ -46,19 +46,6 @@ const char *tokenizer_bytes(const tokenizer *t, uint32_t id, size_t *n) {
     return &all[id - BYTE];
 }
 
-/* Kept for ever, as a tokenizer's own. */
-status tokenizer_vocabulary(const tokenizer *t, const vocabulary **out) {
-    static vocabulary *made;
-    vocabulary_token list[FAKE_VOCAB] = {0};
-    for (uint32_t i = 0; i < FAKE_VOCAB && !made; i++) {
-        size_t n;
-        const char *bytes = tokenizer_bytes(t, i, &n);
-        if (!tokenizer_is_special(t, i)) list[i] = (vocabulary_token){(const uint8_t *)bytes, (uint32_t)n};
-    }
-    if (!made) TRY(vocabulary_make(&made, list, FAKE_VOCAB));
-    *out = made;
-    return ST_OK;
-}
 
 status tokenizer_encode(const tokenizer *t, const char *text, size_t n, bool parse_special, size_t ids_max,
                         uint32_t **ids, size_t *count) {
@@ -87,6 +74,7 @@ status tokenizer_encode_marked(const tokenizer *t, const char *text, size_t n, c
     return tokenizer_encode(t, text, n, true, ids_max, ids, count);
 }
 
+/* Kept for ever, as a tokenizer's own. */
 status tokenizer_vocabulary(const tokenizer *t, const vocabulary **out) {
     static vocabulary *made;
     vocabulary_token list[FAKE_VOCAB] = {{0}};
