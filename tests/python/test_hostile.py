@@ -128,7 +128,8 @@ class Attack:
     def drip(self, port, dice):
         """One byte at a time, for ever."""
         while not self.over.is_set():
-            text = {"grpc": PREFACE, "http": b"GET /v1/models HTTP/1.1\r\nHost: localhost\r\nX: "}.get(port.name[:4], b"\x16\x03\x01\x02\x00\x01")
+            text = {"grpc": PREFACE, "http": b"GET /v1/models HTTP/1.1\r\nHost: localhost\r\nX: "}.get(
+                port.name[:4], b"\x16\x03\x01\x02\x00\x01")
             with contextlib.suppress(OSError), port.dial() as s:
                 for byte in text + b"a" * 10000:
                     s.sendall(bytes([byte]))
@@ -204,11 +205,12 @@ def test_every_plain_port(seconds):
 def test_every_encrypted_port(seconds, tmp_path):
     certificates = Certificates(tmp_path)
     key, tcp, web = make_key(tmp_path / "keys", "alice"), f"127.0.0.1:{free_port()}", f"127.0.0.1:{free_port()}"
-    with Daemon("tiny-dense", ranks=1, listen=[tcp], options=[
-            "--http", web, "--keys", tmp_path / "keys", "--tls-cert", tmp_path / "server.pem", "--tls-key", tmp_path / "server.key"]) as daemon:
-        anyone = ssl.create_default_context(cafile=certificates.path("ca.pem"))
-        anyone.set_alpn_protocols(["h2"])
-        ports = [Port("tls grpc", tcp, tls, anyone), Port("tls web", web, tls, ssl.create_default_context(cafile=certificates.path("ca.pem")))]
+    with Daemon("tiny-dense", ranks=1, listen=[tcp],
+                options=["--http", web, "--keys", tmp_path / "keys", "--tls-cert", tmp_path / "server.pem",
+                         "--tls-key", tmp_path / "server.key"]) as daemon:
+        speaks_h2, plain = (ssl.create_default_context(cafile=certificates.path("ca.pem")) for _ in range(2))
+        speaks_h2.set_alpn_protocols(["h2"])
+        ports = [Port("tls grpc", tcp, tls, speaks_h2), Port("tls web", web, tls, plain)]
 
         def ask():
             with certificates.channel(tcp) as channel:
