@@ -145,6 +145,16 @@ def test_a_request_leaves_one_line(web):
     assert "no other" not in web.log()
 
 
+def test_http_is_traced_too(web):
+    call = urllib.request.Request(web.http + "/v1/completions", method="POST", headers={
+        "Content-Type": "application/json", "traceparent": f"00-{TRACE}-{PARENT}-00", "x-request-id": "over-http"},
+        data=json.dumps({"model": "tiny-dense", "prompt": prompt(), "max_tokens": 2}).encode())
+    with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(call, timeout=30) as answer:
+        assert answer.headers["x-request-id"] == "over-http"
+    (line,) = lines_of(web, "over-http")
+    assert line["rpc"] == "/v1/completions" and line["trace_id"] == TRACE and line["parent_id"] == PARENT
+
+
 def test_a_traceparent_that_is_none_begins_a_trace(web):
     r = request(prompt(), max_tokens=1)
     r.request_id = "untraced"
