@@ -126,9 +126,9 @@ def sum_of_matrices():
     return sum(s[0] * s[1] for s in shapes if len(s) == 2)
 
 
-def lines_of(daemon, request_id):
+def lines_of(daemon, request_id, field="request_id"):
     found = [json.loads(line) for line in daemon.log().splitlines()]
-    return [line for line in found if line.get("request_id") == request_id]
+    return [line for line in found if line.get(field) == request_id]
 
 
 def test_a_request_leaves_one_line(web):
@@ -151,7 +151,7 @@ def test_http_is_traced_too(web):
         data=json.dumps({"model": "tiny-dense", "prompt": prompt(), "max_tokens": 2}).encode())
     with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(call, timeout=30) as answer:
         assert answer.headers["x-request-id"] == "over-http"
-    (line,) = lines_of(web, "over-http")
+    (line,) = lines_of(web, "over-http", "x_request_id")
     assert line["rpc"] == "/v1/completions" and line["trace_id"] == TRACE and line["parent_id"] == PARENT
 
 

@@ -122,6 +122,7 @@ def test_chat_answers_about_a_document(tab, web):
     assert f"{len(DOCUMENT.encode()) / 1024:.1f} KiB" in tab.run("document.querySelector('#documents').innerText")
     ask(tab, QUESTION, temperature=0)
     assert answered(tab) == ANSWER
+    assert tab.run("document.querySelector('article .thought').hidden")
     meta = tab.run("document.querySelector('article .meta').innerText")
     assert "tokens/s" in meta and "written" in meta
     check_own(tab, web)
