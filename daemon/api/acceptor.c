@@ -209,7 +209,7 @@ static bool admit_unix(const acceptor *a, int fd, char *peer, size_t size, bool 
     snprintf(peer, size, "uid %u", who.uid);
     *owner_user = who.uid == geteuid() || who.uid == 0;
     if (*owner_user || a->limits.other_users) return true;
-    log_warn("a connection of user %u (process %d) is refused: only %u and root may use this socket", who.uid,
+    log_stranger(LOG_WARN, "a connection of user %u (process %d) is refused: only %u and root may use this socket", who.uid,
              who.pid, geteuid());
     return false;
 }

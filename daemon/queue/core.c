@@ -41,6 +41,8 @@ void core_close(core *c) {
 
 void core_set_limits(core *c, core_limits limits) { c->limits = limits; }
 
+void core_set_auth(core *c, const auth *keys) { c->keys = keys; }
+
 void core_set_log_prompts(core *c, bool on) { c->log_prompts = on; }
 
 static void add_engine(core *c, core_model *m, engine *e) {

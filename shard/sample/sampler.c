@@ -204,16 +204,43 @@ bool sampler_has_allowed(const sampler *s, uint32_t place) {
     return place < ALLOWED_PLACES && s->allowed[place];
 }
 
-/* Where a bias or a penalty has sent an allowed token out of reach it stays the only choice it may be. */
-static void forbid(const sampler *s, float *logits, const uint32_t *allowed) {
-    for (uint32_t i = 0; i < s->share;) {
-        uint32_t id = s->begin + i, word = allowed[id / 32 - s->begin / 32] >> id % 32;
-        uint32_t n = least(32 - id % 32, s->share - i);
-        for (uint32_t k = 0; k < n; k++, i++, word >>= 1) {
-            float x = logits[i] >= -FLT_MAX ? logits[i] : -FLT_MAX;
-            logits[i] = word & 1 ? x : -__builtin_inff();
-        }
+/* n ≤ 32 logits, of which the bits of word are allowed. What is rarer among them is gone through, since most words of a wide
+ * set lack a few tokens, and most of a narrow one have none. */
+static void forbid_word(float *x, uint32_t word, uint32_t n) {
+    uint32_t all = n == 32 ? UINT32_MAX : (1u << n) - 1;
+    word &= all;
+    if (__builtin_popcount(word) * 2u > n) {
+        for (uint32_t left = ~word & all; left; left &= left - 1) x[__builtin_ctz(left)] = -__builtin_inff();
+        return;
     }
+    float kept[32];
+    uint32_t count = 0;
+    for (uint32_t left = word; left; left &= left - 1) kept[count++] = x[__builtin_ctz(left)];
+    for (uint32_t i = 0; i < n; i++) x[i] = -__builtin_inff();
+    count = 0;
+    for (uint32_t left = word; left; left &= left - 1) x[__builtin_ctz(left)] = kept[count++];
+}
+
+static void forbid(const sampler *s, float *logits, const uint32_t *allowed) {
+    for (uint32_t i = 0, n; i < s->share; i += n) {
+        uint32_t bit = (s->begin + i) % 32;
+        n = least(32 - bit, s->share - i);
+        forbid_word(logits + i, *allowed++ >> bit, n);
+    }
+}
+
+/* The best of the share; false: none of it is allowed. Where biases and penalties have sent all that is allowed here out of
+ * reach, the first of it remains, with less than anything that another rank can reach. */
+static bool best_of(const sampler *s, float *logits, const uint32_t *allowed, scored *best) {
+    *best = (scored){-__builtin_inff(), SAMPLE_NO_TOKEN};
+    if (s->share) select_top(best, 1, logits, s->share, s->begin);
+    if (s->share == 0 || !allowed || best->logit > -__builtin_inff()) return s->share > 0;
+    for (uint32_t id = s->begin; id < s->begin + s->share; id++)
+        if (allowed[id / 32 - s->begin / 32] >> id % 32 & 1) {
+            *best = (scored){logits[id - s->begin] = -FLT_MAX, id};
+            return true;
+        }
+    return false;
 }
 
 /* The first change of an entry holds its raw value; later ones hold values between. */
@@ -242,12 +269,12 @@ static char *write_row(sampler *s, char *out, float *logits, const sample_row *r
     if (row->draw) {
         adjust(s, logits, state);
         s->changed_begin[index + 1] = s->changed_count;
-        if (row->allowed) forbid(s, logits, s->allowed[row->allowed - 1]);
-        scored best = {-__builtin_inff(), SAMPLE_NO_TOKEN};
-        if (s->share) select_top(&best, 1, logits, s->share, s->begin);
+        const uint32_t *allowed = row->allowed ? s->allowed[row->allowed - 1] : NULL;
+        if (allowed) forbid(s, logits, allowed);
+        scored best;
         /* A share whose tokens are all forbidden takes part as if it were empty. */
-        bool none = row->allowed && best.logit == -__builtin_inff();
-        if (s->share && !none) {
+        bool some = best_of(s, logits, allowed, &best);
+        if (some) {
             head.max = best.logit;
             head.argmax = best.token;
             head.argmax_raw = raw_of(s, logits, index, best.token);
@@ -256,9 +283,9 @@ static char *write_row(sampler *s, char *out, float *logits, const sample_row *r
         out += candidates * sizeof(scored);
         for (uint32_t b = 0; w->blocks && b < blocks_of(s, s->rank); b++) {
             uint32_t n = least(SAMPLE_BLOCK, s->share - b * SAMPLE_BLOCK);
-            float sum = none ? 0
-                             : s->k->exp_sum(NULL, logits + (size_t)b * SAMPLE_BLOCK, head.max,
-                                             1.0f / state->params.temperature, n);
+            float sum = !some ? 0
+                              : s->k->exp_sum(NULL, logits + (size_t)b * SAMPLE_BLOCK, head.max,
+                                              1.0f / state->params.temperature, n);
             memcpy(out, &sum, sizeof sum);
             out += sizeof sum;
         }

@@ -241,13 +241,15 @@ def test_answers_of_a_form(dense):
         r = question(text="Who moved item 12?")
         r.response_format.CopyFrom(pb.ResponseFormat(**form))
         return one(stub, r, temperature=1, seed=3, max_tokens=60)
-    a = of(json_schema='{"type":"object","properties":{"n":{"type":"integer","maximum":9,"minimum":0}},"required":["n"],"additionalProperties":false}')
+    def schema(name, of):
+        return json.dumps({"type": "object", "properties": {name: of}, "required": [name], "additionalProperties": False})
+    a = of(json_schema=schema("n", {"type": "integer", "minimum": 0, "maximum": 9}))
     assert 0 <= json.loads(a.content)["n"] <= 9 and a.finished.finish_reason == "stop"
     assert of(choices=pb.Choices(choices=["yes", "no"])).content in ("yes", "no")
     assert re.fullmatch("[ab]{3}", of(regex="[ab]{3}").content)
     case = samples("tiny-dense", "plain")[0]
     r = sample_chat(case)
-    r.tools.add(name="look", parameters_json='{"type":"object","properties":{"q":{"enum":["x","y"]}},"required":["q"],"additionalProperties":false}', strict=True)
+    r.tools.add(name="look", parameters_json=schema("q", {"enum": ["x", "y"]}), strict=True)
     r.tool_choice.mode = "required"
     r.parallel_tool_calls = False
     a = one(stub, r, temperature=1, seed=3, max_tokens=60)

@@ -38,6 +38,15 @@ bool tokenizer_find(const tokenizer *t, const char *text, uint32_t *id) {
     return false;
 }
 
+const char *tokenizer_bytes(const tokenizer *t, uint32_t id, size_t *n) {
+    static char all[256];
+    if (id < BYTE || id >= WORD) return tokenizer_text(t, id, n);
+    all[id - BYTE] = (char)(id - BYTE);
+    *n = 1;
+    return &all[id - BYTE];
+}
+
+
 status tokenizer_encode(const tokenizer *t, const char *text, size_t n, bool parse_special, size_t ids_max,
                         uint32_t **ids, size_t *count) {
     (void)t;
@@ -65,6 +74,7 @@ status tokenizer_encode_marked(const tokenizer *t, const char *text, size_t n, c
     return tokenizer_encode(t, text, n, true, ids_max, ids, count);
 }
 
+/* Kept for ever, as a tokenizer's own. */
 status tokenizer_vocabulary(const tokenizer *t, const vocabulary **out) {
     static vocabulary *made;
     vocabulary_token list[FAKE_VOCAB] = {{0}};

@@ -109,6 +109,10 @@ TEST(malformed_and_truncated) {
     CHECK(seen.finished->n_malformed == 2 &&
           is_text(seen.finished->malformed[1], "<|tool_call>a<tool_call|>"));
     CHECK(seen.finished->has_truncated_call && is_text(seen.finished->truncated_call, "<|tool_call>b{"));
+    strbuf text = {0};
+    core_write_metrics(c, &text);
+    CHECK(strstr(strbuf_text(&text), "gemmad:malformed_tool_calls_total{engine=\"0\",model_name=\"dense\"} 3\n"));
+    strbuf_close(&text);
     fake_call_close(&f);
 }
 
