@@ -50,15 +50,25 @@ static void add_call(chat_choice *c, const Gemmad__V1__ToolCall *d) {
     if (d->arguments_json) strbuf_add_string(&to->arguments, d->arguments_json);
 }
 
+/* An absent field's bytes are anything. */
+static ProtobufCBinaryData content_of(const Gemmad__V1__ChatDelta *d) {
+    return d->has_content ? d->content : (ProtobufCBinaryData){0};
+}
+
+static ProtobufCBinaryData reasoning_of(const Gemmad__V1__ChatDelta *d) {
+    return d->has_reasoning ? d->reasoning : (ProtobufCBinaryData){0};
+}
+
 void chat_answer_delta(chat_answer *a, const Gemmad__V1__ChatDelta *d) {
     if (d->index >= a->count) return;
     chat_choice *c = &a->choice[d->index];
     size_t before = c->logprobs.size;
-    strbuf_add(&c->content, d->content.data, d->content.len);
-    strbuf_add(&c->reasoning, d->reasoning.data, d->reasoning.len);
+    const ProtobufCBinaryData content = content_of(d), reasoning = reasoning_of(d);
+    strbuf_add(&c->content, content.data, content.len);
+    strbuf_add(&c->reasoning, reasoning.data, reasoning.len);
     for (size_t i = 0; i < d->n_tool_calls; i++) add_call(c, d->tool_calls[i]);
     if (a->logprobs) add_logprobs(a, d, &c->logprobs);
-    a->collected += d->content.len + d->reasoning.len + (c->logprobs.size - before);
+    a->collected += content.len + reasoning.len + (c->logprobs.size - before);
 }
 
 void chat_answer_finished(chat_answer *a, const Gemmad__V1__Finished *f) {
@@ -192,11 +202,12 @@ static void write_call_delta(const Gemmad__V1__ToolCall *d, strbuf *out) {
 }
 
 bool chat_chunk_delta(const chat_answer *a, const Gemmad__V1__ChatDelta *d, bool want_usage, strbuf *out) {
+    const ProtobufCBinaryData content = content_of(d), reasoning = reasoning_of(d);
     bool has_logprobs = a->logprobs && d->n_logprobs > 0;
-    if (d->content.len == 0 && d->reasoning.len == 0 && d->n_tool_calls == 0 && !has_logprobs) return false;
+    if (content.len == 0 && reasoning.len == 0 && d->n_tool_calls == 0 && !has_logprobs) return false;
     begin_chunk(a, d->index, out);
-    if (d->content.len > 0) json_text(out, "content", d->content.data, d->content.len);
-    if (d->reasoning.len > 0) json_text(out, "reasoning_content", d->reasoning.data, d->reasoning.len);
+    if (content.len > 0) json_text(out, "content", content.data, content.len);
+    if (reasoning.len > 0) json_text(out, "reasoning_content", reasoning.data, reasoning.len);
     if (d->n_tool_calls > 0) {
         json_array(out, "tool_calls");
         for (size_t i = 0; i < d->n_tool_calls; i++) write_call_delta(d->tool_calls[i], out);

@@ -30,7 +30,7 @@ typedef void http_handler(void *context, http_exchange *x);
 
 /* Tables of routes outlive the server. */
 typedef struct http_route {
-    const char *method; /* "GET", which serves HEAD too, "POST", "DELETE" */
+    const char *method; /* "GET", which serves HEAD too, "POST", "DELETE"; "": every one */
     const char *path; /* "/v1/models"; with '*' at its end every path that begins so and has something more */
     http_handler *handle;
 } http_route;

@@ -12,10 +12,46 @@
 static const http_route routes[] = {
     {"GET", "/health", openai_health},
     {"GET", "/version", openai_version},
+    {"GET", "/openapi.json", openai_openapi},
     {"GET", "/v1/models", openai_models},
     {"GET", "/v1/models/*", openai_model},
     {"POST", "/v1/chat/completions", openai_chat},
     {"POST", "/v1/completions", openai_completions},
+    {"POST", "/v1/responses", openai_responses},
+    {"POST", "/tokenize", openai_tokenize},
+    {"POST", "/detokenize", openai_detokenize},
+};
+
+/* Any method: what is not there is not there for all of them. */
+static const http_route refused[] = {
+    {"", "/v1/files", openai_refused},
+    {"", "/v1/batches", openai_refused},
+    {"", "/v1/uploads", openai_refused},
+    {"", "/v1/embeddings", openai_refused},
+    {"", "/v1/moderations", openai_refused},
+    {"", "/v1/messages", openai_refused},
+    {"", "/v1/rerank", openai_refused},
+    {"", "/v1/score", openai_refused},
+    {"", "/v1/assistants", openai_refused},
+    {"", "/v1/threads", openai_refused},
+    {"", "/v1/vector_stores", openai_refused},
+    {"", "/v1/conversations", openai_refused},
+    {"", "/v1/realtime", openai_refused},
+    {"", "/v1/load_lora_adapter", openai_refused},
+    {"", "/v1/unload_lora_adapter", openai_refused},
+    {"", "/v1/files/*", openai_refused},
+    {"", "/v1/batches/*", openai_refused},
+    {"", "/v1/uploads/*", openai_refused},
+    {"", "/v1/messages/*", openai_refused},
+    {"", "/v1/images/*", openai_refused},
+    {"", "/v1/audio/*", openai_refused},
+    {"", "/v1/fine_tuning/*", openai_refused},
+    {"", "/v1/assistants/*", openai_refused},
+    {"", "/v1/threads/*", openai_refused},
+    {"", "/v1/vector_stores/*", openai_refused},
+    {"", "/v1/conversations/*", openai_refused},
+    {"", "/v1/responses/*", openai_refused},
+    {"", "/v1/chat/completions/*", openai_refused},
 };
 
 void openai_open(openai **out, http_server *server, const openai_backend *backend) {
@@ -23,6 +59,7 @@ void openai_open(openai **out, http_server *server, const openai_backend *backen
     (*out)->backend = *backend;
     (*out)->created = openai_now();
     http_add_routes(server, routes, sizeof routes / sizeof *routes, *out);
+    http_add_routes(server, refused, sizeof refused / sizeof *refused, *out);
 }
 
 void openai_close(openai *o) { free(o); }

@@ -17,7 +17,7 @@ static bool path_fits(const char *pattern, const char *path) {
 }
 
 static bool method_fits(const char *method, const char *asked) {
-    return !strcmp(method, asked) || (!strcmp(method, "GET") && !strcmp(asked, "HEAD"));
+    return !*method || !strcmp(method, asked) || (!strcmp(method, "GET") && !strcmp(asked, "HEAD"));
 }
 
 static void refuse(http_exchange *x, const strbuf *allowed) {

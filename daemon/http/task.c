@@ -88,23 +88,25 @@ void task_start(const openai *o, http_exchange *x, const task_endpoint *e) {
     job_start(http_loop(x), &t->job, bytes <= READ_HERE_BYTES);
 }
 
-/* "sampling.top_p is 2, …": the field of the request is top_p. */
-static bool field_of(const char *text, char field[64]) {
+/* "sampling.top_p is 2, …": the field of the request is top_p, and its clients know no "sampling". */
+static bool find_field(const char *text, char field[64], char plain[STATUS_TEXT_MAX]) {
     static const char prefix[] = "sampling.";
-    size_t n = 0;
-    if (strncmp(text, prefix, sizeof prefix - 1) != 0) return false;
-    text += sizeof prefix - 1;
-    while (n < 63 && (islower((unsigned char)text[n]) || text[n] == '_')) n++;
-    memcpy(field, text, n);
-    field[n] = 0;
-    return n > 0;
+    const size_t n = sizeof prefix - 1;
+    const char *at = strstr(text, prefix);
+    size_t length = 0;
+    if (!at) return false;
+    while (length < 63 && (islower((unsigned char)at[n + length]) || at[n + length] == '_')) length++;
+    memcpy(field, at + n, length);
+    field[length] = 0;
+    snprintf(plain, STATUS_TEXT_MAX, "%.*s%s", (int)(at - text), text, at + n);
+    return length > 0;
 }
 
 void task_refuse(http_exchange *x, status st, const char *text, uint32_t retry_after_ms) {
-    char field[64];
+    char field[64], plain[STATUS_TEXT_MAX];
     if (retry_after_ms) http_set_retry(x, retry_after_ms);
     if (st == ST_NOT_FOUND) http_refuse(x, 404, "model", "model_not_found", text);
-    else if (st == ST_INVALID && field_of(text, field))
-        http_refuse(x, 400, field, "invalid_value", text + sizeof "sampling." - 1);
+    else if (st == ST_INVALID && find_field(text, field, plain))
+        http_refuse(x, 400, field, "invalid_value", plain);
     else http_refuse_status(x, st, text);
 }

@@ -53,20 +53,13 @@ static void delta(generation *g, uint32_t index, const answer_part *part) {
 
 static void close_request(generation *base) { chat_request_close(&((chat *)base)->request); }
 
-/* What ends a turn, whichever of them the checkpoint names. */
-static const char *const turn_ends[] = {"<|tool_response>", "<turn|>", "<eos>"};
-enum { TURN_ENDS = sizeof turn_ends / sizeof *turn_ends };
-
-static status make_grammar(chat *c, bool starts_in_thought) {
+static status make_form(chat *c, bool starts_in_thought) {
     generation *g = &c->base;
-    uint32_t ends[GENERATION_ENDS_MAX], id;
-    chat_grammar_model model = generation_grammar_model(g, ends);
-    for (size_t i = 0; i < TURN_ENDS; i++) {
-        bool known = !tokenizer_find(g->model->tokenizer, turn_ends[i], &id);
-        for (uint32_t k = 0; k < model.end_count && !known; k++) known = ends[k] == id;
-        if (!known) ends[model.end_count++] = id;
-    }
-    return chat_grammar_make(&g->grammar, g->core->grammars, &model, c->request.message, starts_in_thought);
+    const generation_ends ends = generation_end_tokens(g->model);
+    const chat_grammar_model model = {g->model->tokenizer, ends.id, ends.count};
+    const chat_grammar *form;
+    TRY(chat_grammar_make(&form, g->core->forms, &model, c->request.message, starts_in_thought));
+    return generation_take_grammar(g, form);
 }
 
 static status make_prompt(generation *base) {
@@ -74,19 +67,15 @@ static status make_prompt(generation *base) {
     chat_prompt p;
     TRY(chat_request_open(&c->request));
     TRY(chat_prompt_make(&p, base->model->chat.template, base->model->tokenizer, c->request.message));
-    status st = make_grammar(c, p.starts_in_thought);
-    if (st != ST_OK) {
-        chat_prompt_close(&p);
-        return st;
-    }
-    chat_request_close(&c->request);
-    c->request = (chat_request){0};
     request_log_prompt(&base->log, base->core, p.text, p.text_bytes);
     base->form.starts_in_thought = p.starts_in_thought;
     base->tokens = p.ids;
     base->token_count = p.count;
     p.ids = NULL;
     chat_prompt_close(&p);
+    TRY(make_form(c, base->form.starts_in_thought));
+    chat_request_close(&c->request);
+    c->request = (chat_request){0};
     return ST_OK;
 }
 
@@ -96,15 +85,12 @@ static bool refuses_calls(const Gemmad__V1__ChatRequest *r) {
     return mode && mode[0] ? !strcmp(mode, "none") : r->n_tools == 0;
 }
 
-/* A turn ends with any of these, whichever of them the checkpoint names; a tool's response is never the model's to write,
- * not even with ignore_eos. */
-static status add_ends(sampling_plan *p, const tokenizer *t, const Gemmad__V1__Sampling *s) {
+/* A tool's response is never the model's to write, not even with ignore_eos. */
+static status add_ends(generation *g, const Gemmad__V1__ChatRequest *r) {
     uint32_t id;
-    for (size_t i = 0; i < TURN_ENDS; i++) {
-        if (i > 0 && s && s->ignore_eos) break;
-        if (tokenizer_find(t, turn_ends[i], &id)) TRY(sampling_add_stop(p, id));
-    }
-    return ST_OK;
+    if (!r->sampling || !r->sampling->ignore_eos) return generation_add_ends(g);
+    if (!tokenizer_find(g->model->tokenizer, "<|tool_response>", &id)) return ST_OK;
+    return sampling_add_stop(&g->sampling, id);
 }
 
 static status prepare(chat *c, const Gemmad__V1__ChatRequest *r) {
@@ -116,7 +102,7 @@ static status prepare(chat *c, const Gemmad__V1__ChatRequest *r) {
                                         .priority = r->priority};
     TRY(generation_read(g, &request));
     TRY(core_check_chat(g->model));
-    TRY(add_ends(&g->sampling, g->model->tokenizer, r->sampling));
+    TRY(add_ends(g, r));
     g->form = (answer_form){.is_chat = true,
                             .thinking = r->enable_thinking,
                             .refuses_calls = refuses_calls(r),
@@ -126,9 +112,10 @@ static status prepare(chat *c, const Gemmad__V1__ChatRequest *r) {
 }
 
 void core_chat(void *context, call *k, const ProtobufCMessage *message) {
-    static const generation_ops ops = {make_prompt, "the prompt's token", send_event, delta, close_request};
+    static const generation_ops ops = {make_prompt, send_event, delta, close_request};
     const Gemmad__V1__ChatRequest *r = (const Gemmad__V1__ChatRequest *)message;
     chat *c = (chat *)generation_open(sizeof *c, &ops, context, k);
+    c->base.prompt_field = "the prompt's token";
     status st = prepare(c, r);
     generation_start(&c->base, st, chat_prompt_is_tiny(r) && !chat_grammar_wanted(r));
 }

@@ -85,10 +85,11 @@ struct core {
     void *drain_context;
     core_limits limits;
     metrics *metrics;
-    chat_grammar_cache *grammars; /* any thread */
+    const auth *keys;
     uint64_t start_unix_ms, start_ns;
     bool log_prompts;
     struct core_watch *watch;
+    chat_grammar_cache *forms; /* any thread */
     core_ticket *bucket[CORE_TICKET_BUCKETS];
     core_client *client[CORE_CLIENT_BUCKETS];
 };

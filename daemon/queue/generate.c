@@ -8,24 +8,12 @@
 
 typedef struct generate {
     generation base;
-    char *text;      /* NULL: the prompt came as ids */
-    uint8_t *format; /* response_format, packed, until the worker has it; NULL: none */
-    size_t format_bytes;
+    char *text; /* NULL: the prompt came as ids */
     size_t text_bytes;
     bool parse_special, add_bos;
     uint32_t bos;
+    Gemmad__V1__ResponseFormat *format; /* NULL: any text */
 } generate;
-
-static status make_grammar(generate *g) {
-    ProtobufCMessage *m;
-    uint32_t ends[GENERATION_ENDS_MAX];
-    const chat_grammar_model model = generation_grammar_model(&g->base, ends);
-    TRY(message_unpack(&gemmad__v1__response_format__descriptor, g->format, g->format_bytes, &m));
-    status st = chat_grammar_make_format(&g->base.grammar, g->base.core->grammars, &model,
-                                         (Gemmad__V1__ResponseFormat *)m);
-    protobuf_c_message_free_unpacked(m, NULL);
-    return st;
-}
 
 static status encode(generate *g) {
     generation *base = &g->base;
@@ -44,8 +32,12 @@ static status encode(generate *g) {
 
 static status make_prompt(generation *base) {
     generate *g = (generate *)base;
-    if (g->format) TRY(make_grammar(g));
-    return g->text ? encode(g) : ST_OK;
+    const generation_ends ends = generation_end_tokens(base->model);
+    const chat_grammar_model model = {base->model->tokenizer, ends.id, ends.count};
+    const chat_grammar *form = NULL;
+    if (g->text) TRY(encode(g));
+    if (g->format) TRY(chat_grammar_make_format(&form, base->core->forms, &model, g->format));
+    return generation_take_grammar(base, form);
 }
 
 static void send_event(generation *g, generation_event kind, void *message) {
@@ -70,9 +62,22 @@ static void delta(generation *g, uint32_t index, const answer_part *part) {
     generation_tokens_close(&tokens);
 }
 
-static void close_copies(generation *base) {
-    free(((generate *)base)->text);
-    free(((generate *)base)->format);
+static void close_request(generation *base) {
+    generate *g = (generate *)base;
+    free(g->text);
+    if (g->format) protobuf_c_message_free_unpacked(&g->format->base, NULL);
+}
+
+static status take_format(generate *g, const Gemmad__V1__ResponseFormat *format) {
+    ProtobufCMessage *copy;
+    size_t n = protobuf_c_message_get_packed_size(&format->base);
+    uint8_t *bytes = memory_alloc(n);
+    protobuf_c_message_pack(&format->base, bytes);
+    status st = message_unpack(&gemmad__v1__response_format__descriptor, bytes, n, &copy);
+    free(bytes);
+    if (st != ST_OK) return st;
+    g->format = (Gemmad__V1__ResponseFormat *)copy;
+    return ST_OK;
 }
 
 static status take_text(generate *g, const Gemmad__V1__GenerateRequest *r) {
@@ -115,20 +120,18 @@ static status prepare(generate *g, const Gemmad__V1__GenerateRequest *r) {
     case GEMMAD__V1__GENERATE_REQUEST__PROMPT_TOKEN_IDS: TRY(take_ids(&g->base, r->token_ids)); break;
     default: return fail(ST_INVALID, "there is no prompt: text and token_ids are both absent");
     }
-    if (r->response_format) {
-        g->format = memory_alloc(gemmad__v1__response_format__get_packed_size(r->response_format) + 1);
-        g->format_bytes = gemmad__v1__response_format__pack(r->response_format, g->format);
-    }
+    if (r->response_format) TRY(take_format(g, r->response_format));
     return generation_admit(&g->base, r->request_id);
 }
 
 void core_generate(void *context, call *k, const ProtobufCMessage *message) {
-    static const generation_ops from_text = {make_prompt, "the prompt's token", send_event, delta,
-                                             close_copies};
-    static const generation_ops from_ids = {make_prompt, "token_ids", send_event, delta, close_copies};
+    static const generation_ops made = {make_prompt, send_event, delta, close_request};
+    static const generation_ops given = {NULL, send_event, delta, NULL};
     const Gemmad__V1__GenerateRequest *r = (const Gemmad__V1__GenerateRequest *)message;
     bool is_text = r->prompt_case == GEMMAD__V1__GENERATE_REQUEST__PROMPT_TEXT;
-    generate *g = (generate *)generation_open(sizeof *g, is_text ? &from_text : &from_ids, context, k);
+    const generation_ops *ops = is_text || r->response_format ? &made : &given;
+    generate *g = (generate *)generation_open(sizeof *g, ops, context, k);
+    g->base.prompt_field = is_text ? "the prompt's token" : "token_ids";
     status st = prepare(g, r);
-    generation_start(&g->base, st, !g->format && g->text_bytes <= CORE_TINY_BYTES);
+    generation_start(&g->base, st, g->text_bytes <= CORE_TINY_BYTES && !g->format);
 }

@@ -46,19 +46,6 @@ const char *tokenizer_bytes(const tokenizer *t, uint32_t id, size_t *n) {
     return &all[id - BYTE];
 }
 
-/* Kept for ever, as a tokenizer's own. */
-status tokenizer_vocabulary(const tokenizer *t, const vocabulary **out) {
-    static vocabulary *made;
-    vocabulary_token list[FAKE_VOCAB] = {0};
-    for (uint32_t i = 0; i < FAKE_VOCAB && !made; i++) {
-        size_t n;
-        const char *bytes = tokenizer_bytes(t, i, &n);
-        if (!tokenizer_is_special(t, i)) list[i] = (vocabulary_token){(const uint8_t *)bytes, (uint32_t)n};
-    }
-    if (!made) TRY(vocabulary_make(&made, list, FAKE_VOCAB));
-    *out = made;
-    return ST_OK;
-}
 
 status tokenizer_encode(const tokenizer *t, const char *text, size_t n, bool parse_special, size_t ids_max,
                         uint32_t **ids, size_t *count) {
@@ -85,6 +72,22 @@ status tokenizer_encode_marked(const tokenizer *t, const char *text, size_t n, c
                                size_t ids_max, uint32_t **ids, size_t *count) {
     (void)plain, (void)plain_count;
     return tokenizer_encode(t, text, n, true, ids_max, ids, count);
+}
+
+/* Kept for ever, as a tokenizer's own. */
+status tokenizer_vocabulary(const tokenizer *t, const vocabulary **out) {
+    static vocabulary *made;
+    vocabulary_token list[FAKE_VOCAB] = {{0}};
+    static uint8_t bytes[256];
+    (void)t;
+    for (uint32_t i = 0; i < FAKE_VOCAB; i++) {
+        if (i >= BYTE && i < WORD) bytes[i - BYTE] = (uint8_t)(i - BYTE), list[i] = (vocabulary_token){&bytes[i - BYTE], 1};
+        else if (i >= WORD && i < CHANNEL)
+            list[i] = (vocabulary_token){(const uint8_t *)fake_words[i - WORD], (uint32_t)strlen(fake_words[i - WORD])};
+    }
+    status st = made ? ST_OK : vocabulary_make(&made, list, FAKE_VOCAB);
+    *out = made;
+    return st;
 }
 
 void detokenizer_open(detokenizer *d, const tokenizer *t, bool skip_special) {
