@@ -1,6 +1,7 @@
 #include "base/log.h"
 
 #include <math.h>
+#include <pthread.h>
 #include <stdarg.h>
 #include <stdbool.h>
 #include <stdio.h>
@@ -127,6 +128,39 @@ static void end_line(line *l, unsigned dropped) {
     put_string(l, json ? "}\n" : "\n");
     ssize_t written = write(STDERR_FILENO, l->text, l->n);
     (void)written; /* nowhere left to say it */
+}
+
+/* How many lines about strangers this second has seen; false: too many for another. */
+static bool stranger_allowed(uint64_t *left_out) {
+    static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+    static time_t second;      /* guarded by lock */
+    static uint32_t written;   /* guarded by lock: in this second */
+    static uint64_t unwritten; /* guarded by lock: since the last line that was */
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    pthread_mutex_lock(&lock);
+    if (now.tv_sec != second) written = 0;
+    second = now.tv_sec;
+    bool allowed = written < LOG_STRANGER_LINES;
+    *left_out = unwritten;
+    if (allowed) written++, unwritten = 0;
+    else unwritten++;
+    pthread_mutex_unlock(&lock);
+    return allowed;
+}
+
+void log_stranger(log_level level, const char *format, ...) {
+    uint64_t left_out;
+    if (level < least_shown || !stranger_allowed(&left_out)) return;
+    char message[MESSAGE_BYTES];
+    va_list args;
+    va_start(args, format);
+    vsnprintf(message, sizeof message, format, args);
+    va_end(args);
+    if (left_out > 0)
+        log_line(level, "%s (and %llu lines of this kind before it that are not shown)", message,
+                 (unsigned long long)left_out);
+    else log_line(level, "%s", message);
 }
 
 void log_line(log_level level, const char *format, ...) {

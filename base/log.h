@@ -17,6 +17,11 @@ void log_open(const char *component, log_level least);
 void log_set_format(log_format format); /* text unless set */
 void log_line(log_level level, const char *format, ...) __attribute__((format(printf, 2, 3)));
 
+/* What strangers can cause as often as they like: at most LOG_STRANGER_LINES a second are written, of all kinds together,
+ * and then how many were not. */
+enum { LOG_STRANGER_LINES = 5 };
+void log_stranger(log_level level, const char *format, ...) __attribute__((format(printf, 2, 3)));
+
 #define log_debug(...) log_line(LOG_DEBUG, __VA_ARGS__)
 #define log_info(...) log_line(LOG_INFO, __VA_ARGS__)
 #define log_warn(...) log_line(LOG_WARN, __VA_ARGS__)

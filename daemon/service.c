@@ -406,6 +406,7 @@ static status open_server(service *s) {
     server_add_core(s->server, methods, count, s->core);
     health_open(&s->health, s->server, state_word, s->core);
     TRY(reflection_open(&s->reflection, s->server));
+    core_set_auth(s->core, secure_auth(s->secure));
     server_set_auth(s->server, secure_auth(s->secure));
     if (secure_tls(s->secure)) server_set_tls(s->server, secure_tls(s->secure));
     const acceptor_limits limits = {.socket_mode = (mode_t)strtoul(s->settings->options.socket_mode, NULL, 8),

@@ -239,6 +239,7 @@ static status serve_mpi(arguments *a, serve_options *o, int *argc, char ***argv)
     status st = comm_mpi_open(
         &ranks,
         &(comm_mpi_options){.spin_us = o->instance.spin_us, .secret = secret, .secret_bytes = sizeof secret});
+    explicit_bzero(secret, sizeof secret);
     if (st == ST_OK) st = serve_body(ranks, o);
     bool failed = st != ST_OK;
     if (failed) log_error("%s", status_text());

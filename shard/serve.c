@@ -313,7 +313,9 @@ static status run_leader(leader *l, const link_rank_info *infos) {
 static status dial(leader *l) {
     link_options options = {.address = l->o->link, .connect_timeout_ms = 10000};
     TRY(link_read_secret(l->o->secret_file, options.secret));
-    TRY(link_open(&l->link, &options));
+    status st = link_open(&l->link, &options);
+    explicit_bzero(options.secret, sizeof options.secret);
+    TRY(st);
     return link_start_heartbeat(l->link, &l->progress, NULL, 0);
 }
 

@@ -20,6 +20,8 @@ typedef struct driver_request {
     uint32_t after;               /* submitted when request after - 1 has ended; 0: at its step */
     uint32_t cancel_after;        /* tokens after which it is cancelled; 0: never */
     int32_t priority;
+    const uint8_t *grammar;       /* [grammar_bytes], NULL: none; then driver_options.vocabulary is there */
+    size_t grammar_bytes;
     /* out */
     uint32_t *out;                /* [out_count] drawn tokens */
     float *logprob;               /* [out_count] when params.logprobs ≥ 0 */
@@ -37,6 +39,8 @@ typedef struct driver_options {
     uint32_t slabs;               /* 0: all of the instance */
     bool random_chunks;           /* of 1 … chunk_max rows */
     bool cached;                  /* with a prefix cache, and disk where the instance has a folder */
+    const uint8_t *vocabulary;    /* [vocabulary_bytes] */
+    size_t vocabulary_bytes;
     uint64_t preemptions;         /* out */
     sched_cache_counts counts;    /* out */
 } driver_options;
@@ -115,6 +119,11 @@ static inline status driver_submit_due_(driver *d, uint32_t step) {
                            .priority = r->priority, .sampling = r->params};
         q.tokens = memory_alloc_array(r->token_count, sizeof *q.tokens);
         memcpy(q.tokens, r->tokens, r->token_count * sizeof *q.tokens);
+        if (r->grammar) {
+            q.grammar_bytes = r->grammar_bytes;
+            q.grammar = memory_alloc(r->grammar_bytes);
+            memcpy(q.grammar, r->grammar, r->grammar_bytes);
+        }
         TRY(sched_submit(d->s, &q));
     }
     for (uint32_t i = 0; i < d->count; i++) {
@@ -176,6 +185,7 @@ static inline status driver_run_with(instance *in, comm *ranks, driver_request *
             o.prefix = sched_cache_hooks(cache);
         }
         st = sched_open(&d.s, &o);
+        if (st == ST_OK && tune->vocabulary) st = sched_take_vocabulary(d.s, tune->vocabulary, tune->vocabulary_bytes);
         if (st == ST_OK) st = driver_lead_(in, &channel, &d);
         if (st == ST_OK) tune->preemptions = sched_preemptions(d.s);
         if (st == ST_OK && cache) tune->counts = sched_cache_state(cache);

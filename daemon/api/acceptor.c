@@ -155,6 +155,12 @@ static void on_timer(uv_timer_t *timer) {
     uv_poll_start(&c->poll, UV_READABLE, on_greeting);
 }
 
+/* With a part of a greeting unread, nothing else would tell. */
+static void on_left_early(uv_poll_t *poll, int error, int events) {
+    (void)error, (void)events;
+    end_connection(poll->data);
+}
+
 static void on_greeting(uv_poll_t *poll, int error, int events) {
     connection *c = poll->data;
     char seen[ACCEPTOR_LOOK_BYTES];
@@ -169,7 +175,7 @@ static void on_greeting(uv_poll_t *poll, int error, int events) {
         hand_over(c);
     } else {
         uint64_t left = c->opened_ms + c->owner->limits.greeting_ms - uv_now(c->owner->loop);
-        uv_poll_stop(&c->poll);
+        uv_poll_start(&c->poll, UV_DISCONNECT, on_left_early);
         uv_timer_start(&c->timer, on_timer, left < LOOK_AGAIN_MS ? left : LOOK_AGAIN_MS, 0);
     }
 }
@@ -209,8 +215,9 @@ static bool admit_unix(const acceptor *a, int fd, char *peer, size_t size, bool 
     snprintf(peer, size, "uid %u", who.uid);
     *owner_user = who.uid == geteuid() || who.uid == 0;
     if (*owner_user || a->limits.other_users) return true;
-    log_warn("a connection of user %u (process %d) is refused: only %u and root may use this socket", who.uid,
-             who.pid, geteuid());
+    log_stranger(LOG_WARN,
+                 "a connection of user %u (process %d) is refused: only %u and root may use this socket",
+                 who.uid, who.pid, geteuid());
     return false;
 }
 

@@ -13,6 +13,7 @@
 #include <string.h>
 
 #include "base/invariant.h"
+#include "base/log.h"
 #include "base/memory.h"
 #include "daemon/api/code.h"
 #include "daemon/api/server_internal.h"
@@ -390,8 +391,10 @@ static status check_key(rpc *r) {
 static status identify(rpc *r) {
     name_peer(r);
     status st = check_key(r);
-    if (st != ST_OK) auth_refused(server_auth(r->server), r->peer);
-    else if (r->base.who) snprintf(r->peer, sizeof r->peer, "key %s", auth_key_name(r->base.who));
+    if (st != ST_OK) {
+        log_stranger(LOG_WARN, "a call of %s is refused: %s", r->peer, status_text());
+        auth_refused(server_auth(r->server));
+    } else if (r->base.who) snprintf(r->peer, sizeof r->peer, "key %s", auth_key_name(r->base.who));
     return st;
 }
 

@@ -139,7 +139,7 @@ static void on_wake(uv_async_t *wake) {
 /* gRPC's own log lines in our format. Its errors are peers that send nonsense and connections that break, which an
  * operator need not be woken for. */
 static void log_of_grpc(gpr_log_func_args *a) {
-    log_line(a->severity == GPR_LOG_SEVERITY_ERROR ? LOG_WARN : LOG_DEBUG, "grpc: %s", a->message);
+    log_stranger(a->severity == GPR_LOG_SEVERITY_ERROR ? LOG_WARN : LOG_DEBUG, "grpc: %s", a->message);
 }
 
 static grpc_arg integer(const char *name, int value) {

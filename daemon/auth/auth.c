@@ -6,7 +6,6 @@
 #include <time.h>
 
 #include "base/invariant.h"
-#include "base/log.h"
 #include "base/memory.h"
 #include "daemon/auth/bucket.h"
 #include "proto/limits.h"
@@ -26,8 +25,8 @@ struct auth {
     auth_clock clock;
     auth_key **key; /* [count], listed */
     uint32_t count;
-    uint32_t alive;                    /* keys not freed yet */
-    uint64_t refused, refused_said_ns; /* since the last log line about it */
+    uint32_t alive;   /* keys not freed yet */
+    uint64_t refused; /* ever */
 };
 
 static int64_t system_seconds(void *context) {
@@ -158,14 +157,8 @@ status auth_check(auth *a, const char *header, size_t n, auth_key **out) {
     return ST_OK;
 }
 
-void auth_refused(auth *a, const char *peer) {
-    uint64_t now = a->clock.monotonic.now_ns(a->clock.monotonic.context);
-    a->refused++;
-    if (a->refused_said_ns && now - a->refused_said_ns < UINT64_C(1000000000)) return;
-    log_warn("%llu calls refused, the last of %s: %s", (unsigned long long)a->refused, peer, status_text());
-    a->refused = 0;
-    a->refused_said_ns = now;
-}
+void auth_refused(auth *a) { a->refused++; }
+uint64_t auth_refusals(const auth *a) { return a ? a->refused : 0; }
 
 /* ---- what it may do ---- */
 

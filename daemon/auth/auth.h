@@ -39,8 +39,9 @@ uint32_t auth_key_count(const auth *a);
  * any other. *out is the caller's until auth_key_release. */
 STATUS_CHECKED status auth_check(auth *a, const char *header, size_t n, auth_key **out);
 
-/* Says in the log that somebody was refused, with the thread's sentence; once a second at most. */
-void auth_refused(auth *a, const char *peer);
+/* Whoever refuses a caller for its key, or for having none, says so here. */
+void auth_refused(auth *a);
+uint64_t auth_refusals(const auth *a); /* how often; NULL: 0 */
 
 /* ---- of one key; NULL may do everything ---- */
 

@@ -81,7 +81,7 @@ static void peer_end(peer *p, status why) {
     strcpy(text, status_text());
     peer_close(p);
     if (was_leader) l->events.lost(l->events.context, why, text);
-    else log_warn("engine link: a connection was closed: %s", text);
+    else log_stranger(LOG_WARN, "engine link: a connection was closed: %s", text);
 }
 
 static status prove(peer *p, const engine_frame *f) {

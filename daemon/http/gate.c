@@ -8,6 +8,7 @@
 #include <strings.h>
 #include <sys/socket.h>
 
+#include "base/log.h"
 #include "base/memory.h"
 #include "daemon/http/http_internal.h"
 
@@ -128,7 +129,8 @@ static status admit(void *context, http_exchange *x) {
     TRY(check_browser(g, x));
     status st = check_key(g, x, &who);
     if (st != ST_OK) {
-        auth_refused(g->keys, http_peer(x));
+        log_stranger(LOG_WARN, "a request of %s is refused: %s", http_peer(x), status_text());
+        if (g->keys) auth_refused(g->keys);
         return st;
     }
     http_set_gate_data(x, who);

@@ -45,6 +45,7 @@ struct http_server {
     http_tls *tls; /* NULL: plaintext */
     uv_poll_t poll;
     uv_timer_t turn, grace;
+    uint32_t turns; /* since something came */
     http_connection *first, *adding; /* adding: the one that libmicrohttpd is being told of */
     uint32_t connections, exchanges;
     size_t body_bytes; /* of all exchanges */

@@ -17,7 +17,8 @@ enum {
     HEADER_MS = 10000,
     IDLE_MS = 75000,
     BODY_MS = 30000,
-    BODY_BYTES_A_MS = 32,    /* 32 KiB/s: the least that a body may come with, over BODY_MS */
+    BODY_BYTES_A_MS = 32, /* 32 KiB/s: the least that a body may come with, over BODY_MS */
+    TURN_MOST_MS = 20,
     STALL_SECONDS = 300,     /* an answer that is not read at all */
     HEADER_BYTES = 32 << 10, /* libmicrohttpd's memory of a connection: request line and headers together */
 };
@@ -38,17 +39,25 @@ static void run(http_server *s) {
         finish_stop(s);
         return;
     }
-    if (MHD_get_timeout(s->daemon, &wait_ms) == MHD_YES) uv_timer_start(&s->turn, on_turn, wait_ms, 0);
+    bool waits = MHD_get_timeout(s->daemon, &wait_ms) == MHD_YES;
+    /* Never 0: such a timer, started from its own callback, would be all that the loop still does. And less often from turn
+     * to turn in which nothing comes: a client that leaves a TLS handshake half done makes libmicrohttpd ask for the next
+     * turn at once, for as long as it stays. What comes on a socket has its turn without this timer. */
+    if (waits && wait_ms == 0) wait_ms = s->turns < TURN_MOST_MS ? ++s->turns : TURN_MOST_MS;
+    if (waits) uv_timer_start(&s->turn, on_turn, wait_ms, 0);
     else uv_timer_stop(&s->turn);
 }
 
 void http_server_turn(http_server *s) {
+    s->turns = 0;
     if (!s->closing) uv_timer_start(&s->turn, on_turn, 0, 0);
 }
 
 static void on_readable(uv_poll_t *poll, int error, int events) {
+    http_server *s = poll->data;
     (void)error, (void)events;
-    run(poll->data);
+    s->turns = 0;
+    run(s);
 }
 
 /* ---- deadlines ---- */

@@ -191,8 +191,8 @@ void metrics_count_refused(metrics *m, const char *model, status why) {
     m->refused[i].count++;
 }
 
-void metrics_count_auth_failure(metrics *m) {
-    if (m) m->auth_failures++;
+void metrics_set_auth_failures(metrics *m, uint64_t so_far) {
+    if (m) m->auth_failures = so_far;
 }
 
 void metrics_count_http(metrics *m, unsigned code) {

@@ -53,7 +53,7 @@ void metrics_observe(metrics_engine *e, metrics_histogram which, double value);
 
 /* Of the whole daemon. */
 void metrics_count_refused(metrics *m, const char *model /* "" : none that is served */, status why);
-void metrics_count_auth_failure(metrics *m);
+void metrics_set_auth_failures(metrics *m, uint64_t so_far);
 void metrics_count_http(metrics *m, unsigned code); /* 100 to 599 */
 
 /* What an engine is doing now. Totals are those of its present run; the counters they become go on over restarts. */

@@ -53,30 +53,29 @@ static void delta(generation *g, uint32_t index, const answer_part *part) {
 
 static void close_request(generation *base) { chat_request_close(&((chat *)base)->request); }
 
+static status make_form(chat *c, bool starts_in_thought) {
+    generation *g = &c->base;
+    const generation_ends ends = generation_end_tokens(g->model);
+    const chat_grammar_model model = {g->model->tokenizer, ends.id, ends.count};
+    const chat_grammar *form;
+    TRY(chat_grammar_make(&form, g->core->forms, &model, c->request.message, starts_in_thought));
+    return generation_take_grammar(g, form);
+}
+
 static status make_prompt(generation *base) {
     chat *c = (chat *)base;
     chat_prompt p;
     TRY(chat_request_open(&c->request));
     TRY(chat_prompt_make(&p, base->model->chat.template, base->model->tokenizer, c->request.message));
-    chat_request_close(&c->request);
-    c->request = (chat_request){0};
     request_log_prompt(&base->log, base->core, p.text, p.text_bytes);
     base->form.starts_in_thought = p.starts_in_thought;
     base->tokens = p.ids;
     base->token_count = p.count;
     p.ids = NULL;
     chat_prompt_close(&p);
-    return ST_OK;
-}
-
-/* What asks for a form of the answer. */
-static status check_form(const Gemmad__V1__ChatRequest *r) {
-    const char *mode = r->tool_choice ? r->tool_choice->mode : NULL;
-    if (r->response_format) return fail(ST_UNSUPPORTED, "response_format is not built yet");
-    if (mode && (!strcmp(mode, "required") || !strcmp(mode, "named")))
-        return fail(ST_UNSUPPORTED, "tool_choice.mode is \"%s\", which is not built yet", mode);
-    for (size_t i = 0; i < r->n_tools; i++)
-        if (r->tools[i]->strict) return fail(ST_UNSUPPORTED, "tools[%zu].strict is not built yet", i);
+    TRY(make_form(c, base->form.starts_in_thought));
+    chat_request_close(&c->request);
+    c->request = (chat_request){0};
     return ST_OK;
 }
 
@@ -86,16 +85,12 @@ static bool refuses_calls(const Gemmad__V1__ChatRequest *r) {
     return mode && mode[0] ? !strcmp(mode, "none") : r->n_tools == 0;
 }
 
-/* A turn ends with any of these, whichever of them the checkpoint names; a tool's response is never the model's to write,
- * not even with ignore_eos. */
-static status add_ends(sampling_plan *p, const tokenizer *t, const Gemmad__V1__Sampling *s) {
-    static const char *const ends[] = {"<|tool_response>", "<turn|>", "<eos>"};
+/* A tool's response is never the model's to write, not even with ignore_eos. */
+static status add_ends(generation *g, const Gemmad__V1__ChatRequest *r) {
     uint32_t id;
-    for (size_t i = 0; i < sizeof ends / sizeof *ends; i++) {
-        if (i > 0 && s && s->ignore_eos) break;
-        if (tokenizer_find(t, ends[i], &id)) TRY(sampling_add_stop(p, id));
-    }
-    return ST_OK;
+    if (!r->sampling || !r->sampling->ignore_eos) return generation_add_ends(g);
+    if (!tokenizer_find(g->model->tokenizer, "<|tool_response>", &id)) return ST_OK;
+    return sampling_add_stop(&g->sampling, id);
 }
 
 static status prepare(chat *c, const Gemmad__V1__ChatRequest *r) {
@@ -107,8 +102,7 @@ static status prepare(chat *c, const Gemmad__V1__ChatRequest *r) {
                                         .priority = r->priority};
     TRY(generation_read(g, &request));
     TRY(core_check_chat(g->model));
-    TRY(check_form(r));
-    TRY(add_ends(&g->sampling, g->model->tokenizer, r->sampling));
+    TRY(add_ends(g, r));
     g->form = (answer_form){.is_chat = true,
                             .thinking = r->enable_thinking,
                             .refuses_calls = refuses_calls(r),
@@ -118,9 +112,10 @@ static status prepare(chat *c, const Gemmad__V1__ChatRequest *r) {
 }
 
 void core_chat(void *context, call *k, const ProtobufCMessage *message) {
-    static const generation_ops ops = {make_prompt, "the prompt's token", send_event, delta, close_request};
+    static const generation_ops ops = {make_prompt, send_event, delta, close_request};
     const Gemmad__V1__ChatRequest *r = (const Gemmad__V1__ChatRequest *)message;
     chat *c = (chat *)generation_open(sizeof *c, &ops, context, k);
+    c->base.prompt_field = "the prompt's token";
     status st = prepare(c, r);
-    generation_start(&c->base, st, chat_prompt_is_tiny(r));
+    generation_start(&c->base, st, chat_prompt_is_tiny(r) && !chat_grammar_wanted(r));
 }

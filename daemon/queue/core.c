@@ -15,6 +15,7 @@ status core_open(core **out, uv_loop_t *loop) {
     (*out)->loop = loop;
     (*out)->limits = (core_limits){CORE_QUEUE, CORE_QUEUE_PER_CLIENT};
     (*out)->metrics = metrics_open();
+    (*out)->forms = chat_grammar_cache_open(CHAT_GRAMMAR_CACHE_BYTES);
     struct timespec now;
     clock_gettime(CLOCK_REALTIME, &now);
     (*out)->start_unix_ms = (uint64_t)now.tv_sec * 1000 + (uint64_t)now.tv_nsec / 1000000;
@@ -34,10 +35,13 @@ void core_close(core *c) {
         for (uint32_t k = 0; k < c->model[i].engine_count; k++)
             prefix_index_close(c->model[i].engine[k].prefixes);
     metrics_close(c->metrics);
+    chat_grammar_cache_close(c->forms);
     free(c);
 }
 
 void core_set_limits(core *c, core_limits limits) { c->limits = limits; }
+
+void core_set_auth(core *c, const auth *keys) { c->keys = keys; }
 
 void core_set_log_prompts(core *c, bool on) { c->log_prompts = on; }
 

@@ -36,6 +36,8 @@ enum { CORE_QUEUE = 1024, CORE_QUEUE_PER_CLIENT = 256 }; /* unless set */
 void core_set_limits(core *c, core_limits limits);
 /* Prompts are written into the log too, their beginnings at least; off unless set. */
 void core_set_log_prompts(core *c, bool on);
+/* The keys whose refusals are among the metrics; NULL: none. Not the core's. */
+void core_set_auth(core *c, const auth *keys);
 /* What transports count into; the core's own. */
 metrics *core_metrics(core *c);
 /* What GET /metrics answers: Prometheus' text format 0.0.4. */

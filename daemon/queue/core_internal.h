@@ -4,6 +4,7 @@
 #define DAEMON_QUEUE_CORE_INTERNAL_H
 
 #include "daemon/observe/metrics.h"
+#include "daemon/queue/chat_grammar.h"
 #include "daemon/queue/core.h"
 #include "daemon/queue/prefix_index.h"
 #include "daemon/queue/retry.h"
@@ -84,9 +85,11 @@ struct core {
     void *drain_context;
     core_limits limits;
     metrics *metrics;
+    const auth *keys;
     uint64_t start_unix_ms, start_ns;
     bool log_prompts;
     struct core_watch *watch;
+    chat_grammar_cache *forms; /* any thread */
     core_ticket *bucket[CORE_TICKET_BUCKETS];
     core_client *client[CORE_CLIENT_BUCKETS];
 };

@@ -41,5 +41,6 @@ static void set_engine(const core_engine *e) {
 void core_write_metrics(core *c, strbuf *out) {
     for (uint32_t i = 0; i < c->model_count; i++)
         for (uint32_t k = 0; k < c->model[i].engine_count; k++) set_engine(&c->model[i].engine[k]);
+    metrics_set_auth_failures(c->metrics, auth_refusals(c->keys));
     metrics_write(c->metrics, out);
 }

@@ -4,6 +4,7 @@
 
 #include "base/memory.h"
 #include "daemon/queue/generation.h"
+#include "proto/message.h"
 
 typedef struct generate {
     generation base;
@@ -11,10 +12,11 @@ typedef struct generate {
     size_t text_bytes;
     bool parse_special, add_bos;
     uint32_t bos;
+    Gemmad__V1__ResponseFormat *format; /* NULL: any text */
 } generate;
 
-static status encode(generation *base) {
-    generate *g = (generate *)base;
+static status encode(generate *g) {
+    generation *base = &g->base;
     status st = tokenizer_encode(base->model->tokenizer, g->text, g->text_bytes, g->parse_special,
                                  LIMIT_PROMPT_BYTES, &base->tokens, &base->token_count);
     if (st != ST_OK) return fail_within(st, "text");
@@ -26,6 +28,16 @@ static status encode(generation *base) {
     base->tokens[0] = g->bos;
     base->token_count++;
     return ST_OK;
+}
+
+static status make_prompt(generation *base) {
+    generate *g = (generate *)base;
+    const generation_ends ends = generation_end_tokens(base->model);
+    const chat_grammar_model model = {base->model->tokenizer, ends.id, ends.count};
+    const chat_grammar *form = NULL;
+    if (g->text) TRY(encode(g));
+    if (g->format) TRY(chat_grammar_make_format(&form, base->core->forms, &model, g->format));
+    return generation_take_grammar(base, form);
 }
 
 static void send_event(generation *g, generation_event kind, void *message) {
@@ -50,7 +62,23 @@ static void delta(generation *g, uint32_t index, const answer_part *part) {
     generation_tokens_close(&tokens);
 }
 
-static void close_text(generation *base) { free(((generate *)base)->text); }
+static void close_request(generation *base) {
+    generate *g = (generate *)base;
+    free(g->text);
+    if (g->format) protobuf_c_message_free_unpacked(&g->format->base, NULL);
+}
+
+static status take_format(generate *g, const Gemmad__V1__ResponseFormat *format) {
+    ProtobufCMessage *copy;
+    size_t n = protobuf_c_message_get_packed_size(&format->base);
+    uint8_t *bytes = memory_alloc(n);
+    protobuf_c_message_pack(&format->base, bytes);
+    status st = message_unpack(&gemmad__v1__response_format__descriptor, bytes, n, &copy);
+    free(bytes);
+    if (st != ST_OK) return st;
+    g->format = (Gemmad__V1__ResponseFormat *)copy;
+    return ST_OK;
+}
 
 static status take_text(generate *g, const Gemmad__V1__GenerateRequest *r) {
     generation *base = &g->base;
@@ -92,16 +120,18 @@ static status prepare(generate *g, const Gemmad__V1__GenerateRequest *r) {
     case GEMMAD__V1__GENERATE_REQUEST__PROMPT_TOKEN_IDS: TRY(take_ids(&g->base, r->token_ids)); break;
     default: return fail(ST_INVALID, "there is no prompt: text and token_ids are both absent");
     }
-    if (r->response_format) return fail(ST_UNSUPPORTED, "response_format is not built yet");
+    if (r->response_format) TRY(take_format(g, r->response_format));
     return generation_admit(&g->base, r->request_id);
 }
 
 void core_generate(void *context, call *k, const ProtobufCMessage *message) {
-    static const generation_ops from_text = {encode, "the prompt's token", send_event, delta, close_text};
-    static const generation_ops from_ids = {NULL, "token_ids", send_event, delta, NULL};
+    static const generation_ops made = {make_prompt, send_event, delta, close_request};
+    static const generation_ops given = {NULL, send_event, delta, NULL};
     const Gemmad__V1__GenerateRequest *r = (const Gemmad__V1__GenerateRequest *)message;
     bool is_text = r->prompt_case == GEMMAD__V1__GENERATE_REQUEST__PROMPT_TEXT;
-    generate *g = (generate *)generation_open(sizeof *g, is_text ? &from_text : &from_ids, context, k);
+    const generation_ops *ops = is_text || r->response_format ? &made : &given;
+    generate *g = (generate *)generation_open(sizeof *g, ops, context, k);
+    g->base.prompt_field = is_text ? "the prompt's token" : "token_ids";
     status st = prepare(g, r);
-    generation_start(&g->base, st, g->text_bytes <= CORE_TINY_BYTES);
+    generation_start(&g->base, st, g->text_bytes <= CORE_TINY_BYTES && !g->format);
 }

@@ -17,6 +17,7 @@ static void finish(generation *g) {
     request_log_close(&g->log);
     core_ticket_release(&g->ticket);
     sampling_close(&g->sampling);
+    chat_grammar_release(g->grammar);
     free(g->sample);
     free(g->tokens);
     if (g->ops->close) g->ops->close(g);
@@ -122,7 +123,8 @@ static status submit(generation *g) {
     const model_facts *facts = core_facts(g->model);
     uint64_t left_ms;
     TRY(sampling_fit(&g->sampling, g->token_count, facts));
-    TRY(sampling_check_ids(g->ops->prompt_field, g->tokens, g->token_count, facts->vocab));
+    TRY(sampling_check_ids(g->prompt_field, g->tokens, g->token_count, facts->vocab));
+    if (g->grammar) TRY(generation_add_ends(g));
     if (!deadline_left(g, &left_ms)) return fail(ST_TIMEOUT, "the deadline passed");
     g->prompt_tokens = g->log.prompt_tokens = (uint32_t)g->token_count;
     g->sample = memory_alloc_array(g->sampling.n, sizeof *g->sample);
@@ -133,12 +135,17 @@ static status submit(generation *g) {
                               .priority = g->priority,
                               .deadline_ms = left_ms,
                               .client = g->ticket.client->hash,
-                              .group = g->sampling.n > 1 ? ++g->core->groups : 0};
+                              .group = g->sampling.n > 1 ? ++g->core->groups : 0,
+                              .grammar = g->grammar ? g->grammar->bytes : NULL,
+                              .grammar_bytes = g->grammar ? g->grammar->size : 0,
+                              .vocabulary = g->vocabulary};
     TRY(open_samples(g, &request));
     auth_key_tokens(g->call->who, g->prompt_tokens);
     /* A million waiting tokens are 4 MB: the engine has its copy. */
     free(g->tokens);
     g->tokens = NULL;
+    chat_grammar_release(g->grammar);
+    g->grammar = NULL;
     return ST_OK;
 }
 
@@ -168,6 +175,31 @@ status generation_read(generation *g, const generation_request *r) {
     g->seed = g->sampling.engine.seed;
     g->priority = r->priority;
     return ST_OK;
+}
+
+generation_ends generation_end_tokens(const core_model *m) {
+    static const char *const turn_ends[] = {"<eos>", "<turn|>", "<|tool_response>"};
+    const model_facts *facts = core_facts(m);
+    generation_ends ends = {.count = facts->end_token_count};
+    memcpy(ends.id, facts->end_token, facts->end_token_count * sizeof *ends.id);
+    for (size_t i = 0; i < sizeof turn_ends / sizeof *turn_ends; i++) {
+        uint32_t id, k = 0;
+        if (!m->tokenizer || !tokenizer_find(m->tokenizer, turn_ends[i], &id)) continue;
+        while (k < ends.count && ends.id[k] != id) k++;
+        if (k == ends.count) ends.id[ends.count++] = id;
+    }
+    return ends;
+}
+
+status generation_add_ends(generation *g) {
+    const generation_ends ends = generation_end_tokens(g->model);
+    for (uint32_t i = 0; i < ends.count; i++) TRY(sampling_add_stop(&g->sampling, ends.id[i]));
+    return ST_OK;
+}
+
+status generation_take_grammar(generation *g, const chat_grammar *form) {
+    g->grammar = form;
+    return form ? tokenizer_vocabulary(g->model->tokenizer, &g->vocabulary) : ST_OK;
 }
 
 status generation_admit(generation *g, const char *request_id) {
@@ -203,7 +235,7 @@ generation *generation_open(size_t owner_bytes, const generation_ops *ops, core 
 }
 
 void generation_start(generation *g, status st, bool tiny) {
-    if (st == ST_OK && g->ops->make_prompt && !g->tokens) {
+    if (st == ST_OK && g->ops->make_prompt) {
         g->busy++;
         g->job.run = make_prompt;
         g->job.done = prompt_made;

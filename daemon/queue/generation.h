@@ -26,9 +26,9 @@ typedef enum generation_event {
 } generation_event;
 
 typedef struct generation_ops {
-    /* On a worker, unless `tiny` of generation_start: fills tokens and token_count. NULL: they are there. */
+    /* On a worker, unless `tiny` of generation_start: fills tokens and token_count, and the grammar if one is asked for.
+     * NULL: they are there. */
     status (*make_prompt)(generation *g);
-    const char *prompt_field; /* where ids outside the vocabulary came from, for the sentence */
     void (*send)(generation *g, generation_event kind, void *message);
     void (*delta)(generation *g, uint32_t index, const answer_part *part);
     void (*close)(generation *g); /* what the owner holds; NULL: nothing */
@@ -61,6 +61,10 @@ struct generation {
     job job;                                                     /* ops->make_prompt */
     uint32_t *tokens;                                            /* freed when the engine has them */
     size_t token_count;
+    const char *prompt_field; /* where ids outside the vocabulary came from, for the sentence */
+    const chat_grammar
+        *grammar; /* what the answers must follow, held until the engine has it; NULL: nothing */
+    const vocabulary *vocabulary; /* that it was made with */
     uint32_t prompt_tokens;
     uint64_t seed;
     answer_form form; /* what the samples' tokens are read as; set before they are opened */
@@ -77,6 +81,15 @@ typedef struct generation_request {
     int32_t priority;
 } generation_request;
 STATUS_CHECKED status generation_read(generation *g, const generation_request *r);
+/* The tokens that end an answer of the model: what the checkpoint names, and those that end a turn of a chat. */
+typedef struct generation_ends {
+    uint32_t id[64 + 3], count;
+} generation_ends;
+generation_ends generation_end_tokens(const core_model *m);
+/* To the request's stop tokens. With a grammar this is done for all, since nothing else may follow its end. */
+STATUS_CHECKED status generation_add_ends(generation *g);
+/* In make_prompt, behind chat_grammar_make: what the engine must know beside the grammar. */
+STATUS_CHECKED status generation_take_grammar(generation *g, const chat_grammar *form);
 /* A place in the queue. */
 STATUS_CHECKED status generation_admit(generation *g, const char *request_id);
 /* The end of the handler: st is how reading the request went, with the thread's sentence. */

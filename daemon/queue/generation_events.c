@@ -99,6 +99,7 @@ static void send_finished(generation *g, uint32_t index, const session_end *end)
     f.malformed = said.malformed;
     f.has_truncated_call = said.has_truncated;
     f.truncated_call = said.truncated;
+    metrics_count(g->ticket.engine->metrics, METRICS_MALFORMED_CALLS, said.malformed_count + said.has_truncated);
     g->ops->send(g, GENERATION_FINISHED, &f);
     chat_finish_close(&said);
 }

@@ -7,12 +7,11 @@
 #include "base/sha256.h"
 #include "daemon/text/chat_writer.h"
 
-static void hash(const char *text, size_t bytes, const char *end, char hex[65]) {
+static void hash(const char *text, size_t bytes, char hex[65]) {
     uint8_t digest[32];
     sha256 s;
     sha256_begin(&s);
     sha256_add(&s, text, bytes);
-    sha256_add(&s, end, strlen(end));
     sha256_end(&s, digest);
     sha256_hex(digest, hex);
 }
@@ -20,8 +19,8 @@ static void hash(const char *text, size_t bytes, const char *end, char hex[65]) 
 /* Each template ends in a tag that takes the white space behind it away: files that differ in that alone are the same. */
 static const chat_template *find(const char *text, size_t bytes) {
     char hex[65];
-    while (bytes > 0 && strchr(" \t\r\n", text[bytes - 1])) bytes--;
-    hash(text, bytes, "\n", hex);
+    while (bytes > 0 && text[bytes - 1] && strchr(" \t\r\n", text[bytes - 1])) bytes--;
+    hash(text, bytes, hex);
     for (int i = 0; i < CHAT_TEMPLATES; i++)
         if (!strcmp(chat_templates[i].sha256, hex)) return &chat_templates[i];
     return NULL;
@@ -54,7 +53,7 @@ void chat_template_choose(chat_choice *out, const char *option, const char *text
         snprintf(out->why, sizeof out->why,
                  "it has no chat template; --chat-template gemma4 or gemma4-small gives it one");
     } else if (!t) {
-        hash(text, bytes, "", hex);
+        hash(text, bytes, hex);
         snprintf(out->why, sizeof out->why,
                  "its chat template is none of Gemma 4's (SHA-256 %s); --chat-template gemma4 or "
                  "gemma4-small says that it may "

@@ -159,7 +159,7 @@ static bool is_standard(const json_value *v) {
     return false;
 }
 
-/* filter: `v` is a schema taken for its properties, and its own keywords are left out. The first template did so always. */
+/* filter: `v` is a schema taken for its properties, and its own keywords are left out. The first version did so always. */
 static status write_properties(chat_writer *w, const json_value *v, bool filter) {
     if (v->kind != JSON_KIND_OBJECT)
         return fail(ST_INVALID, "\"properties\" is no object, and the chat template cannot write it");
@@ -167,7 +167,7 @@ static status write_properties(chat_writer *w, const json_value *v, bool filter)
     status st = ST_OK;
     bool later = false;
     for (uint32_t i = 0; i < v->count && st == ST_OK; i++) {
-        if ((filter || w->template->first) && is_standard(member[i])) continue;
+        if ((filter || w->template->version == CHAT_APRIL_10) && is_standard(member[i])) continue;
         separate(w, &later);
         chat_plain(w, member[i]->key, member[i]->key_bytes);
         chat_mark(w, ":{");

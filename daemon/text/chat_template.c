@@ -9,9 +9,16 @@
 #include "proto/limits.h"
 
 const chat_template chat_templates[CHAT_TEMPLATES] = {
-    {"gemma4", "ae53464bf3be25802b3a5b37def7fd89667067d7577049b3b2d74c4d8de4c6d4", true, false},
-    {"gemma4-small", "0a2c8073c878ab1da004bee933a998606537bbb62016310352c7285c3f01c5b5", false, false},
-    {"gemma4-2026-04-10", "85a08664d16d8f3be4416c92427b3ac10df1024ac566cc0b4bc3bab409393f98", true, true},
+    {"gemma4", "6a1015c47ccfcfa67c3b772385bccee357a4d37c3cda37bd202e9047f391ab82", CHAT_JULY, true},
+    {"gemma4-small", "603a42db292c25278e9b23d94c7abbe77453f13e26a053c43c5c2f900b4136f7", CHAT_JULY, false},
+    {"gemma4-2026-04-28", "94899c0f917d93f6fe81c95744d1e8ddab2d21d39228d2e4aec1fb2a25bff413", CHAT_APRIL_28,
+     true},
+    {"gemma4-small-2026-04-28", "33204f1acb5bd0002713e16a593847f24ceeafe711ed88bda2a352dc996a3373",
+     CHAT_APRIL_28, false},
+    {"gemma4-2026-04-10", "1d35a24a2a63cc600c0cab43628a6df4cd3318e959b03307cf5f9f7e29ecf783", CHAT_APRIL_10,
+     true},
+    {"gemma4-small-2026-04-10", "781d10940fbc44be40064b5d43a056fc486c84ceaa55538226368b57314132bf",
+     CHAT_APRIL_10, false},
 };
 
 const chat_template *chat_template_named(const char *name) {
@@ -35,6 +42,9 @@ typedef struct renderer {
     strbuf scratch;
 } renderer;
 
+/* Before July. */
+static bool is_april(const renderer *r) { return r->w.template->version < CHAT_JULY; }
+
 static bool is(chat_text t, const char *word) {
     return t.bytes == strlen(word) && (t.bytes == 0 || !memcmp(t.text, word, t.bytes));
 }
@@ -45,6 +55,15 @@ static bool is_model(const chat_message *m) { return is(m->role, "assistant") ||
 
 static bool is_system(const chat_message *m) { return is(m->role, "system") || is(m->role, "developer"); }
 
+/* What was put together in the scratch buffer; too much of it is too much for the prompt. */
+static void plain_scratch(renderer *r, bool strip) {
+    const char *text = strbuf_text(&r->scratch);
+    size_t bytes = r->scratch.size;
+    if (r->scratch.full) r->w.text->full = true;
+    if (strip) python_strip(&text, &bytes);
+    chat_plain(&r->w, text, bytes);
+}
+
 static void plain_stripped(renderer *r, const char *text, size_t bytes) {
     python_strip(&text, &bytes);
     chat_plain(&r->w, text, bytes);
@@ -52,7 +71,7 @@ static void plain_stripped(renderer *r, const char *text, size_t bytes) {
 
 /* ---- the system turn ---- */
 
-/* The first template printed a list of parts as Python does. */
+/* The first version printed a list of parts as Python does. */
 static void write_parts_repr(renderer *r, const chat_message *m) {
     static const char *const kinds[] = {[CHAT_PART_TEXT] = "text",
                                         [CHAT_PART_IMAGE] = "image",
@@ -69,13 +88,13 @@ static void write_parts_repr(renderer *r, const chat_message *m) {
         strbuf_add_string(&r->scratch, "}");
     }
     strbuf_add_string(&r->scratch, "]");
-    chat_plain(&r->w, strbuf_text(&r->scratch), r->scratch.size);
+    plain_scratch(r, false);
 }
 
 static void write_system_text(renderer *r, const chat_message *m) {
     if (m->content == CHAT_CONTENT_STRING) {
         plain_stripped(r, m->parts[0].text.text, m->parts[0].text.bytes);
-    } else if (m->content == CHAT_CONTENT_PARTS && r->w.template->first) {
+    } else if (m->content == CHAT_CONTENT_PARTS && r->w.template->version == CHAT_APRIL_10) {
         write_parts_repr(r, m);
     } else if (m->content == CHAT_CONTENT_PARTS) {
         for (uint32_t i = 0; i < m->part_count; i++) {
@@ -108,8 +127,8 @@ static status write_system_turn(renderer *r) {
 static void write_reasoning(renderer *r, const chat_message *m, uint32_t index) {
     bool current = r->last_user == UINT32_MAX || index > r->last_user;
     if (m->reasoning.bytes == 0) return;
-    if (r->w.template->first ? !current || m->call_count == 0
-                             : !current && !(r->c->preserve_thinking && m->call_count > 0))
+    if (is_april(r) ? !current || m->call_count == 0
+                    : !current && !(r->c->preserve_thinking && m->call_count > 0))
         return;
     chat_mark(&r->w, "<|channel>thought\n");
     chat_plain(&r->w, m->reasoning.text, m->reasoning.bytes);
@@ -123,9 +142,8 @@ static status write_calls(renderer *r, const chat_message *m, uint32_t index) {
         chat_plain(&r->w, m->calls[i].name.text, m->calls[i].name.bytes);
         chat_mark(&r->w, "{");
         if (a && a->kind == JSON_KIND_OBJECT) chat_write_members(&r->w, a);
-        else if (a && a->kind == JSON_KIND_STRING && r->w.template->first)
-            chat_plain(&r->w, a->text, a->bytes);
-        else if (a && a->kind != JSON_KIND_NULL && !r->w.template->first)
+        else if (a && a->kind == JSON_KIND_STRING && is_april(r)) chat_plain(&r->w, a->text, a->bytes);
+        else if (a && a->kind != JSON_KIND_NULL && !is_april(r))
             return fail(ST_INVALID, "messages[%u].tool_calls[%u]: the arguments are no object", index, i);
         chat_mark(&r->w, "}<tool_call|>");
     }
@@ -149,8 +167,7 @@ static const chat_text unknown = {"unknown", 7};
 static void write_own_responses(renderer *r, const chat_message *m) {
     for (uint32_t i = 0; i < m->response_count; i++) {
         const json_value *v = m->responses[i].response;
-        bool named =
-            r->w.template->first ? m->responses[i].name.text != NULL : m->responses[i].name.bytes > 0;
+        bool named = is_april(r) ? m->responses[i].name.text != NULL : m->responses[i].name.bytes > 0;
         begin_response(r, named ? m->responses[i].name : unknown);
         if (v && v->kind == JSON_KIND_OBJECT) {
             chat_write_members(&r->w, v);
@@ -168,10 +185,10 @@ static bool same_id(chat_text a, chat_text b) {
 }
 
 /* The last call with the same id gives the name, also when neither has one. */
-static chat_text response_name(const chat_message *calls, const chat_message *tool, bool first) {
+static chat_text response_name(const chat_message *calls, const chat_message *tool, bool april) {
     for (uint32_t i = calls->call_count; i-- > 0;)
         if (same_id(calls->calls[i].id, tool->call_id)) return calls->calls[i].name;
-    return first || tool->name.bytes > 0 ? tool->name : unknown;
+    return april || tool->name.bytes > 0 ? tool->name : unknown;
 }
 
 static void write_placeholder(renderer *r, chat_part_kind kind) {
@@ -181,7 +198,7 @@ static void write_placeholder(renderer *r, chat_part_kind kind) {
 }
 
 static status write_tool_message(renderer *r, const chat_message *calls, const chat_message *m) {
-    chat_text name = response_name(calls, m, r->w.template->first);
+    chat_text name = response_name(calls, m, is_april(r));
     if (!name.text)
         return fail(ST_INVALID,
                     "messages[%u]: a tool message with neither a name nor the id of a call before it",
@@ -198,8 +215,7 @@ static status write_tool_message(renderer *r, const chat_message *calls, const c
         chat_mark(&r->w, "<|\"|>");
     }
     end_response(r);
-    for (uint32_t i = 0; i < m->part_count && !r->w.template->first; i++)
-        write_placeholder(r, m->parts[i].kind);
+    for (uint32_t i = 0; i < m->part_count && !is_april(r); i++) write_placeholder(r, m->parts[i].kind);
     return ST_OK;
 }
 
@@ -224,7 +240,7 @@ static void write_without_thoughts(renderer *r, const char *text, size_t bytes) 
         strbuf_add(&r->scratch, text, (size_t)((thought ? thought : stop) - text));
         text = cut ? cut + sizeof close - 1 : end;
     }
-    plain_stripped(r, strbuf_text(&r->scratch), r->scratch.size);
+    plain_scratch(r, true);
 }
 
 static void write_content(renderer *r, const chat_message *m) {
@@ -232,7 +248,7 @@ static void write_content(renderer *r, const chat_message *m) {
         const chat_part *p = &m->parts[i];
         if (p->kind != CHAT_PART_TEXT) {
             write_placeholder(r, p->kind);
-            if (r->w.template->first) r->ended = ENDED_TEXT;
+            if (is_april(r)) r->ended = ENDED_TEXT;
         } else if (p->text.bytes > 0) {
             if (is_model(m)) write_without_thoughts(r, p->text.text, p->text.bytes);
             else plain_stripped(r, p->text.text, p->text.bytes);
@@ -248,18 +264,19 @@ static const chat_message *next_message(const renderer *r, uint32_t index) {
     return NULL;
 }
 
+/* The content before it is trimmed. */
+static bool says_something(const chat_message *m) {
+    if (m->content == CHAT_CONTENT_STRING) return m->parts[0].text.bytes > 0;
+    return m->content == CHAT_CONTENT_PARTS && m->part_count > 0;
+}
+
 static void close_turn(renderer *r, const chat_message *m, uint32_t index, bool responded, bool has_content) {
     const chat_message *next = next_message(r, index);
     bool goes_on;
-    if (r->w.template->first) {
-        bool empty = m->content == CHAT_CONTENT_ABSENT ||
-                     (m->content == CHAT_CONTENT_STRING && m->parts[0].text.bytes == 0) ||
-                     (m->content == CHAT_CONTENT_PARTS && m->part_count == 0);
-        goes_on = responded && empty;
-    } else {
+    if (r->w.template->version == CHAT_JULY)
         goes_on = (is_model(m) && next && is(next->role, "assistant") && (m->call_count == 0 || responded)) ||
                   (responded && !has_content && !next);
-    }
+    else goes_on = responded && !(r->w.template->version == CHAT_APRIL_10 ? says_something(m) : has_content);
     if (r->ended == ENDED_CALL && !responded) chat_mark(&r->w, "<|tool_response>");
     else if (!goes_on) chat_mark(&r->w, "<turn|>\n");
 }
@@ -288,7 +305,7 @@ static void write_generation_prompt(renderer *r, bool *starts_in_thought) {
     if (r->ended == ENDED_TEXT) {
         chat_mark(&r->w, "<|turn>model\n");
         if (t->empty_thought && !r->c->enable_thinking) chat_mark(&r->w, "<|channel>thought\n<channel|>");
-    } else if (r->ended == ENDED_RESPONSE && r->c->enable_thinking && !t->first) {
+    } else if (r->ended == ENDED_RESPONSE && r->c->enable_thinking && t->version == CHAT_JULY) {
         chat_mark(&r->w, "<|channel>thought\n");
         *starts_in_thought = true;
     }

@@ -41,6 +41,7 @@ void chat_plain_upper(chat_writer *w, const json_value *v) {
     python_write_str(&text, v);
     python_write_upper(w->text, strbuf_text(&text), text.size);
     note_plain(w, begin);
+    if (text.full) w->text->full = true;
     strbuf_close(&text);
 }
 
@@ -98,7 +99,7 @@ void chat_write_members(chat_writer *w, const json_value *object) { write_object
 
 void chat_write_value(chat_writer *w, const json_value *v, bool quoted) {
     switch (v ? v->kind : JSON_KIND_NULL) {
-    case JSON_KIND_NULL: chat_mark(w, w->template->first ? "None" : "null"); return;
+    case JSON_KIND_NULL: chat_mark(w, w->template->version < CHAT_JULY ? "None" : "null"); return;
     case JSON_KIND_FALSE: chat_mark(w, "false"); return;
     case JSON_KIND_TRUE: chat_mark(w, "true"); return;
     case JSON_KIND_NUMBER: chat_plain_str(w, v); return;

@@ -6,13 +6,17 @@
 
 #include "daemon/text/chat_template.h"
 
+/* As published, in their order. */
+typedef enum chat_version { CHAT_APRIL_10, CHAT_APRIL_28, CHAT_JULY } chat_version;
+
 struct chat_template {
-    const char *name, *sha256;
+    const char *name;
+    const char *sha256; /* of its text without the white space at its end */
+    chat_version version;
     bool empty_thought; /* without thinking, the generation prompt holds a thought that is over */
-    bool first;         /* the version of 2026-04-10, which differs in many places */
 };
 
-enum { CHAT_TEMPLATES = 3 };
+enum { CHAT_TEMPLATES = 6 };
 extern const chat_template chat_templates[CHAT_TEMPLATES];
 
 typedef struct chat_writer {

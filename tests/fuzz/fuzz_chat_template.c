@@ -83,7 +83,7 @@ static void check(const chat_rendering *r) {
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
-    static const char *const names[] = {"gemma4", "gemma4-small", "gemma4-2026-04-10"};
+    static const char *const names[] = {"gemma4", "gemma4-small", "gemma4-2026-04-10", "gemma4-2026-04-28"};
     json_tree *t;
     if (json_tree_read(&t, (const char *)data, size) != ST_OK) return 0;
     for (size_t i = 0; i < sizeof names / sizeof *names; i++) {

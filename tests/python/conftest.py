@@ -6,6 +6,10 @@ from support import Daemon
 EXACT = ("--weights", "f32", "--kv", "f32")
 
 
+def pytest_addoption(parser):
+    parser.addoption("--long", action="store_true", help="hostile clients for a minute a test, not for seconds")
+
+
 @pytest.fixture(scope="session")
 def dense():
     """tiny-dense on two ranks: tensor parallelism. Shared by tests that leave it as it was."""

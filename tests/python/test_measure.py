@@ -14,7 +14,9 @@ BENCH_KEYS = {"prefill_tokens_per_s", "decode_tokens_per_s", "weight_bytes_per_t
               "read_bandwidth_gb_per_s", "bandwidth_share", "experts_hit", "step_ms", "collective_ms", "load_s", "operators",
               "imbalance"}
 SERVE_KEYS = {"duration", "completed", "total_input_tokens", "total_output_tokens", "request_throughput", "output_throughput",
-              "total_token_throughput"} | {f"{a}_{b}_ms" for a in ("mean", "median", "std", "p99") for b in ("ttft", "tpot", "itl")}
+              "total_token_throughput"} | {f"{a}_{b}_ms" for a in ("mean", "median", "std", "p99")
+              for b in ("ttft", "tpot", "itl", "e2el")} | {"failed", "max_concurrent_requests", "max_output_tokens_per_s", "num_prompts",
+                                                           "request_rate", "max_concurrency"}
 READ = ("--read", "64MiB")  # in place of 4 GiB: figures are not looked at
 MINUTES = 300  # memory is read by gigabytes, and the machine may be busy
 
@@ -56,7 +58,8 @@ def test_bench_says_it_to_people():
     (["bench", "decode", "--model", "x", "--layers", "2"], 2, "--layers belongs to --shape"),
     (["bench", "prefill", "--model", "/nowhere"], 3, "/nowhere"), (["bench", "decode", "--shape", "e2b", "--layers", "36"], 2, "has 35"),
     (["bench", "decode", "--model", MODELS / "tiny-dense", "--ranks", "3"], 3, "3 ranks"),
-    (["bench", "serve", "--model", "x", "--shape", "31b"], 2, "not both"), (["doctor", "--ranks", "0"], 2, "--ranks"),
+    (["bench", "serve", "--model", "x", "--shape", "31b"], 2, "not both"), (["bench", "serve", "--request-rate", "nan"], 2, "is nan"),
+    (["bench", "serve", "--metric-percentiles", "101"], 2, "0 to 100"), (["bench", "serve", "--random-range-ratio", "1.5"], 2, "0 to 1"), (["doctor", "--ranks", "0"], 2, "--ranks"),
     (["eval"], 2, "--text"), (["eval", "--text", "x", "--top", "64"], 2, "--against"),
 ])
 def test_wrong_command_lines(args, code, sentence):
@@ -77,6 +80,15 @@ def test_bench_serve_with_a_running_one(dense):
     r = dense.ctl("bench", "serve", "--batch", 2, "--prompt", 8, "--generate", 3, "--json", timeout=MINUTES)
     assert r.returncode == 0, r.stderr
     assert json.loads(r.stdout)["completed"] == 2
+    out = json.loads(dense.ctl("bench", "serve", "--num-prompts", 12, "--max-concurrency", 2, "--request-rate", 200, "--prompt", 20,
+                               "--generate", 4, "--random-range-ratio", 0.5, "--seed", 3, "--metric-percentiles", "50,99.9",
+                               "--json").stdout)
+    assert out["completed"] == 12 and out["request_rate"] == 200 and 1 <= out["max_concurrent_requests"] <= 2
+    assert out["p50_ttft_ms"] == out["median_ttft_ms"] <= out["p99.9_ttft_ms"] and "p99_ttft_ms" not in out
+    assert 120 <= out["total_input_tokens"] <= 360 and 24 <= out["total_output_tokens"] <= 72
+    assert out["mean_ttft_ms"] <= out["mean_e2el_ms"]
+    text = dense.ctl("bench", "serve", "--batch", 2, "--prompt", 8, "--generate", 3).stdout
+    assert text.startswith("============ Serving Benchmark Result ============\n") and "P99 E2EL (ms):" in text
     r = dense.ctl("bench", "serve", "--batch", 2, "--prompt", 4000, "--generate", 3000)
     assert r.returncode == 1 and "INVALID_ARGUMENT" in r.stderr
 

@@ -172,6 +172,8 @@ static void fake_submit(fake_gemmad *g, uint64_t id, uint32_t *tokens, size_t n)
     m.client = UINT64_MAX;
     m.group = 12;
     m.sampling = &s;
+    m.has_grammar = true;
+    m.grammar = (ProtobufCBinaryData){7, (uint8_t *)"grammar"};
     s.has_max_tokens = s.has_temperature = s.has_top_p = s.has_top_k = s.has_min_p = s.has_seed = true;
     s.has_repetition_penalty = s.has_presence_penalty = s.has_frequency_penalty = true;
     s.has_logprobs = s.has_prompt_logprobs = true;
@@ -187,6 +189,16 @@ static void fake_submit(fake_gemmad *g, uint64_t id, uint32_t *tokens, size_t n)
     s.stop_token_ids = stop;
     f.kind_case = GEMMAD__ENGINE__FRAME__KIND_SUBMIT;
     f.submit = &m;
+    fake_send(g, &f);
+}
+
+static void fake_vocabulary(fake_gemmad *g) {
+    Gemmad__Engine__Vocabulary v = GEMMAD__ENGINE__VOCABULARY__INIT;
+    engine_frame f = GEMMAD__ENGINE__FRAME__INIT;
+    v.has_data = true;
+    v.data = (ProtobufCBinaryData){5, (uint8_t *)"words"};
+    f.kind_case = GEMMAD__ENGINE__FRAME__KIND_VOCABULARY;
+    f.vocabulary = &v;
     fake_send(g, &f);
 }
 
@@ -220,8 +232,12 @@ TEST(requests_come_in_as_structs) {
     CHECK_STATUS(link_poll(l, 0, &e), ST_TIMEOUT);
     CHECK_STATUS(link_poll(l, 10, &e), ST_TIMEOUT);
     uint32_t tokens[3] = {2, 49, 7};
+    fake_vocabulary(&g);
     fake_submit(&g, 5, tokens, 3);
     fake_cancel(&g, 4);
+    CHECK_STATUS(link_poll(l, -1, &e), ST_OK);
+    CHECK(e.kind == LINK_VOCABULARY && e.data_bytes == 5 && !memcmp(e.data, "words", 5));
+    free(e.data);
     CHECK_STATUS(link_poll(l, -1, &e), ST_OK);
     CHECK(e.kind == LINK_SUBMIT && e.id == 5 && e.request->id == 5);
     const link_request *r = e.request;
@@ -230,6 +246,7 @@ TEST(requests_come_in_as_structs) {
     CHECK(r->deadline_ms == 9000 && r->sampling.sample_index == 3 && r->sampling.seed == UINT64_MAX);
     CHECK(r->sampling.max_tokens == 10 && r->sampling.temperature == 0.5F && r->sampling.top_p == 0.25F);
     CHECK(r->sampling.top_k == 64 && r->sampling.logprobs == 2 && r->sampling.prompt_logprobs == -1);
+    CHECK(r->grammar_bytes == 7 && !memcmp(r->grammar, "grammar", 7));
     CHECK(r->sampling.stop_token_count == 2 && r->sampling.stop_token[1] == 6 && r->sampling.bias_count == 0);
     link_request_free(e.request);
     CHECK_STATUS(link_poll(l, 1000, &e), ST_OK);

@@ -9,7 +9,8 @@ static const plan_bounds bounds = {.slots = 4,
                                    .vocab = 500,
                                    .pages_per_slot = 16,
                                    .pages = {100, 200},
-                                   .spills = true};
+                                   .spills = true,
+                                   .allowed_places = 8};
 static const plan_bounds no_folder = {
     .slots = 4, .rows_max = 64, .context = 1000, .vocab = 500, .pages_per_slot = 16, .pages = {100, 200}};
 
@@ -42,6 +43,11 @@ static void fill(plan *p) {
     s->first_input = first;
     s->logits = PLAN_LOGITS_LAST;
     s->draw = 1;
+    s->allowed = 4;
+    plan_add_allowed_bits(p, 3, (uint32_t[16]){1, 2, 3}, 16);
+    uint32_t *ids = plan_add_allowed_list(p, 7, 2);
+    ids[0] = 40;
+    ids[1] = 41;
 }
 
 TEST(there_and_back) {
@@ -50,12 +56,14 @@ TEST(there_and_back) {
     fill(&a);
     plan_encode(&a, &bytes);
     CHECK_STATUS(plan_decode(&b, bytes.data, bytes.size, &bounds), ST_OK);
-    CHECK(b.step == 7 && b.open_count == 1 && b.span_count == 1 && b.page_count == 2 && b.token_count == 7);
+    CHECK(b.step == 7 && b.open_count == 1 && b.span_count == 1 && b.page_count == 2 && b.token_count == 9);
+    CHECK(b.allowed_count == 2 && !memcmp(a.allowed, b.allowed, 2 * sizeof *a.allowed));
+    CHECK(b.word_count == 16 && b.words[2] == 3 && b.tokens[b.allowed[1].first + 1] == 41);
     CHECK(b.open[0].params.seed == 99 && b.open[0].params.bias[0].bias == -2 &&
           b.open[0].params.stop_token[1] == 106);
     CHECK(!memcmp(a.span, b.span, sizeof *a.span) && !memcmp(a.page, b.page, 2 * sizeof *a.page));
     CHECK(b.spill_count == 1 && !memcmp(a.spill, b.spill, sizeof *a.spill));
-    CHECK(!memcmp(a.tokens, b.tokens, 7 * sizeof *a.tokens));
+    CHECK(!memcmp(a.tokens, b.tokens, 9 * sizeof *a.tokens));
     /* Every cut is noticed. */
     for (size_t n = 0; n < bytes.size; n++) CHECK_STATUS(plan_decode(&b, bytes.data, n, &bounds), ST_FORMAT);
     strbuf_add(&bytes, "x", 1);
@@ -90,8 +98,18 @@ TEST(refusals_name_the_part) {
     refused(&p, ST_FORMAT, "0 rows");
     p.span[0].position = 997;
     refused(&p, ST_FORMAT, "4 rows at position 997");
-    p.span[0].first_input = 4;
-    refused(&p, ST_FORMAT, "span tokens 4+4 of 7");
+    p.span[0].first_input = 6;
+    refused(&p, ST_FORMAT, "span tokens 6+4 of 9");
+    p.span[0].allowed = 9;
+    refused(&p, ST_FORMAT, "allowed tokens of place 9 of 8");
+    p.span[0].draw = 0;
+    refused(&p, ST_FORMAT, "allowed tokens of place 4 of 8, draw 0");
+    p.allowed[0].place = 8;
+    refused(&p, ST_FORMAT, "allowed by place 8 of 8");
+    p.allowed[0].count = 15;
+    refused(&p, ST_FORMAT, "15 words or tokens");
+    p.allowed[1].first = 8;
+    refused(&p, ST_FORMAT, "2 words or tokens allowed by place 7 of 8, 9 are there");
     p.span[0].input = PLAN_SOFT_ROWS;
     refused(&p, ST_UNSUPPORTED, "span input 1");
     p.span[0].mask = PLAN_BLOCK;

@@ -27,7 +27,7 @@ TEST(counters_and_labels) {
     metrics_count_http(m, 200);
     metrics_count_http(m, 99);
     metrics_count_http(m, 600);
-    metrics_count_auth_failure(m);
+    metrics_set_auth_failures(m, 1);
     written(m);
     HAS("# TYPE gemmad:prompt_tokens_total counter");
     HAS("gemmad:prompt_tokens_total{engine=\"0\",model_name=\"plain\"} 1099511627783");

@@ -213,6 +213,13 @@ TEST(every_field_of_a_submit_is_checked) {
     REFUSED(w.m.sample_index = LIMIT_SAMPLES, "sample_index is 64, a prompt has at most 64 samples");
     REFUSED(w.m.has_priority = false, "priority is missing");
     REFUSED(w.m.has_deadline_ms = false, "deadline_ms is missing");
+    uint8_t byte = 0;
+    good.m.has_grammar = true;
+    good.m.grammar = (ProtobufCBinaryData){1, &byte};
+    CHECK_STATUS(engine_check_submit(&good.m, &bounds), ST_OK);
+    REFUSED(w.m.has_grammar = true, "a grammar of 0 bytes");
+    REFUSED((w.m.has_grammar = true, w.m.grammar.len = LIMIT_GRAMMAR_BYTES + 1),
+            "a grammar of 16777217 bytes, allowed are 1");
     REFUSED(w.m.sampling = NULL, "sampling is missing");
     REFUSED(w.s.max_tokens = 0, "max_tokens is 0");
     REFUSED(w.s.max_tokens = 2, "2 tokens were emitted already, max_tokens is 2");
@@ -237,6 +244,24 @@ TEST(every_field_of_a_submit_is_checked) {
     REFUSED(w.bias.token_id = 10, "submit: logit_bias: token_id is 10, allowed are 0 to 9");
     REFUSED(w.bias.bias = NAN, "bias is nan");
     REFUSED(w.bias.has_bias = false, "bias is missing");
+}
+
+TEST(vocabularies_have_a_size) {
+    Gemmad__Engine__Vocabulary v = GEMMAD__ENGINE__VOCABULARY__INIT;
+    engine_frame f = {.base = PROTOBUF_C_MESSAGE_INIT(&gemmad__engine__frame__descriptor)};
+    uint8_t byte = 0;
+    f.kind_case = GEMMAD__ENGINE__FRAME__KIND_VOCABULARY;
+    f.vocabulary = &v;
+    CHECK_STATUS(engine_check_from_gemmad(&f, &bounds), ST_FORMAT);
+    CHECK_SENTENCE("vocabulary: data is missing");
+    v.has_data = true;
+    CHECK_STATUS(engine_check_from_gemmad(&f, &bounds), ST_FORMAT);
+    CHECK_SENTENCE("vocabulary: 0 bytes");
+    v.data = (ProtobufCBinaryData){1, &byte};
+    CHECK_STATUS(engine_check_from_gemmad(&f, &bounds), ST_OK);
+    CHECK_STATUS(engine_check_from_leader(&f, &bounds), ST_FORMAT);
+    v.data.len = (size_t)LIMIT_VOCABULARY_BYTES + 1;
+    CHECK_STATUS(engine_check_from_gemmad(&f, &bounds), ST_FORMAT);
 }
 
 TEST(frames_of_the_wrong_direction_are_refused) {
@@ -349,6 +374,7 @@ int main(void) {
     RUN(the_writer_is_bounded_and_takes_back);
     RUN(an_unfolding_frame_is_refused);
     RUN(every_field_of_a_submit_is_checked);
+    RUN(vocabularies_have_a_size);
     RUN(frames_of_the_wrong_direction_are_refused);
     RUN(a_pause_says_whether);
     RUN(a_heartbeat_is_checked);

@@ -24,6 +24,7 @@ typedef struct fake_request {
     uint64_t deadline_ms;
     uint32_t sample_index;
     uint64_t client, group;
+    size_t grammar_bytes; /* 0: none */
     bool cancelled, paused;
     uint32_t steps; /* a simulation's own */
     struct fake_request *next;
@@ -92,7 +93,9 @@ static inline status fake_submit(engine *base, const engine_request *q, const en
     fake_request *r = memory_alloc(sizeof *r);
     *r = (fake_request){.id = ++e->submitted, .listener = *l, .context = context, .token_count = q->token_count,
                         .sampling = q->sampling, .priority = q->priority, .deadline_ms = q->deadline_ms,
-                        .sample_index = q->sample_index, .client = q->client, .group = q->group, .next = e->first};
+                        .sample_index = q->sample_index, .client = q->client, .group = q->group,
+                        .grammar_bytes = q->grammar ? q->grammar_bytes : 0, .next = e->first};
+    CHECK(!q->grammar || (q->grammar_bytes > 0 && q->vocabulary != NULL));
     CHECK(q->prompt_count == q->token_count);
     r->tokens = memory_alloc_array(q->token_count, sizeof *r->tokens);
     memcpy(r->tokens, q->tokens, q->token_count * sizeof *r->tokens);

@@ -38,6 +38,15 @@ bool tokenizer_find(const tokenizer *t, const char *text, uint32_t *id) {
     return false;
 }
 
+const char *tokenizer_bytes(const tokenizer *t, uint32_t id, size_t *n) {
+    static char all[256];
+    if (id < BYTE || id >= WORD) return tokenizer_text(t, id, n);
+    all[id - BYTE] = (char)(id - BYTE);
+    *n = 1;
+    return &all[id - BYTE];
+}
+
+
 status tokenizer_encode(const tokenizer *t, const char *text, size_t n, bool parse_special, size_t ids_max,
                         uint32_t **ids, size_t *count) {
     (void)t;
@@ -63,6 +72,22 @@ status tokenizer_encode_marked(const tokenizer *t, const char *text, size_t n, c
                                size_t ids_max, uint32_t **ids, size_t *count) {
     (void)plain, (void)plain_count;
     return tokenizer_encode(t, text, n, true, ids_max, ids, count);
+}
+
+/* Kept for ever, as a tokenizer's own. */
+status tokenizer_vocabulary(const tokenizer *t, const vocabulary **out) {
+    static vocabulary *made;
+    vocabulary_token list[FAKE_VOCAB] = {{0}};
+    static uint8_t bytes[256];
+    (void)t;
+    for (uint32_t i = 0; i < FAKE_VOCAB; i++) {
+        if (i >= BYTE && i < WORD) bytes[i - BYTE] = (uint8_t)(i - BYTE), list[i] = (vocabulary_token){&bytes[i - BYTE], 1};
+        else if (i >= WORD && i < CHANNEL)
+            list[i] = (vocabulary_token){(const uint8_t *)fake_words[i - WORD], (uint32_t)strlen(fake_words[i - WORD])};
+    }
+    status st = made ? ST_OK : vocabulary_make(&made, list, FAKE_VOCAB);
+    *out = made;
+    return st;
 }
 
 void detokenizer_open(detokenizer *d, const tokenizer *t, bool skip_special) {

@@ -109,6 +109,10 @@ TEST(malformed_and_truncated) {
     CHECK(seen.finished->n_malformed == 2 &&
           is_text(seen.finished->malformed[1], "<|tool_call>a<tool_call|>"));
     CHECK(seen.finished->has_truncated_call && is_text(seen.finished->truncated_call, "<|tool_call>b{"));
+    strbuf text = {0};
+    core_write_metrics(c, &text);
+    CHECK(strstr(strbuf_text(&text), "gemmad:malformed_tool_calls_total{engine=\"0\",model_name=\"dense\"} 3\n"));
+    strbuf_close(&text);
     fake_call_close(&f);
 }
 
@@ -210,6 +214,67 @@ TEST(end_tokens) {
     CHECK(begin_chat(&f, &r) == NULL && f.st == ST_INVALID && strstr(f.text, "stop_token_ids"));
     fake_call_close(&f);
     dense.base.facts = kept;
+}
+
+/* What the answer must follow goes to the engine; a token that ends it then ends it, whatever ignore_eos says. */
+TEST(forms) {
+    sampling_message s = GEMMAD__V1__SAMPLING__INIT;
+    Gemmad__V1__ResponseFormat format = GEMMAD__V1__RESPONSE_FORMAT__INIT;
+    Gemmad__V1__ToolChoice choice = GEMMAD__V1__TOOL_CHOICE__INIT;
+    s.has_ignore_eos = s.ignore_eos = 1;
+    format.format_case = GEMMAD__V1__RESPONSE_FORMAT__FORMAT_REGEX;
+    format.regex = (char *)"a+";
+    choice.mode = (char *)"required";
+    for (int i = 0; i < 3; i++) {
+        chat_request_message r = i == 0 ? chat_request_of(&s) : tool_request_of(&s);
+        if (i == 0) r.response_format = &format;
+        if (i == 1) r.tool_choice = &choice;
+        fake_request *q = begin_chat_started(&f, &r);
+        CHECK(q->grammar_bytes > 0 && ends_with(q, EOS) && ends_with(q, TURN_END) && ends_with(q, RESPONSE));
+        fake_finish(&dense, q, "length");
+        fake_call_close(&f);
+    }
+    format.regex = (char *)"a(";
+    chat_request_message r = chat_request_of(&s);
+    r.response_format = &format;
+    CHECK(begin_chat(&f, &r) == NULL && f.st == ST_INVALID && strstr(f.text, "response_format.regex"));
+    fake_call_close(&f);
+    choice.mode = (char *)"named";
+    choice.name = (char *)"b";
+    r = tool_request_of(&s);
+    r.tool_choice = &choice;
+    CHECK(begin_chat(&f, &r) == NULL && f.st == ST_INVALID && strstr(f.text, "tool_choice"));
+    fake_call_close(&f);
+}
+
+TEST(forms_of_generate) {
+    Gemmad__V1__ResponseFormat format = GEMMAD__V1__RESPONSE_FORMAT__INIT;
+    sampling_message s = GEMMAD__V1__SAMPLING__INIT;
+    s.has_ignore_eos = s.ignore_eos = 1;
+    format.format_case = GEMMAD__V1__RESPONSE_FORMAT__FORMAT_JSON_SCHEMA;
+    format.json_schema = (char *)"{\"type\":\"integer\"}";
+    for (int text = 0; text < 2; text++) {
+        generate_request r = text ? text_request("hello", 5) : ids_request(&s);
+        r.sampling = &s;
+        r.response_format = &format;
+        fake_request *q = begin_started(&f, &r);
+        CHECK(q && q->grammar_bytes > 0 && ends_with(q, EOS));
+        fake_finish(&dense, q, "length");
+        fake_call_close(&f);
+    }
+    format.json_schema = (char *)"{";
+    generate_request r = ids_request(&s);
+    r.response_format = &format;
+    check_refused(&r, ST_INVALID, "response_format.json_schema");
+    r.model = (char *)"ids";
+    check_refused(&r, ST_INVALID, "response_format");
+    format.format_case = GEMMAD__V1__RESPONSE_FORMAT__FORMAT_JSON_OBJECT;
+    format.json_object = 0; /* none is asked for */
+    r.model = NULL;
+    fake_request *q = begin_started(&f, &r);
+    CHECK(q->grammar_bytes == 0 && q->sampling.stop_token_count == 0);
+    fake_finish(&dense, q, "length");
+    fake_call_close(&f);
 }
 
 TEST(prompts_that_end_in_a_thought) {
@@ -469,9 +534,12 @@ static uint32_t draw(uint32_t n) {
 
 static void answer_with(const portion *p, const char *stop, bool in_one, chat_seen *out) {
     sampling_message s = GEMMAD__V1__SAMPLING__INIT;
+    Gemmad__V1__ToolChoice choice = GEMMAD__V1__TOOL_CHOICE__INIT;
     if (stop) set_stop(&s, stop);
     s.has_ignore_eos = s.ignore_eos = 1;
-    chat_request_message r = tool_request_of(&s);
+    chat_request_message r = chat_request_of(&s);
+    choice.mode = (char *)"auto"; /* without tools: no grammar */
+    r.tool_choice = &choice;
     fake_request *q = begin_chat_started(&f, &r);
     for (uint32_t at = 0; at < p->n && !q->cancelled;) {
         uint32_t n = in_one ? p->n : 1 + draw(4);
@@ -551,6 +619,8 @@ int main(void) {
     RUN(seam);
     RUN(stop_strings);
     RUN(end_tokens);
+    RUN(forms);
+    RUN(forms_of_generate);
     RUN(prompts_that_end_in_a_thought);
     RUN(tool_choice);
     RUN(samples);

@@ -19,7 +19,8 @@ static chat_grammar_cache *cache;
 
 static void open_model(void) {
     static const char *const names[] = {"<eos>", "<turn|>", "<|tool_response>"};
-    if (tokenizer_open(&tok, TEST_DATA "/models/tiny-dense/tokenizer.json") != ST_OK) test_skip(status_text());
+    if (tokenizer_open(&tok, TEST_DATA "/models/tiny-dense/tokenizer.json") != ST_OK)
+        test_skip(status_text());
     for (size_t i = 0; i < 3; i++) CHECK(tokenizer_find(tok, names[i], &ends[i]));
     model = (chat_grammar_model){tok, ends, 3};
     cache = chat_grammar_cache_open(CHAT_GRAMMAR_CACHE_BYTES);
@@ -51,13 +52,15 @@ static const chat_grammar *make(const chat_request_message *r, bool in_thought) 
     return form;
 }
 
-static void check(const chat_request_message *r, bool in_thought, const char *const *yes, const char *const *no) {
+static void check(const chat_request_message *r, bool in_thought, const char *const *yes,
+                  const char *const *no) {
     const chat_grammar *form = make(r, in_thought);
     for (; form && *yes; yes++) CHECK_THAT(follows(form, *yes), "refused: %s", *yes);
     for (; form && *no; no++) CHECK_THAT(!follows(form, *no), "admitted: %s", *no);
     chat_grammar_release(form);
 }
-#define TEXTS(...) (const char *const[]){__VA_ARGS__, NULL}
+#define TEXTS(...)                                                                                           \
+    (const char *const[]) { __VA_ARGS__, NULL }
 
 #define CALL(text) "<|tool_call>call:" text "<tool_call|>"
 #define Q "<|\"|>"
@@ -68,9 +71,10 @@ static Gemmad__V1__Tool *tools[] = {&weather, &search};
 static chat_request_message request_with_tools(void) {
     chat_request_message r = GEMMAD__V1__CHAT_REQUEST__INIT;
     weather.name = "get-weather";
-    weather.parameters_json = "{\"type\":\"object\",\"properties\":{\"city\":{\"type\":\"string\"},\"days\":{\"type\":\"integer\","
-                              "\"minimum\":1,\"maximum\":7},\"unit kind\":{\"enum\":[\"C\",\"F\"]},\"a:b\":{\"type\":\"boolean\"}},"
-                              "\"required\":[\"city\"],\"additionalProperties\":false}";
+    weather.parameters_json =
+        "{\"type\":\"object\",\"properties\":{\"city\":{\"type\":\"string\"},\"days\":{\"type\":\"integer\","
+        "\"minimum\":1,\"maximum\":7},\"unit kind\":{\"enum\":[\"C\",\"F\"]},\"a:b\":{\"type\":\"boolean\"}},"
+        "\"required\":[\"city\"],\"additionalProperties\":false}";
     weather.has_strict = weather.strict = 1;
     search.name = "search";
     r.tools = tools;
@@ -82,15 +86,18 @@ TEST(calls_may_come) {
     chat_request_message r = request_with_tools();
     check(&r, false,
           TEXTS("", "Just text, with {braces}.", CALL("get-weather{city:" Q "Par\"is}\n" Q "}"),
-                "Let me see." CALL("search{}") CALL("search{query:" Q Q ",deep:{list:[1,-2.5,null,true," Q "x" Q "]}}") "Done.",
+                "Let me see." CALL("search{}")
+                    CALL("search{query:" Q Q ",deep:{list:[1,-2.5,null,true," Q "x" Q "]}}") "Done.",
                 CALL("get-weather{city:" Q "a" Q ",days:7,unit kind:" Q "F" Q "," Q "a:b" Q ":true}")),
-          TEXTS(CALL("other{}"), CALL("get-weather{}"), CALL("get-weather{city:" Q "a" Q ",days:8}"), CALL("get-weather{city:a}"),
-                CALL("get-weather{days:1,city:" Q "a" Q "}"), CALL("get-weather{city:" Q "a" Q ",more:1}"), CALL("search"),
-                CALL("search{a:}"), CALL(" search{}"), "<|tool_call>", "<|tool_call>call:search{}", "<|channel>thought\n<channel|>x",
-                "text<|turn>"));
+          TEXTS(CALL("other{}"), CALL("get-weather{}"), CALL("get-weather{city:" Q "a" Q ",days:8}"),
+                CALL("get-weather{city:a}"), CALL("get-weather{days:1,city:" Q "a" Q "}"),
+                CALL("get-weather{city:" Q "a" Q ",more:1}"), CALL("search"), CALL("search{a:}"),
+                CALL(" search{}"), "<|tool_call>", "<|tool_call>call:search{}",
+                "<|channel>thought\n<channel|>x", "text<|turn>"));
     r.has_parallel_tool_calls = 1;
     r.parallel_tool_calls = 0;
-    check(&r, false, TEXTS("text", "text" CALL("search{}")), TEXTS(CALL("search{}") CALL("search{}"), CALL("search{}") "text"));
+    check(&r, false, TEXTS("text", "text" CALL("search{}")),
+          TEXTS(CALL("search{}") CALL("search{}"), CALL("search{}") "text"));
 }
 
 TEST(calls_must_or_must_not_come) {
@@ -98,10 +105,12 @@ TEST(calls_must_or_must_not_come) {
     Gemmad__V1__ToolChoice choice = GEMMAD__V1__TOOL_CHOICE__INIT;
     r.tool_choice = &choice;
     choice.mode = "required";
-    check(&r, false, TEXTS(CALL("search{}"), CALL("search{}") CALL("search{}")), TEXTS("", "text", "text" CALL("search{}"), CALL("search{}") "x"));
+    check(&r, false, TEXTS(CALL("search{}"), CALL("search{}") CALL("search{}")),
+          TEXTS("", "text", "text" CALL("search{}"), CALL("search{}") "x"));
     choice.mode = "named";
     choice.name = "search";
-    check(&r, false, TEXTS(CALL("search{}")), TEXTS("", CALL("get-weather{city:" Q Q "}"), CALL("search{}") CALL("search{}")));
+    check(&r, false, TEXTS(CALL("search{}")),
+          TEXTS("", CALL("get-weather{city:" Q Q "}"), CALL("search{}") CALL("search{}")));
     choice.mode = "none";
     check(&r, false, TEXTS("", "text"), TEXTS(CALL("search{}"), "text<|tool_call>"));
 }
@@ -110,15 +119,18 @@ TEST(thoughts_come_first) {
     chat_request_message r = request_with_tools();
     r.has_enable_thinking = r.enable_thinking = 1;
     check(&r, false,
-          TEXTS("<|channel>thought\nhm<channel|>text", "text", "<|channel>thought\n<channel|>" CALL("search{}"), CALL("search{}")),
+          TEXTS("<|channel>thought\nhm<channel|>text", "text",
+                "<|channel>thought\n<channel|>" CALL("search{}"), CALL("search{}")),
           TEXTS("<|channel>thought\nhm", "x<|channel>thought\n<channel|>", "<channel|>"));
-    check(&r, true, TEXTS("hm<channel|>text", "<channel|>"), TEXTS("hm", "<|channel>thought\n<channel|>", "hm" CALL("search{}")));
+    check(&r, true, TEXTS("hm<channel|>text", "<channel|>"),
+          TEXTS("hm", "<|channel>thought\n<channel|>", "hm" CALL("search{}")));
     Gemmad__V1__ResponseFormat f = GEMMAD__V1__RESPONSE_FORMAT__INIT;
     f.format_case = GEMMAD__V1__RESPONSE_FORMAT__FORMAT_JSON_OBJECT;
     f.json_object = 1;
     r.response_format = &f;
     check(&r, false, TEXTS("{}", "<|channel>thought\n{<channel|>{\"a\": [1, 2]}", CALL("search{}")),
-          TEXTS("text", "[]", "<|channel>thought\nhm<channel|>text", "{}" CALL("search{}"), CALL("search{}") "{}"));
+          TEXTS("text", "[]", "<|channel>thought\nhm<channel|>text", "{}" CALL("search{}"),
+                CALL("search{}") "{}"));
     r.n_tools = 0;
     check(&r, true, TEXTS("x<channel|>{}"), TEXTS("x<channel|>" CALL("search{}"), "{}"));
 }
@@ -157,7 +169,8 @@ TEST(forms_without_chat) {
 /* Tokens at random, of those that the mask allows, with a liking for what closes. Returns how many; 0: it did not end. */
 static uint32_t random_answer(automaton *a, uint64_t *seed, uint32_t *ids, uint32_t most) {
     static const char *const closers[] = {"\"", "}", "]", "<|\"|>", "<tool_call|>", "<channel|>"};
-    uint32_t words = (tokenizer_vocab_size(tok) + 31) / 32, *mask = memory_alloc_array(words, sizeof *mask), n = 0;
+    uint32_t words = (tokenizer_vocab_size(tok) + 31) / 32, *mask = memory_alloc_array(words, sizeof *mask),
+             n = 0;
     automaton_cursor *c = automaton_cursor_open(a);
     while (n < most && !automaton_ended(c)) {
         uint32_t id = 0, seen = 0;
@@ -202,10 +215,12 @@ static void on_call(void *context, const parsed_call *call) {
     r->calls++;
     if (strcmp(strbuf_text(&call->name), "get-weather") != 0) return;
     CHECK_STATUS(json_tree_read(&t, call->arguments.data, call->arguments.size), ST_OK);
-    const json_value *city = json_value_get(json_tree_root(t), "city"), *days = json_value_get(json_tree_root(t), "days");
+    const json_value *city = json_value_get(json_tree_root(t), "city"),
+                     *days = json_value_get(json_tree_root(t), "days");
     int64_t n = 1;
     CHECK_THAT(city && city->kind == JSON_KIND_STRING, "%s", strbuf_text(&call->arguments));
-    CHECK_THAT(!days || (json_value_integer(days, &n) && n >= 1 && n <= 7), "%s", strbuf_text(&call->arguments));
+    CHECK_THAT(!days || (json_value_integer(days, &n) && n >= 1 && n <= 7), "%s",
+               strbuf_text(&call->arguments));
     json_tree_close(t);
 }
 
@@ -231,7 +246,8 @@ TEST(random_calls_are_read) {
         chat_parser *p = chat_parser_open(&o);
         for (uint32_t k = 0; k < n; k++) chat_parser_add(p, ids[k]);
         chat_parser_end(p, true);
-        CHECK_THAT(read.calls >= 1 && read.content.size == 0, "%u calls, %zu bytes", read.calls, read.content.size);
+        CHECK_THAT(read.calls >= 1 && read.content.size == 0, "%u calls, %zu bytes", read.calls,
+                   read.content.size);
         calls += read.calls;
         chat_parser_close(p);
         strbuf_close(&read.content);
@@ -245,8 +261,10 @@ TEST(random_calls_are_read) {
 TEST(random_documents_are_json) {
     Gemmad__V1__ResponseFormat f = GEMMAD__V1__RESPONSE_FORMAT__INIT;
     f.format_case = GEMMAD__V1__RESPONSE_FORMAT__FORMAT_JSON_SCHEMA;
-    f.json_schema = "{\"type\":\"object\",\"properties\":{\"name\":{\"type\":\"string\",\"maxLength\":20},\"n\":{\"type\":\"integer\"},"
-                    "\"tags\":{\"type\":\"array\",\"items\":{\"enum\":[\"a\",\"b\"]},\"maxItems\":3}},\"required\":[\"name\",\"n\","
+    f.json_schema = "{\"type\":\"object\",\"properties\":{\"name\":{\"type\":\"string\",\"maxLength\":20},"
+                    "\"n\":{\"type\":\"integer\"},"
+                    "\"tags\":{\"type\":\"array\",\"items\":{\"enum\":[\"a\",\"b\"]},\"maxItems\":3}},"
+                    "\"required\":[\"name\",\"n\","
                     "\"tags\"],\"additionalProperties\":false}";
     const chat_grammar *form;
     const vocabulary *v;

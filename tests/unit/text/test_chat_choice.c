@@ -27,11 +27,31 @@ TEST(by_sha256) {
         CHECK_STATUS(file_read_all(path, 1 << 20, &text, &n), ST_OK);
         check(NULL, text, n, tiny, known[i].name, "");
         check(NULL, text, n - 1, tiny, known[i].name, ""); /* the last line is not ended */
+        text[n - 1] = ' ';
+        check(NULL, text, n, tiny, known[i].name, "");
         check("gemma4-small", text, n, tiny, "gemma4-small", "");
         text[n / 2] ^= 1;
         check(NULL, text, n, tiny, NULL, "is none of Gemma 4's (SHA-256 ");
         free(text);
     }
+}
+
+/* The small models' template of 2026-04-10 is the large ones' without three lines, and without the end of the last. */
+TEST(derived) {
+    char *text;
+    size_t n;
+    CHECK_STATUS(
+        file_read_all(TEST_DATA "/tokenizer/gemma4/chat_template.2026-04-10.jinja", 1 << 20, &text, &n),
+        ST_OK);
+    char *begin = strstr(text, "        {%- if not enable_thinking | default(false) -%}\n"),
+         *end = begin ? strstr(begin, "endif -%}\n") : NULL;
+    CHECK(end != NULL);
+    if (end) {
+        end += strlen("endif -%}\n");
+        memmove(begin, end, strlen(end) + 1);
+        check(NULL, text, strlen(text) - 1, tiny, "gemma4-small-2026-04-10", "");
+    }
+    free(text);
 }
 
 TEST(otherwise) {
@@ -63,6 +83,7 @@ TEST(a_tokenizer_of_something_else) {
 int main(void) {
     CHECK_STATUS(tokenizer_open(&tiny, TEST_DATA "/models/tiny-dense/tokenizer.json"), ST_OK);
     RUN(by_sha256);
+    RUN(derived);
     RUN(otherwise);
     RUN(a_tokenizer_of_something_else);
     tokenizer_close(tiny);

@@ -11,11 +11,18 @@ static const char *vectors = TEST_DATA "/tokenizer/gemma4/chat.jsonl";
 static tokenizer *gemma;
 static uint32_t rendered, refused, encoded;
 
+/* A vector says what a template makes of it under the variant's name; one that does not is the same as for the first template,
+ * if such vectors tell of it at all. */
 static const struct {
     const char *name, *variant;
-    bool openai_names;
-} templates[] = {
-    {"gemma4", NULL, true}, {"gemma4-small", "small", true}, {"gemma4-2026-04-10", "2026-04-10", false}};
+    bool openai_names, told_always;
+} templates[] = {{"gemma4", NULL, true, false},
+                 {"gemma4-small", "small", true, false},
+                 {"gemma4-2026-04-10", "2026-04-10", false, false},
+                 {"gemma4-small-2026-04-10", "small-2026-04-10", false, true},
+                 {"gemma4-2026-04-28", "2026-04-28", false, true},
+                 {"gemma4-small-2026-04-28", "small-2026-04-28", false, true}};
+enum { TEMPLATES = sizeof templates / sizeof *templates };
 
 static bool same_ids(const json_value *want, const uint32_t *ids, size_t count) {
     size_t n = 0;
@@ -60,6 +67,8 @@ static void check(const json_value *v, int k) {
     snprintf(id, sizeof id, "%s (%s)", name->text, templates[k].name);
     if (templates[k].variant) want = json_value_get(variants, templates[k].variant);
     bool variant = want != NULL;
+    bool told = json_value_get(v, "prompt") || json_value_get(v, "error");
+    if (!variant && (templates[k].told_always || !told)) return;
     want = variant ? want : v;
     const json_value *prompt = json_value_get(want, "prompt");
     chat_conversation c;
@@ -85,19 +94,25 @@ static void check(const json_value *v, int k) {
     vector_close(&c);
 }
 
-TEST(vectors) {
+static void check_file(const char *path) {
     char *text;
     size_t size;
-    CHECK_STATUS(file_read_all(vectors, 1 << 30, &text, &size), ST_OK);
+    CHECK_STATUS(file_read_all(path, 1 << 30, &text, &size), ST_OK);
     for (char *line = strtok(text, "\n"); line; line = strtok(NULL, "\n")) {
         json_tree *t;
         CHECK_STATUS(json_tree_read(&t, line, strlen(line)), ST_OK);
-        for (int k = 0; t && k < 3; k++) check(json_tree_root(t), k);
+        for (int k = 0; t && k < TEMPLATES; k++) check(json_tree_root(t), k);
         json_tree_close(t);
     }
     free(text);
     printf("%u rendered, %u refused, %u encoded\n", rendered, refused, encoded);
 }
+
+TEST(vectors) { check_file(vectors); }
+
+/* What Jinja 3.1.6, set up as transformers does, makes of the same conversations with the templates of April that are not beside
+ * the vectors: their SHA-256 stands in chat_template.c. */
+TEST(templates_of_april) { check_file(TEST_DATA "/tokenizer/gemma4/chat_april.jsonl"); }
 
 static void open_gemma(void) {
     strbuf json = {0};
@@ -111,6 +126,7 @@ int main(int argc, char **argv) {
     if (argc > 1) vectors = argv[1];
     else open_gemma();
     RUN(vectors);
+    if (argc == 1) RUN(templates_of_april);
     tokenizer_close(gemma);
     return test_result();
 }
