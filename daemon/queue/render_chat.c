@@ -17,7 +17,6 @@ static void release(work_call *w) {
 static status render(job *j) {
     render_call *r = (render_call *)work_of(j);
     const core_model *m = r->work.model;
-    TRY(core_check_chat(m));
     TRY(chat_request_open(&r->request));
     return chat_prompt_make(&r->prompt, m->chat.template, m->tokenizer, r->request.message);
 }
@@ -35,15 +34,14 @@ static void rendered(job *j) {
 
 void core_render_chat(void *context, call *k, const ProtobufCMessage *message) {
     const Gemmad__V1__ChatRequest *request = (const Gemmad__V1__ChatRequest *)message;
-    chat_request kept;
     work_call *w;
-    status st = chat_request_keep(&kept, request);
-    if (st == ST_OK) st = work_open(&w, sizeof(render_call), context, k, request->model, release);
+    status st = work_open(&w, sizeof(render_call), context, k, request->model, release);
     if (st != ST_OK) {
-        chat_request_close(&kept);
         core_refuse(k, st);
         return;
     }
-    ((render_call *)w)->request = kept;
-    work_start(w, render, rendered, chat_prompt_is_tiny(request));
+    st = core_check_chat(w->model);
+    if (st == ST_OK) st = chat_request_keep(&((render_call *)w)->request, request);
+    if (st != ST_OK) work_refuse(w, st);
+    else work_start(w, render, rendered, chat_prompt_is_tiny(request));
 }
