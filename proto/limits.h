@@ -27,7 +27,7 @@ enum {
     LIMIT_MESSAGE_PARTS = 16384,         /* content parts of one chat, all messages together */
     LIMIT_MESSAGE_CALLS = 128,           /* tool calls of one message */
     LIMIT_CHAT_CALLS = 16384,            /* of one chat */
-    LIMIT_CHAT_VALUES = 1 << 20,         /* JSON values of a chat's arguments and schemas: memory is 72 bytes each */
+    LIMIT_CHAT_VALUES = 1 << 20,         /* JSON values of a chat's arguments and schemas: memory is 64 bytes each */
     LIMIT_TOOLS = 512,                   /* of one chat */
     LIMIT_TOOL_NAME_BYTES = 256,
     LIMIT_SAMPLES = 64,                  /* n of one prompt */

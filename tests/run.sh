@@ -93,7 +93,22 @@ make_venv() {
     .venv/bin/pip install -q --disable-pip-version-check -r tests/python/requirements.txt &&
         cp tests/python/requirements.txt "$stamp"
 }
-step_venv() { check venv make_venv; }
+# The official JSON-Schema-Test-Suite is part of jsonschema's source package. Without it, its tests are skipped.
+fetch_schema_suite() {
+    local at=.venv/json-schema-suite work version
+    [ -d "$at" ] && return 0
+    version=$("$python" -c 'from importlib.metadata import version; print(version("jsonschema"))') || return 1
+    work=$(mktemp -d /tmp/gemmad-suite.XXXXXX)
+    .venv/bin/pip download -q --disable-pip-version-check --no-binary jsonschema --no-deps -d "$work" "jsonschema==$version" &&
+        tar xzf "$work"/jsonschema-*.tar.gz -C "$work" && mv "$work/jsonschema-$version/json" "$at"
+    local status=$?
+    rm -rf "$work"
+    return $status
+}
+step_venv() {
+    check venv make_venv
+    fetch_schema_suite >"$logs/schema-suite.log" 2>&1 || skip json-schema-suite "$(tail -n 1 "$logs/schema-suite.log")"
+}
 step_style() { check style python3 tests/check_style.py; }
 step_layering() {
     check layering python3 tests/check_layering.py

@@ -73,12 +73,15 @@ static void check_length(http_exchange *x) {
     http_server *s = x->server;
     const char *given = http_header(x, "content-length");
     unsigned long long bytes = given ? strtoull(given, NULL, 10) : 0;
+    x->early = true;
     if (bytes > s->options.body_bytes) {
         (void)fail(ST_INVALID, "the body has %llu bytes, at most %zu", bytes, s->options.body_bytes);
         http_refuse(x, 413, NULL, "request_too_large", status_text());
     } else if (s->body_bytes + bytes > s->options.bodies_bytes) {
         http_set_retry(x, RETRY_BODIES_MS);
         http_refuse(x, 503, NULL, "overloaded", "too many large requests are being read; come again");
+    } else {
+        x->early = false;
     }
 }
 
@@ -113,7 +116,7 @@ http_exchange *http_exchange_begin(http_connection *c, const char *method, const
     if (!x->answered) ask_gate(x);
     if (!x->answered) http_route_find(x);
     if (!x->answered) check_length(x);
-    x->early = x->answered && body_is_long(x);
+    x->early = x->early || (x->answered && body_is_long(x));
     return x;
 }
 

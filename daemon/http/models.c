@@ -1,10 +1,11 @@
-/* /v1/models, /health and /version: what is served and whether it can be. */
+/* /v1/models, /health, /version and /openapi.json: what is served and whether it can be. */
 #include <stdlib.h>
 #include <string.h>
 
 #include "base/memory.h"
 #include "build_id.h"
 #include "daemon/http/openai_internal.h"
+#include "daemon/http/openapi_embedded.h"
 
 typedef struct list_call {
     remote remote; /* first */
@@ -93,4 +94,9 @@ void openai_version(void *context, http_exchange *x) {
     json_end_object(&json);
     http_answer_json(x, 200, &json);
     strbuf_close(&json);
+}
+
+void openai_openapi(void *context, http_exchange *x) {
+    (void)context;
+    http_answer(x, 200, "application/json", openapi_json, openapi_json_bytes);
 }

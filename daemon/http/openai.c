@@ -12,6 +12,7 @@
 static const http_route routes[] = {
     {"GET", "/health", openai_health},
     {"GET", "/version", openai_version},
+    {"GET", "/openapi.json", openai_openapi},
     {"GET", "/v1/models", openai_models},
     {"GET", "/v1/models/*", openai_model},
     {"POST", "/v1/chat/completions", openai_chat},

@@ -36,6 +36,6 @@ void openai_make_id(const char *prefix, char id[OPENAI_ID_BYTES]);
 uint64_t openai_now(void); /* Unix seconds */
 
 http_handler openai_models, openai_model, openai_health, openai_version, openai_chat, openai_completions,
-    openai_tokenize, openai_detokenize, openai_refused, openai_responses;
+    openai_tokenize, openai_detokenize, openai_refused, openai_responses, openai_openapi;
 
 #endif

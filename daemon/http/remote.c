@@ -26,7 +26,14 @@ static const call_ops ops = {on_send, on_finish, backlog};
 
 void remote_start(remote *r, const openai *o, const char *path, const ProtobufCMessage *request) {
     const openai_backend *b = &o->backend;
-    r->base = (call){.ops = &ops, .peer = http_caller(r->exchange), .who = gate_key(r->exchange)};
+    http_exchange *x = r->exchange;
+    const char *parent = http_header(x, "traceparent");
+    r->base = (call){.ops = &ops,
+                     .peer = http_caller(x),
+                     .who = gate_key(x),
+                     .path = http_path(x),
+                     .request_id = http_id(x)};
+    trace_begin(&r->base.trace, parent, parent ? strlen(parent) : 0);
     r->live = true;
     for (uint32_t i = 0; i < b->method_count; i++)
         if (!strcmp(b->methods[i].path, path)) {

@@ -8,7 +8,7 @@
 #include "proto/limits.h"
 #include "proto/message.h"
 
-/* What stands around the texts of the longest prompt: keys, lengths, names of fields that no prompt shows. */
+/* KEPT: the texts of the longest prompt, and as much again of what no prompt shows. */
 enum { TINY_BYTES = 2048, TINY_ITEMS = 32, KEPT_BYTES_MAX = 2 * LIMIT_PROMPT_BYTES };
 
 status chat_request_keep(chat_request *out, const Gemmad__V1__ChatRequest *r) {
@@ -35,25 +35,13 @@ void chat_request_close(chat_request *r) {
     *r = (chat_request){0};
 }
 
-static size_t length(const char *s) { return s ? strlen(s) : 0; }
-
-static void measure_message(const Gemmad__V1__Message *m, size_t *bytes, size_t *items) {
-    *items += 1 + m->n_content + m->n_tool_calls;
-    if (*items > TINY_ITEMS) return;
-    for (size_t i = 0; i < m->n_content; i++)
-        if (m->content[i]->part_case == GEMMAD__V1__PART__PART_TEXT) *bytes += m->content[i]->text.len;
-    for (size_t i = 0; i < m->n_tool_calls; i++) *bytes += length(m->tool_calls[i]->arguments_json);
-    if (m->has_reasoning) *bytes += m->reasoning.len;
-}
-
 bool chat_prompt_is_tiny(const Gemmad__V1__ChatRequest *r) {
-    size_t bytes = 0, items = r->n_tools;
+    size_t items = r->n_tools;
     if (r->n_messages > TINY_ITEMS || r->n_tools > TINY_ITEMS) return false;
-    for (size_t i = 0; i < r->n_messages && items <= TINY_ITEMS; i++)
-        measure_message(r->messages[i], &bytes, &items);
-    for (size_t i = 0; i < r->n_tools; i++)
-        bytes += length(r->tools[i]->description) + length(r->tools[i]->parameters_json);
-    return items <= TINY_ITEMS && bytes <= TINY_BYTES;
+    for (size_t i = 0; i < r->n_messages; i++)
+        items += 1 + r->messages[i]->n_content + r->messages[i]->n_tool_calls;
+    /* The whole of it: also what no prompt shows is copied. */
+    return items <= TINY_ITEMS && gemmad__v1__chat_request__get_packed_size(r) <= TINY_BYTES;
 }
 
 static status encode(chat_prompt *out, const tokenizer *tok, const chat_rendering *r) {

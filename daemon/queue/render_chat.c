@@ -1,90 +1,47 @@
 /* RenderChat: the prompt that a chat would send. */
-#include <stdlib.h>
-
-#include "base/memory.h"
 #include "daemon/queue/chat_prompt.h"
-#include "daemon/queue/core_internal.h"
-#include "daemon/queue/job.h"
+#include "daemon/queue/work_call.h"
 
 typedef struct render_call {
-    core *core;
-    call *call;
-    const tokenizer *tokenizer;
-    const chat_template *template;
-    job job;
-    status why; /* not ST_OK: the client gave up */
+    work_call work;
     chat_request request;
     chat_prompt prompt;
 } render_call;
 
-static render_call *of_job(job *j) { return (render_call *)((char *)j - offsetof(render_call, job)); }
-
-static void cancelled(call *k, void *context, status why) {
-    render_call *r = context;
-    (void)k;
-    r->why = why;
-    job_cancel(&r->job);
+static void release(work_call *w) {
+    render_call *r = (render_call *)w;
+    chat_request_close(&r->request);
+    chat_prompt_close(&r->prompt);
 }
 
 static status render(job *j) {
-    render_call *r = of_job(j);
+    render_call *r = (render_call *)work_of(j);
+    const core_model *m = r->work.model;
     TRY(chat_request_open(&r->request));
-    return chat_prompt_make(&r->prompt, r->template, r->tokenizer, r->request.message);
+    return chat_prompt_make(&r->prompt, m->chat.template, m->tokenizer, r->request.message);
 }
 
-static void answer(render_call *r) {
+static void rendered(job *j) {
+    render_call *r = (render_call *)work_of(j);
     Gemmad__V1__RenderChatResponse m = GEMMAD__V1__RENDER_CHAT_RESPONSE__INIT;
     m.has_text = m.has_starts_in_thought = 1;
     m.text = (ProtobufCBinaryData){r->prompt.text_bytes, (uint8_t *)r->prompt.text};
     m.n_token_ids = r->prompt.count;
     m.token_ids = r->prompt.ids;
     m.starts_in_thought = r->prompt.starts_in_thought;
-    core_answer(r->call, &m.base);
-}
-
-static void rendered(job *j) {
-    render_call *r = of_job(j);
-    core *c = r->core;
-    r->call->cancelled = NULL;
-    if (r->why != ST_OK) core_refuse(r->call, fail(r->why, "the client no longer waits"));
-    else if (j->st != ST_OK) r->call->ops->finish(r->call, j->st, j->text, 0);
-    else answer(r);
-    chat_request_close(&r->request);
-    chat_prompt_close(&r->prompt);
-    free(r);
-    core_call_ends(c);
-}
-
-static status begin(core *c, call *k, const Gemmad__V1__ChatRequest *message, render_call **out) {
-    core_model *m;
-    TRY(core_enter(c, k, message->model, &m));
-    TRY(core_check_chat(m));
-    render_call *r = memory_alloc(sizeof *r);
-    status st = chat_request_keep(&r->request, message);
-    if (st != ST_OK) {
-        free(r);
-        return st;
-    }
-    r->core = c;
-    r->call = k;
-    r->tokenizer = m->tokenizer;
-    r->template = m->chat.template;
-    r->job.run = render;
-    r->job.done = rendered;
-    *out = r;
-    return ST_OK;
+    work_end(&r->work, j->st == ST_OK ? &m.base : NULL);
 }
 
 void core_render_chat(void *context, call *k, const ProtobufCMessage *message) {
     const Gemmad__V1__ChatRequest *request = (const Gemmad__V1__ChatRequest *)message;
-    render_call *r;
-    status st = begin(context, k, request, &r);
+    work_call *w;
+    status st = work_open(&w, sizeof(render_call), context, k, request->model, release);
     if (st != ST_OK) {
         core_refuse(k, st);
         return;
     }
-    core_call_begins(r->core);
-    k->cancelled = cancelled;
-    k->context = r;
-    job_start(r->core->loop, &r->job, chat_prompt_is_tiny(request));
+    st = core_check_chat(w->model);
+    if (st == ST_OK) st = chat_request_keep(&((render_call *)w)->request, request);
+    if (st != ST_OK) work_refuse(w, st);
+    else work_start(w, render, rendered, chat_prompt_is_tiny(request));
 }

@@ -36,6 +36,18 @@ void work_start(work_call *w, status (*run)(job *), void (*done)(job *), bool ti
     job_start(w->core->loop, &w->job, tiny);
 }
 
+static void close_call(work_call *w) {
+    core *c = w->core;
+    w->release(w);
+    free(w);
+    core_call_ends(c);
+}
+
+void work_refuse(work_call *w, status st) {
+    core_refuse(w->call, st);
+    close_call(w);
+}
+
 static void answer(work_call *w, const ProtobufCMessage *message) {
     size_t bytes = message && w->why == ST_OK ? protobuf_c_message_get_packed_size(message) : 0;
     if (w->why != ST_OK) core_refuse(w->call, fail(w->why, "the client no longer waits"));
@@ -47,10 +59,7 @@ static void answer(work_call *w, const ProtobufCMessage *message) {
 }
 
 void work_end(work_call *w, const ProtobufCMessage *message) {
-    core *c = w->core;
     w->call->cancelled = NULL;
     answer(w, message);
-    w->release(w);
-    free(w);
-    core_call_ends(c);
+    close_call(w);
 }

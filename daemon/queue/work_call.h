@@ -26,6 +26,8 @@ STATUS_CHECKED status work_open(work_call **out, size_t owner_bytes, core *c, ca
                                 void (*release)(work_call *w));
 /* done calls work_end. tiny: as job_start. */
 void work_start(work_call *w, status (*run)(job *), void (*done)(job *), bool tiny);
+/* Instead of work_start: the request is wrong, with the thread's sentence. */
+void work_refuse(work_call *w, status st);
 /* Answers: with message; without one, with the job's failure; with neither when the client gave up. */
 void work_end(work_call *w, const ProtobufCMessage *message);
 

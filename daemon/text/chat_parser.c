@@ -5,7 +5,7 @@
 
 #include "base/invariant.h"
 #include "base/memory.h"
-#include "base/utf8.h"
+#include "daemon/text/python_text.h"
 
 typedef enum role {
     CALL_OPENS,
@@ -93,35 +93,18 @@ static void say(chat_parser *p, chat_kind kind, const char *text, size_t n) {
     if (n > 0) p->options.events->text(p->options.context, kind, text, n);
 }
 
-/* White space as Python's str.strip has it, which is what the chat template cuts off. */
-static bool is_space(uint32_t c) {
-    if (c < 0x80) return (c >= 9 && c <= 13) || (c >= 28 && c <= 32);
-    return c == 0x85 || c == 0xA0 || c == 0x1680 || (c >= 0x2000 && c <= 0x200A) || c == 0x2028 ||
-           c == 0x2029 || c == 0x202F || c == 0x205F || c == 0x3000;
-}
-
+/* White space is what the chat template cuts off. */
 static size_t leading_space(const char *text, size_t n) {
-    size_t at = 0;
-    uint32_t c;
-    while (at < n) {
-        unsigned bytes = utf8_decode(text + at, &c);
-        if (!is_space(c)) break;
-        at += bytes;
-    }
-    return at;
+    const char *begin = text;
+    python_strip(&begin, &n);
+    return (size_t)(begin - text);
 }
 
 static size_t trailing_space(const char *text, size_t n) {
-    size_t end = n;
-    uint32_t c;
-    while (end > 0) {
-        size_t begin = end - 1;
-        while (begin > 0 && ((uint8_t)text[begin] & 0xC0) == 0x80) begin--;
-        utf8_decode(text + begin, &c);
-        if (!is_space(c)) break;
-        end = begin;
-    }
-    return n - end;
+    const char *begin = text;
+    size_t kept = n;
+    python_strip(&begin, &kept);
+    return kept == 0 ? n : n - kept - (size_t)(begin - text);
 }
 
 static void say_content(chat_parser *p, const char *text, size_t n) {

@@ -55,6 +55,15 @@ static bool is_model(const chat_message *m) { return is(m->role, "assistant") ||
 
 static bool is_system(const chat_message *m) { return is(m->role, "system") || is(m->role, "developer"); }
 
+/* What was put together in the scratch buffer; too much of it is too much for the prompt. */
+static void plain_scratch(renderer *r, bool strip) {
+    const char *text = strbuf_text(&r->scratch);
+    size_t bytes = r->scratch.size;
+    if (r->scratch.full) r->w.text->full = true;
+    if (strip) python_strip(&text, &bytes);
+    chat_plain(&r->w, text, bytes);
+}
+
 static void plain_stripped(renderer *r, const char *text, size_t bytes) {
     python_strip(&text, &bytes);
     chat_plain(&r->w, text, bytes);
@@ -79,7 +88,7 @@ static void write_parts_repr(renderer *r, const chat_message *m) {
         strbuf_add_string(&r->scratch, "}");
     }
     strbuf_add_string(&r->scratch, "]");
-    chat_plain(&r->w, strbuf_text(&r->scratch), r->scratch.size);
+    plain_scratch(r, false);
 }
 
 static void write_system_text(renderer *r, const chat_message *m) {
@@ -231,7 +240,7 @@ static void write_without_thoughts(renderer *r, const char *text, size_t bytes) 
         strbuf_add(&r->scratch, text, (size_t)((thought ? thought : stop) - text));
         text = cut ? cut + sizeof close - 1 : end;
     }
-    plain_stripped(r, strbuf_text(&r->scratch), r->scratch.size);
+    plain_scratch(r, true);
 }
 
 static void write_content(renderer *r, const chat_message *m) {

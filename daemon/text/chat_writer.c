@@ -41,6 +41,7 @@ void chat_plain_upper(chat_writer *w, const json_value *v) {
     python_write_str(&text, v);
     python_write_upper(w->text, strbuf_text(&text), text.size);
     note_plain(w, begin);
+    if (text.full) w->text->full = true;
     strbuf_close(&text);
 }
 

@@ -207,40 +207,58 @@ bool sampler_has_allowed(const sampler *s, uint32_t place) {
 /* n ≤ 32 logits, of which the bits of word are allowed. What is rarer among them is gone through, since most words of a wide
  * set lack a few tokens, and most of a narrow one have none. */
 static void forbid_word(float *x, uint32_t word, uint32_t n) {
-    uint32_t all = n == 32 ? UINT32_MAX : (1u << n) - 1;
-    word &= all;
-    if (__builtin_popcount(word) * 2u > n) {
-        for (uint32_t left = ~word & all; left; left &= left - 1) x[__builtin_ctz(left)] = -__builtin_inff();
-        return;
-    }
     float kept[32];
     uint32_t count = 0;
+    if (__builtin_popcount(word) * 2u > n) {
+        for (uint32_t left = ~word & (UINT32_MAX >> (32 - n)); left; left &= left - 1)
+            x[__builtin_ctz(left)] = -__builtin_inff();
+        return;
+    }
     for (uint32_t left = word; left; left &= left - 1) kept[count++] = x[__builtin_ctz(left)];
-    for (uint32_t i = 0; i < n; i++) x[i] = -__builtin_inff();
+    if (n == 32)
+        for (uint32_t i = 0; i < 32; i++) x[i] = -__builtin_inff();
+    else
+        for (uint32_t i = 0; i < n; i++) x[i] = -__builtin_inff();
     count = 0;
     for (uint32_t left = word; left; left &= left - 1) x[__builtin_ctz(left)] = kept[count++];
 }
 
-static void forbid(const sampler *s, float *logits, const uint32_t *allowed) {
+/* Takes what is not allowed out of the share, and finds the best of what is; false: none of the share is allowed. Where biases
+ * and penalties have sent all that is allowed here out of reach, the first of it remains, with less than any other rank's. */
+static bool forbid(const sampler *s, float *logits, const uint32_t *allowed, scored *best) {
+    uint32_t first = SAMPLE_NO_TOKEN;
+    *best = (scored){-__builtin_inff(), SAMPLE_NO_TOKEN};
     for (uint32_t i = 0, n; i < s->share; i += n) {
         uint32_t bit = (s->begin + i) % 32;
         n = least(32 - bit, s->share - i);
-        forbid_word(logits + i, *allowed++ >> bit, n);
+        uint32_t word = *allowed++ >> bit & (UINT32_MAX >> (32 - n));
+        forbid_word(logits + i, word, n);
+        if (word && first == SAMPLE_NO_TOKEN) first = i + (uint32_t)__builtin_ctz(word);
+        for (; word; word &= word - 1) {
+            uint32_t at = i + (uint32_t)__builtin_ctz(word);
+            if (logits[at] > best->logit) *best = (scored){logits[at], s->begin + at};
+        }
     }
+    if (first == SAMPLE_NO_TOKEN || best->token != SAMPLE_NO_TOKEN) return first != SAMPLE_NO_TOKEN;
+    *best = (scored){logits[first] = -FLT_MAX, s->begin + first};
+    return true;
 }
 
-/* The best of the share; false: none of it is allowed. Where biases and penalties have sent all that is allowed here out of
- * reach, the first of it remains, with less than anything that another rank can reach. */
-static bool best_of(const sampler *s, float *logits, const uint32_t *allowed, scored *best) {
-    *best = (scored){-__builtin_inff(), SAMPLE_NO_TOKEN};
-    if (s->share) select_top(best, 1, logits, s->share, s->begin);
-    if (s->share == 0 || !allowed || best->logit > -__builtin_inff()) return s->share > 0;
-    for (uint32_t id = s->begin; id < s->begin + s->share; id++)
-        if (allowed[id / 32 - s->begin / 32] >> id % 32 & 1) {
-            *best = (scored){logits[id - s->begin] = -FLT_MAX, id};
-            return true;
-        }
-    return false;
+/* Σ exp((l - max) / T) of a block. Of a set that is sparse there only its tokens are looked at: the others add 0, and slowly,
+ * since their terms are the smallest that a float can be. */
+static float block_sum(const sampler *s, const float *logits, const uint32_t *allowed, uint32_t block,
+                       float max, float factor) {
+    uint32_t from = block * SAMPLE_BLOCK, n = least(SAMPLE_BLOCK, s->share - from), count = 0;
+    float x[SAMPLE_BLOCK / 2];
+    for (uint32_t i = from, step; allowed && i < from + n && count < SAMPLE_BLOCK / 2; i += step) {
+        uint32_t bit = (s->begin + i) % 32;
+        step = least(32 - bit, from + n - i);
+        uint32_t word = allowed[(s->begin + i) / 32 - s->begin / 32] >> bit & (UINT32_MAX >> (32 - step));
+        for (; word && count < SAMPLE_BLOCK / 2; word &= word - 1)
+            x[count++] = logits[i + (uint32_t)__builtin_ctz(word)];
+    }
+    if (!allowed || count == SAMPLE_BLOCK / 2) return s->k->exp_sum(NULL, logits + from, max, factor, n);
+    return count ? s->k->exp_sum(NULL, x, max, factor, count) : 0;
 }
 
 /* The first change of an entry holds its raw value; later ones hold values between. */
@@ -270,10 +288,10 @@ static char *write_row(sampler *s, char *out, float *logits, const sample_row *r
         adjust(s, logits, state);
         s->changed_begin[index + 1] = s->changed_count;
         const uint32_t *allowed = row->allowed ? s->allowed[row->allowed - 1] : NULL;
-        if (allowed) forbid(s, logits, allowed);
         scored best;
-        /* A share whose tokens are all forbidden takes part as if it were empty. */
-        bool some = best_of(s, logits, allowed, &best);
+        bool some = s->share > 0; /* a share whose tokens are all forbidden takes part as if it were empty */
+        if (allowed) some = forbid(s, logits, allowed, &best);
+        else if (some) select_top(&best, 1, logits, s->share, s->begin);
         if (some) {
             head.max = best.logit;
             head.argmax = best.token;
@@ -282,10 +300,8 @@ static char *write_row(sampler *s, char *out, float *logits, const sample_row *r
         if (candidates) select_top((scored *)out, candidates, logits, s->share, s->begin);
         out += candidates * sizeof(scored);
         for (uint32_t b = 0; w->blocks && b < blocks_of(s, s->rank); b++) {
-            uint32_t n = least(SAMPLE_BLOCK, s->share - b * SAMPLE_BLOCK);
-            float sum = !some ? 0
-                              : s->k->exp_sum(NULL, logits + (size_t)b * SAMPLE_BLOCK, head.max,
-                                              1.0f / state->params.temperature, n);
+            float sum =
+                some ? block_sum(s, logits, allowed, b, head.max, 1.0f / state->params.temperature) : 0;
             memcpy(out, &sum, sizeof sum);
             out += sizeof sum;
         }

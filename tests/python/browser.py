@@ -80,12 +80,11 @@ class Browser:
         return got["result"].get("value")
 
     def wait(self, script, seconds=PATIENCE_SECONDS):
-        """The first true value of the expression."""
+        """Until the expression is true."""
         end = time.monotonic() + seconds
         while True:
-            value = self.run(script)
-            if value:
-                return value
+            if self.run(f"!!({script})"):
+                return
             assert time.monotonic() < end, f"never true: {script}\n{self.run('document.body.innerText')}\n{self.problems}"
             time.sleep(0.05)
 

@@ -1,7 +1,9 @@
 """Chat and ParseChat: the bundled models' conversations, streamed, sampled, cut and broken off."""
 import json
+import os
 import re
 import threading
+from random import Random
 
 import grpc
 import pytest
@@ -193,6 +195,42 @@ def test_chat_and_generate_agree(dense):
     assert a.ids == g.ids and started.seed == 5 and started.prompt_tokens == len(case["prompt_token_ids"])
 
 
+def soup(random, tools):
+    """A request whose answer is a mess of markup, and the tokens that it leans to."""
+    ids = [7, 8, 11, 13, 14, 15, 5, 0] + random.sample(range(24, 280), 12) + random.sample(range(280, 1280), 12)
+    r = question()
+    for i in ids:
+        r.sampling.logit_bias.add(token_id=i, bias=random.uniform(20, 60))
+    r.sampling.temperature, r.sampling.top_p, r.sampling.top_k, r.sampling.seed = 2, 1, 0, random.getrandbits(32)
+    r.sampling.max_tokens, r.sampling.logprobs, r.sampling.n = random.randint(1, 80), 1, random.randint(1, 4)
+    r.sampling.ignore_eos = random.random() < 0.5
+    r.enable_thinking = random.random() < 0.5
+    if tools:
+        r.tools.add(name="f", parameters_json=json.dumps({"type": "object", "properties": {"a": {"type": "string"}}}), strict=random.random() < 0.5)
+    else:
+        r.tool_choice.mode = "auto"
+    return r
+
+
+@pytest.mark.parametrize("tools", (False, True))
+def test_soup(dense, tools):
+    """Whatever a model writes, the stream and ParseChat of its tokens say the same."""
+    stub, random, calls = dense.inference(), Random(7), 0
+    for _ in range(int(os.environ.get("GEMMAD_TEST_SOUP", "5"))):
+        r = soup(random, tools)
+        for a in ask(stub, r)[0]:
+            p = pb.ParseChatRequest(token_ids=a.ids, enable_thinking=r.enable_thinking)
+            p.finish_reason = "length" if a.finished.finish_reason == "length" else "stop"
+            m = stub.ParseChat(p)
+            assert (a.content, a.reasoning) == ("".join(x.text for x in m.message.content), m.message.reasoning)
+            assert [(c["name"], json.loads(c["arguments"])) for c in a.calls] == [(c.name, json.loads(c.arguments_json)) for c in m.message.tool_calls]
+            assert list(a.finished.malformed) == list(m.malformed) and a.finished.truncated_call == m.truncated_call
+            assert a.finished.finish_reason == m.finish_reason and [x.token_id for x in a.logprobs] == a.ids
+            assert not tools or not m.malformed
+            calls += len(a.calls)
+    assert calls > 0 or not tools
+
+
 def idle(daemon):
     s = daemon.status()
     return s.requests_running == s.requests_waiting == 0
@@ -241,13 +279,15 @@ def test_answers_of_a_form(dense):
         r = question(text="Who moved item 12?")
         r.response_format.CopyFrom(pb.ResponseFormat(**form))
         return one(stub, r, temperature=1, seed=3, max_tokens=60)
-    a = of(json_schema='{"type":"object","properties":{"n":{"type":"integer","maximum":9,"minimum":0}},"required":["n"],"additionalProperties":false}')
+    def schema(name, of):
+        return json.dumps({"type": "object", "properties": {name: of}, "required": [name], "additionalProperties": False})
+    a = of(json_schema=schema("n", {"type": "integer", "minimum": 0, "maximum": 9}))
     assert 0 <= json.loads(a.content)["n"] <= 9 and a.finished.finish_reason == "stop"
     assert of(choices=pb.Choices(choices=["yes", "no"])).content in ("yes", "no")
     assert re.fullmatch("[ab]{3}", of(regex="[ab]{3}").content)
     case = samples("tiny-dense", "plain")[0]
     r = sample_chat(case)
-    r.tools.add(name="look", parameters_json='{"type":"object","properties":{"q":{"enum":["x","y"]}},"required":["q"],"additionalProperties":false}', strict=True)
+    r.tools.add(name="look", parameters_json=schema("q", {"enum": ["x", "y"]}), strict=True)
     r.tool_choice.mode = "required"
     r.parallel_tool_calls = False
     a = one(stub, r, temperature=1, seed=3, max_tokens=60)

@@ -126,9 +126,9 @@ def sum_of_matrices():
     return sum(s[0] * s[1] for s in shapes if len(s) == 2)
 
 
-def lines_of(daemon, request_id):
+def lines_of(daemon, request_id, field="request_id"):
     found = [json.loads(line) for line in daemon.log().splitlines()]
-    return [line for line in found if line.get("request_id") == request_id]
+    return [line for line in found if line.get(field) == request_id]
 
 
 def test_a_request_leaves_one_line(web):
@@ -143,6 +143,16 @@ def test_a_request_leaves_one_line(web):
     assert line["trace_id"] == TRACE and line["parent_id"] == PARENT and re.fullmatch("[0-9a-f]{16}", line["span_id"])
     assert line["rpc"] == "/gemmad.v1.Inference/Generate" and line["total_ms"] >= line["first_token_ms"] > 0
     assert "no other" not in web.log()
+
+
+def test_http_is_traced_too(web):
+    call = urllib.request.Request(web.http + "/v1/completions", method="POST", headers={
+        "Content-Type": "application/json", "traceparent": f"00-{TRACE}-{PARENT}-00", "x-request-id": "over-http"},
+        data=json.dumps({"model": "tiny-dense", "prompt": prompt(), "max_tokens": 2}).encode())
+    with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(call, timeout=30) as answer:
+        assert answer.headers["x-request-id"] == "over-http"
+    (line,) = lines_of(web, "over-http", "x_request_id")
+    assert line["rpc"] == "/v1/completions" and line["trace_id"] == TRACE and line["parent_id"] == PARENT
 
 
 def test_a_traceparent_that_is_none_begins_a_trace(web):

@@ -56,9 +56,30 @@ static void check_weights(const instance *in) {
     }
 }
 
-static void check_reading(instance *in) {
-    timed_totals t;
-    timed_take(in->device, &t);
+/* What the runner counts without looking at an operator is what the operators read, over all ranks, to the byte. */
+static status check_counts(comm *ranks, const instance *in, uint64_t timed_bytes) {
+    struct rank_bytes {
+        runner_reads once;
+        uint64_t timed;
+    } mine = {runner_weight_bytes(in->run), timed_bytes}, all[2], sum = {{0}, 0};
+    runner_reads n = runner_weight_reads(in->run);
+    TRY(comm_all_gather(ranks, &mine, sizeof mine, all));
+    for (uint32_t r = 0; r < comm_size(ranks); r++) {
+        sum.once.whole += all[r].once.whole;
+        sum.once.tail += all[r].once.tail;
+        sum.once.heads += all[r].once.heads;
+        sum.once.experts += all[r].once.experts;
+        sum.timed += all[r].timed;
+    }
+    sum.once.experts /= in->split->expert_degree;
+    uint64_t counted = n.whole * sum.once.whole + n.tail * sum.once.tail + n.heads * sum.once.heads +
+                       n.experts * sum.once.experts;
+    CHECK_THAT(n.whole == 2 && counted == sum.timed, "%llu bytes counted, %llu read",
+               (unsigned long long)counted, (unsigned long long)sum.timed);
+    return ST_OK;
+}
+
+static void check_reading(instance *in, timed_totals t) {
     CHECK(t.expert_calls == in->config->layers * 2); /* a prompt of one chunk, and one token */
     double even = in->config->experts + (double)in->config->experts_active;
     CHECK_THAT((double)t.experts_hit > 0.9 * even * in->config->layers, "%llu of %.0f experts",
@@ -95,7 +116,10 @@ static status body(comm *ranks, void *context) {
     if (st == ST_OK) st = driver_run(&in, ranks, &r, 1);
     CHECK(comm_rank(ranks) != 0 || r.out_count == 2);
     driver_free(&r, 1);
-    if (comm_size(ranks) == 1) check_reading(&in);
+    timed_totals t;
+    timed_take(in.device, &t);
+    if (st == ST_OK) st = check_counts(ranks, &in, t.weight_bytes);
+    if (comm_size(ranks) == 1) check_reading(&in, t);
     instance_close(&in);
     return st == ST_OK && test_checks_failed ? fail(ST_INTERNAL, "checks failed on a rank") : st;
 }

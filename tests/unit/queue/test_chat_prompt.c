@@ -381,6 +381,16 @@ TEST(limits) {
     r = new_request();
     add(r, "user", text);
     check_refused(r, ST_INVALID, "the prompt has more than 8388608 bytes");
+    /* What is put together aside first must not be lost either. */
+    r = new_request();
+    add_bytes(add(r, "assistant", NULL), text, LIMIT_PROMPT_BYTES + 1);
+    check_refused(r, ST_INVALID, "the prompt has more than 8388608 bytes");
+    r = user();
+    strbuf json = {0};
+    strbuf_add_format(&json, "{\"type\":\"%sx\"}", text);
+    add_tool(r, "f", strbuf_text(&json));
+    check_refused(r, ST_INVALID, "the prompt has more than 8388608 bytes");
+    strbuf_close(&json);
     free(text);
 }
 
@@ -407,6 +417,12 @@ TEST(requests_are_kept) {
     chat_request_close(&kept);
     char *text = memory_alloc(2 * LIMIT_PROMPT_BYTES + 1);
     memset(text, 'x', 3000);
+    r->messages[0]->name = memory_copy_string(text); /* not in the prompt, and long all the same */
+    CHECK(!chat_prompt_is_tiny(r));
+    r->messages[0]->name[0] = 0;
+    CHECK(chat_prompt_is_tiny(r));
+    for (int i = 0; i < 20; i++) add(r, "user", "");
+    CHECK(!chat_prompt_is_tiny(r));
     add(r, "user", text);
     CHECK(!chat_prompt_is_tiny(r));
     memset(text, 'x', 2 * LIMIT_PROMPT_BYTES);

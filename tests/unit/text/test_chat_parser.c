@@ -411,25 +411,26 @@ TEST(many_malformed) {
     strbuf_close(&text);
 }
 
-/* Longer than is kept: its end is not looked for any more. */
-TEST(endless_call) {
+static void add_text(chat_parser *p, const char *text, size_t times) {
     uint32_t *ids;
     size_t count;
+    CHECK_STATUS(tokenizer_encode(tiny, text, strlen(text), true, SIZE_MAX, &ids, &count), ST_OK);
+    while (times-- > 0)
+        for (size_t i = 0; i < count; i++) chat_parser_add(p, ids[i]);
+    free(ids);
+}
+
+/* Longer than is kept: its end is not looked for any more. */
+TEST(endless_call) {
     chat_reading r = {0};
     chat_parser *p = chat_reading_open(&r, &(chat_parser_options){.tokenizer = tiny});
-    CHECK_STATUS(tokenizer_encode(tiny, "<|tool_call>f{a:" D, 22, true, SIZE_MAX, &ids, &count), ST_OK);
-    for (size_t i = 0; i < count; i++) chat_parser_add(p, ids[i]);
-    free(ids);
-    CHECK_STATUS(tokenizer_encode(tiny, "x", 1, true, SIZE_MAX, &ids, &count), ST_OK);
-    for (size_t i = 0; i < CHAT_CALL_BYTES_MAX + 10; i++) chat_parser_add(p, ids[0]);
-    free(ids);
-    CHECK_STATUS(tokenizer_encode(tiny, D "}<tool_call|>ok", 22, true, SIZE_MAX, &ids, &count), ST_OK);
-    for (size_t i = 0; i < count; i++) chat_parser_add(p, ids[i]);
+    add_text(p, "<|tool_call>f{a:" D, 1);
+    add_text(p, "x", CHAT_CALL_BYTES_MAX + 10);
+    add_text(p, D "}<tool_call|>ok", 1);
     chat_parser_end(p, true);
     CHECK(r.call_count == 0 && chat_parser_malformed(p)->count == 1 &&
           !strcmp(strbuf_text(&r.content), "ok"));
     CHECK(chat_parser_malformed(p)->bytes < CHAT_MALFORMED_BYTES_MAX + 100);
-    free(ids);
     chat_parser_close(p);
     chat_reading_close(&r);
 }
