@@ -119,7 +119,10 @@ int main(int argc, char **argv) {
     free(words);
     if (st == ST_OK) st = terminal_flush();
     if (st == ST_OK) return 0;
-    fprintf(stderr, "gemmactl: %s\n", status_text());
+    strbuf line = {0};
+    strbuf_add_format(&line, "gemmactl: %s", status_text());
+    terminal_say(strbuf_text(&line));
+    strbuf_close(&line);
     if (client_interrupt()) {
         /* Ended by the signal, so that a shell's loop around us ends too. */
         signal(client_interrupt(), SIG_DFL);
