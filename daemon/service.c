@@ -369,18 +369,10 @@ static bool public_allowed(const service *s) {
     return s->settings->options.insecure || (secure_auth(s->secure) && secure_tls(s->secure));
 }
 
-static void warn_of_open(const service *s, const char *address) {
-    if (!secure_auth(s->secure))
-        log_warn("%s is open to every user of %s; --keys FILE asks them for a key", address,
-                 s->settings->options.insecure ? "every machine that reaches it" : "this machine");
-}
-
 static status listen_grpc(service *s, const char *address) {
-    bool tcp = strncmp(address, "unix:", 5) != 0;
+    bool tcp = strncmp(address, "unix:", 5) != 0 && strncmp(address, "systemd:", 8) != 0;
     if (tcp && secure_tls(s->secure)) return server_listen_tls(s->server, address, public_allowed(s));
-    TRY(acceptor_listen(s->acceptor, address, public_allowed(s), server_sink(s->server)));
-    if (tcp) warn_of_open(s, address);
-    return ST_OK;
+    return acceptor_listen(s->acceptor, address, public_allowed(s), server_sink(s->server));
 }
 
 static const tokenizer *tokenizer_of(void *c, const char *model) { return core_tokenizer(c, model); }
@@ -392,11 +384,10 @@ static status open_http(service *s, const call_method *methods, uint32_t count) 
     bool tcp = strncmp(s->settings->options.http, "unix:", 5) != 0;
     TRY(http_open(&s->http, &s->loop, &(http_options){.tls = tcp ? secure_tls(s->secure) : NULL}));
     gate_open(&s->gate, s->http, secure_auth(s->secure));
-    openai_open(&s->openai, s->http, &(openai_backend){methods, count, s->core, state_word, tokenizer_of, first_model});
+    openai_open(&s->openai, s->http,
+                &(openai_backend){methods, count, s->core, state_word, tokenizer_of, first_model});
     pages_open(&s->pages, s->http, s->openai, s->core);
-    TRY(acceptor_listen(s->acceptor, s->settings->options.http, public_allowed(s), http_sink(s->http)));
-    if (tcp) warn_of_open(s, s->settings->options.http);
-    return ST_OK;
+    return acceptor_listen(s->acceptor, s->settings->options.http, public_allowed(s), http_sink(s->http));
 }
 
 static status open_server(service *s) {

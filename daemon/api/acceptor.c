@@ -57,8 +57,6 @@ struct acceptor {
     uint32_t listener_count;
     connection *first;
     uint32_t connections;
-    uint64_t refused; /* since the last log line about it */
-    uint64_t refused_said_ms;
     bool stopping;
     uint32_t handles; /* of listeners, and one for each connection */
     void (*stopped)(void *context);
@@ -232,15 +230,12 @@ static bool admit_tcp(int fd, const struct sockaddr_storage *from, char *peer, s
     return true;
 }
 
-static void refuse_connection(acceptor *a, int fd) {
-    close(fd);
-    a->refused++;
-    uint64_t now = uv_now(a->loop);
-    if (a->refused_said_ms && now - a->refused_said_ms < 1000) return;
-    log_warn("%llu connections refused: %u are open, the most that are allowed",
-             (unsigned long long)a->refused, a->connections);
-    a->refused = 0;
-    a->refused_said_ms = now;
+/* One stranger leaves room for others. */
+static bool holds_too_many(const acceptor *a, const char *peer) {
+    uint32_t count = 0;
+    if (2 * a->connections < a->limits.connections) return false;
+    for (const connection *c = a->first; c; c = c->next) count += !c->owner_user && !strcmp(c->peer, peer);
+    return 2 * count >= a->limits.connections;
 }
 
 static void take(listener *l, int fd, const struct sockaddr_storage *from) {
@@ -248,11 +243,18 @@ static void take(listener *l, int fd, const struct sockaddr_storage *from) {
     char peer[64] = "";
     bool owner_user = false, admitted;
     if (a->connections >= a->limits.connections) {
-        refuse_connection(a, fd);
+        log_stranger(LOG_WARN, "a connection is refused: %u are open, the most that are allowed",
+                     a->connections);
+        close(fd);
         return;
     }
     if (l->socket.is_unix) admitted = admit_unix(a, fd, peer, sizeof peer, &owner_user);
     else admitted = admit_tcp(fd, from, peer, sizeof peer);
+    if (admitted && !owner_user && holds_too_many(a, peer)) {
+        log_stranger(LOG_WARN, "a connection of %s is refused: it holds half of the %u that may be open",
+                     peer, a->limits.connections);
+        admitted = false;
+    }
     if (!admitted) {
         close(fd);
         return;
@@ -306,20 +308,33 @@ static void begin_listener(acceptor *a, const address_socket *socket, const acce
     a->handles += 2;
 }
 
+static void warn_of_open(const acceptor *a, const address_socket *sockets, int count) {
+    for (int i = 0; i < count && !a->limits.other_users; i++) {
+        struct sockaddr_storage where = {0};
+        socklen_t n = sizeof where;
+        if (sockets[i].is_unix || getsockname(sockets[i].fd, (struct sockaddr *)&where, &n) != 0) continue;
+        log_warn("%s is open to every user of %s; --keys FILE asks them for a key", sockets[i].text,
+                 address_is_loopback((const struct sockaddr *)&where) ? "this machine"
+                                                                      : "every machine that reaches it");
+    }
+}
+
 status acceptor_listen(acceptor *a, const char *address, bool public_allowed, const acceptor_sink *sink) {
     address_socket sockets[ADDRESS_SOCKETS_MAX];
     int count;
     TRY(address_listen(sink->option, address, public_allowed, sockets, &count));
-    status st = address_set_mode(&sockets[0], a->limits.socket_mode);
+    status st = address_set_mode(&sockets[0],
+                                 a->limits.socket_mode); /* a Unix socket is the only one of its address */
+    if (a->listener_count + (uint32_t)count > LISTENERS_MAX)
+        st = fail(ST_INVALID, "%s %s: more than %d listening sockets", sink->option, address, LISTENERS_MAX);
+    if (sink->unix_only && !sockets[0].is_unix)
+        st = fail(ST_UNSUPPORTED, "%s %s: with TLS, %s cannot take a TCP socket from others; name host:port",
+                  sink->option, address, sink->protocol);
     if (st != ST_OK) {
-        address_close(&sockets[0]); /* a Unix socket is the only one of its address */
+        while (count > 0) address_close(&sockets[--count]);
         return st;
     }
-    if (a->listener_count + (uint32_t)count > LISTENERS_MAX) {
-        while (count > 0) address_close(&sockets[--count]);
-        return fail(ST_INVALID, "%s %s: more than %d listening sockets", sink->option, address,
-                    LISTENERS_MAX);
-    }
+    warn_of_open(a, sockets, count);
     for (int i = 0; i < count; i++) begin_listener(a, &sockets[i], sink);
     return ST_OK;
 }

@@ -31,14 +31,15 @@ typedef struct acceptor_sink {
     void *(*take)(void *context, int fd, const char *peer, acceptor_connection *c);
     /* The client has left, or its writing end is closed; the acceptor_connection is gone. NULL: nobody wants to know. */
     void (*left)(void *context, void *taken);
+    bool unix_only; /* what comes over TCP would be plaintext where TLS is asked for */
     void *context;
 } acceptor_sink;
 
 typedef struct acceptor_limits {
-    uint32_t connections; /* 0: LIMIT_CONNECTIONS */
+    uint32_t connections; /* of all; half of it of one stranger; 0: LIMIT_CONNECTIONS */
     uint32_t greeting_ms; /* for the bytes that a sink looks at; 0: 10 s */
     mode_t socket_mode;   /* of Unix sockets; 0: 0600 */
-    bool other_users;     /* may connect to a Unix socket: whoever does is asked for a key */
+    bool other_users;     /* are asked for a key, and may therefore connect to a Unix socket */
 } acceptor_limits;
 
 STATUS_CHECKED status acceptor_open(acceptor **out, uv_loop_t *loop, const acceptor_limits *limits);

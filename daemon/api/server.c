@@ -210,6 +210,7 @@ void server_start(server *s) {
 }
 
 void server_set_tls(server *s, const tls_files *files) {
+    s->sink.unix_only = true;
     if (s->tls) tls_replace(s->tls, files);
     else tls_open(&s->tls, files);
 }

@@ -211,6 +211,16 @@ TEST(connections_are_counted) {
     close(ninth);
     for (int i = 0; i < 8; i++) close(fd[i]);
     CHECK(fixture_await_counts(&fix, 0, 0));
+    /* Half of them for one address; the rest is for others. */
+    for (int i = 0; i < 4; i++) fd[i] = dial_tcp();
+    CHECK(fixture_await_counts(&fix, 4, 0));
+    int fifth = dial_tcp();
+    CHECK(is_closed(fifth));
+    close(fifth);
+    for (int i = 4; i < 8; i++) fd[i] = fixture_dial_unix(&fix);
+    CHECK(fixture_await_counts(&fix, 8, 0));
+    for (int i = 0; i < 8; i++) close(fd[i]);
+    CHECK(fixture_await_counts(&fix, 0, 0));
     CHECK(serves());
 }
 
