@@ -419,8 +419,9 @@ static void on_accepted(void *owner, bool ok) {
     rpc *r = owner;
     server *s = r->server;
     if (!ok) { /* the server is stopping */
+        server_origin from = r->from;
         free_rpc(r);
-        server_request_ends(s, r->from);
+        server_request_ends(s, from);
         return;
     }
     bool room = server_call_begins(s, r->from);
