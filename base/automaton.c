@@ -110,6 +110,7 @@ static void write_states(const automaton_parts *p, strbuf *out) {
         byte_add_varint(out, s[1].range - s->range);
         byte_add_varint(out, s[1].token - s->token);
         byte_add_varint(out, s[1].call - s->call);
+        if (s->table != AUTOMATON_NONE) byte_add_varint(out, s->table);
     }
     for (uint32_t i = 0; i < p->ranges; i++) {
         byte_add_varint(out, p->range[i].low);
@@ -143,8 +144,7 @@ void automaton_write(const automaton_parts *p, const vocabulary *v, strbuf *out)
     write_states(p, out);
     uint32_t words = (vocabulary_count(v) + 31) / 32;
     for (uint32_t i = 0; i < p->masks; i++) write_mask(p->mask + (size_t)i * words, words, out);
-    for (uint32_t i = 0; i < p->states; i++)
-        if (p->state[i].table != AUTOMATON_NONE) write_table(p, &p->table[p->state[i].table], v, out);
+    for (uint32_t i = 0; i < p->tables; i++) write_table(p, &p->table[i], v, out);
 }
 
 /* ---- reading ---- */
@@ -236,24 +236,24 @@ static status share(reading *in, uint32_t *sum, const char *what, uint32_t all) 
 
 static status read_states(reading *in) {
     automaton_parts *p = &in->p;
-    uint32_t tables = 0;
     for (uint32_t i = 0; i < p->states; i++) {
         automaton_state *s = &p->state[i];
         uint32_t flags;
         TRY(number(in, &flags, "kind of state", 4));
         s->accept = flags & ACCEPTS;
-        s->table = flags & HAS_TABLE ? tables++ : AUTOMATON_NONE;
+        s->table = AUTOMATON_NONE;
         s[1].range = s->range;
         s[1].token = s->token;
         s[1].call = s->call;
         TRY(share(in, &s[1].range, "range", p->ranges));
         TRY(share(in, &s[1].token, "token", p->tokens));
         TRY(share(in, &s[1].call, "call", p->calls));
+        if (flags & HAS_TABLE) TRY(number(in, &s->table, "table", p->tables));
     }
     const automaton_state *last = &p->state[p->states];
-    if (last->range != p->ranges || last->token != p->tokens || last->call != p->calls || tables != p->tables)
-        return fail(ST_FORMAT, "automaton: its states have %u ranges, %u tokens, %u calls and %u tables",
-                    last->range, last->token, last->call, tables);
+    if (last->range != p->ranges || last->token != p->tokens || last->call != p->calls)
+        return fail(ST_FORMAT, "automaton: its states have %u ranges, %u tokens and %u calls", last->range,
+                    last->token, last->call);
     return ST_OK;
 }
 

@@ -25,7 +25,7 @@ typedef struct automaton_call {
 
 typedef struct automaton_state {
     uint32_t range, token, call; /* its first ones; the next state's are behind its last */
-    uint32_t table;              /* AUTOMATON_NONE: none */
+    uint32_t table;              /* AUTOMATON_NONE: none; states that take the same tokens share one */
     bool accept;
 } automaton_state;
 
@@ -118,6 +118,8 @@ automaton_cursor *automaton_cursor_at(automaton *a, uint32_t symbol, uint32_t st
 bool automaton_push(automaton_cursor *c, uint8_t byte);
 /* A level behind the last one, where the frame of a place of level 0 has ended. */
 bool automaton_push_end(automaton_cursor *c, uint32_t frame);
+/* A level where the last one's places have just been reached: what they call begins, and what ends there ends. */
+bool automaton_push_here(automaton_cursor *c);
 /* A level with those places of level 0 whose states have no table. */
 bool automaton_push_narrow(automaton_cursor *c);
 void automaton_pop_to(automaton_cursor *c, uint32_t levels);

@@ -159,6 +159,13 @@ bool automaton_push_end(automaton_cursor *c, uint32_t frame) {
     return end_level(c);
 }
 
+bool automaton_push_here(automaton_cursor *c) {
+    uint32_t i = top(c)->place, end = c->places;
+    begin_level(c);
+    for (; i < end; i++) add_place(c, c->place[i].state, c->place[i].frame, c->place[i].count);
+    return end_level(c);
+}
+
 bool automaton_push_narrow(automaton_cursor *c) {
     uint32_t end = c->places;
     INVARIANT(c->levels == 1);

@@ -28,9 +28,9 @@ status grammar_compile_for(const grammar *g, const vocabulary *v, const uint32_t
     p.end = memory_alloc_array(end_count, sizeof *p.end);
     memcpy(p.end, ends, end_count * sizeof *p.end);
     automaton *a = automaton_make(&p, v);
-    grammar_add_tables(a, narrow_nodes);
+    st = grammar_add_tables(a, narrow_nodes);
     strbuf out = {.max = LIMIT_GRAMMAR_BYTES};
-    automaton_write(&a->p, v, &out);
+    if (st == ST_OK) automaton_write(&a->p, v, &out);
     if (out.full)
         st = fail(ST_INVALID, "the grammar needs more than %d bytes: %u states, %u ranges, %u sets of tokens",
                   LIMIT_GRAMMAR_BYTES, a->p.states, a->p.ranges, a->p.masks);

@@ -35,7 +35,7 @@ STATUS_CHECKED status grammar_determinise(const grammar *g, uint32_t token_count
 /* A state whose walk through the vocabulary sees no more nodes than this gets no table: that is some 30 us for the leader. */
 enum { GRAMMAR_NARROW_NODES = 1024 };
 /* Tables for the states that are not narrow. */
-void grammar_add_tables(automaton *a, uint32_t narrow_nodes);
+STATUS_CHECKED status grammar_add_tables(automaton *a, uint32_t narrow_nodes);
 /* grammar_compile with what a test wants to choose. */
 STATUS_CHECKED status grammar_compile_for(const grammar *g, const vocabulary *v, const uint32_t *ends,
                                           uint32_t end_count, uint32_t narrow_nodes, uint8_t **bytes,

@@ -32,10 +32,10 @@ typedef struct explorer {
     place *place;
     uint32_t (*next)[12]; /* by digit, then '.' and '-'; NONE: nowhere */
     bool *accepts, *lives;
-    uint32_t count, *bucket, *chain;
+    uint32_t count, capacity, *bucket, *chain;
 } explorer;
 
-enum { NONE = 0xFFFFFFFF, SYMBOL_POINT = 10, SYMBOL_MINUS = 11, BUCKETS = 4096 };
+enum { NONE = 0xFFFFFFFF, SYMBOL_POINT = 10, SYMBOL_MINUS = 11, BUCKETS = 1024 };
 
 static const decimal zero = {0};
 
@@ -166,7 +166,7 @@ static bool step(const explorer *x, const place *p, uint32_t symbol, place *out)
 static uint32_t find_place(explorer *x, place p) {
     uint32_t h = p.part | (uint32_t)p.count << 3 | (uint32_t)p.low << 8 | (uint32_t)p.high << 10 |
                  (uint32_t)p.negative << 12;
-    h = ((h ^ (uint32_t)p.rest << 13) * 0x9E3779B1u) >> 20;
+    h = ((h ^ (uint32_t)p.rest << 13) * 0x9E3779B1u) >> 22;
     for (uint32_t i = x->bucket[h]; i != NONE; i = x->chain[i]) {
         const place *q = &x->place[i];
         if (q->part == p.part && q->count == p.count && q->low == p.low && q->high == p.high &&
@@ -174,6 +174,15 @@ static uint32_t find_place(explorer *x, place p) {
             return i;
     }
     if (x->count == NUMBER_STATES_MAX) return NONE;
+    if (x->count == x->capacity) {
+        x->capacity = x->capacity ? 2 * x->capacity : 128;
+        x->place = memory_grow(x->place, x->capacity * sizeof *x->place);
+        x->next = memory_grow(x->next, x->capacity * sizeof *x->next);
+        x->accepts = memory_grow(x->accepts, x->capacity * sizeof *x->accepts);
+        x->lives = memory_grow(x->lives, x->capacity * sizeof *x->lives);
+        x->chain = memory_grow(x->chain, x->capacity * sizeof *x->chain);
+    }
+    x->lives[x->count] = false;
     x->place[x->count] = p;
     x->chain[x->count] = x->bucket[h];
     x->bucket[h] = x->count;
@@ -189,8 +198,9 @@ static bool explore(explorer *x) {
             place to;
             x->next[i][symbol] = NONE;
             if (!step(x, &x->place[i], symbol, &to)) continue;
-            x->next[i][symbol] = find_place(x, to);
-            if (x->next[i][symbol] == NONE) return false;
+            uint32_t found = find_place(x, to); /* may move what x points to */
+            if (found == NONE) return false;
+            x->next[i][symbol] = found;
         }
     }
     return true;
@@ -230,11 +240,6 @@ static status explorer_open(explorer *x, const number_bounds *b) {
             x->unit = x->unit * 10 + decimal_digit(&b->step, at);
         if (x->fraction_max > x->scale) x->fraction_max = x->scale;
     }
-    x->place = memory_alloc_array(NUMBER_STATES_MAX, sizeof *x->place);
-    x->next = memory_alloc_array(NUMBER_STATES_MAX, sizeof *x->next);
-    x->accepts = memory_alloc_array(NUMBER_STATES_MAX, sizeof *x->accepts);
-    x->lives = memory_alloc_array(NUMBER_STATES_MAX, sizeof *x->lives);
-    x->chain = memory_alloc_array(NUMBER_STATES_MAX, sizeof *x->chain);
     x->bucket = memory_alloc_array(BUCKETS, sizeof *x->bucket);
     memset(x->bucket, 0xFF, BUCKETS * sizeof *x->bucket);
     if (explore(x)) {
@@ -254,9 +259,10 @@ static status check_bound(const char *what, const decimal *d) {
 
 static bool is_free(const number_bounds *b) { return !b->has_low && !b->has_high && !b->has_step; }
 
-status number_check(const number_bounds *b, bool *any) {
+status number_check(const number_bounds *b, bool *any, uint32_t *states) {
     explorer x;
     *any = true;
+    *states = 0;
     if (is_free(b)) return ST_OK;
     if (b->has_low) TRY(check_bound("the minimum", &b->low));
     if (b->has_high) TRY(check_bound("the maximum", &b->high));
@@ -272,6 +278,7 @@ status number_check(const number_bounds *b, bool *any) {
     }
     TRY(explorer_open(&x, b));
     *any = x.lives[0];
+    *states = x.count;
     explorer_close(&x);
     return ST_OK;
 }

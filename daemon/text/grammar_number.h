@@ -20,8 +20,8 @@ typedef struct number_bounds {
 } number_bounds;
 
 bool number_within(const number_bounds *b, const decimal *value);
-/* What grammar_write_number would refuse; *any: whether there is such a number at all. */
-STATUS_CHECKED status number_check(const number_bounds *b, bool *any);
+/* What grammar_write_number would refuse; *any: whether there is such a number at all; *states: what looking took. */
+STATUS_CHECKED status number_check(const number_bounds *b, bool *any, uint32_t *states);
 /* Edges from `from` to `to`. digit: a rule of one digit 0-9. b has passed number_check. */
 void grammar_write_number(grammar *g, uint32_t rule, uint32_t from, uint32_t to, const number_bounds *b,
                           uint32_t digit);

@@ -7,7 +7,7 @@
 #include "base/memory.h"
 #include "daemon/text/grammar_internal.h"
 
-enum { RESTS_MAX = 1 << 20 };
+enum { RESTS_MAX = 1 << 19, NO_CLASS = 0 };
 
 typedef struct byte_set {
     uint64_t bits[4];
@@ -41,7 +41,9 @@ typedef struct maker {
     taken *taken;
     rest *rests;
     uint32_t taken_count, taken_cap, rest_count, rest_cap, visited, narrow;
+    bool over;       /* too many places at once to be looked at beforehand */
     uint32_t *words; /* [p->words] */
+    uint64_t *class; /* [states]: equal where no token can tell two states apart */
     uint64_t *mask_hash;
     uint32_t mask_hash_cap;
 } maker;
@@ -129,12 +131,18 @@ static void walk_unit(maker *m, uint32_t rule, uint32_t start, uint32_t from, ui
     }
 }
 
-static void walk_plain(maker *m, uint32_t rule, automaton_cursor *c, uint32_t root) {
+/* From a state that calls others, at a node that has just been reached, with all that begins like it. */
+static void walk_calls(maker *m, uint32_t rule, uint32_t symbol, uint32_t state, uint32_t root) {
     const token_trie *t = m->trie;
+    automaton_cursor *c = automaton_cursor_at(m->a, symbol, state);
+    bool alive = automaton_push_here(c);
     for (uint32_t i = root; i < t->end[root] && !c->over;) {
-        automaton_pop_to(c, t->depth[i]);
-        m->visited++;
-        if (!automaton_push(c, t->byte[i])) {
+        if (i != root) {
+            automaton_pop_to(c, t->depth[i] - t->depth[root] + 1u);
+            alive = automaton_push(c, t->byte[i]);
+            m->visited++;
+        }
+        if (!alive) {
             i = t->end[i];
             continue;
         }
@@ -142,23 +150,79 @@ static void walk_plain(maker *m, uint32_t rule, automaton_cursor *c, uint32_t ro
         if (c->level[c->levels - 1].outside) take_rests(m, i, 0, &m->follow[rule]);
         i++;
     }
+    m->over |= c->over;
+    automaton_cursor_close(c);
 }
 
-/* False: too many places at once to be looked at beforehand. */
-static bool walk_state(maker *m, uint32_t rule, uint32_t symbol, uint32_t state) {
+static void walk_plain(maker *m, uint32_t rule, uint32_t symbol, uint32_t from, uint32_t root) {
+    const token_trie *t = m->trie;
+    uint32_t state[TOKEN_BYTES_MAX + 1] = {from};
+    for (uint32_t i = root; i < t->end[root];) {
+        uint32_t d = t->depth[i], next = automaton_next(m->p, state[d - 1], t->byte[i]);
+        m->visited++;
+        state[d] = next;
+        if (next == AUTOMATON_NONE) {
+            i = t->end[i];
+        } else if (m->p->state[next].call != m->p->state[next + 1].call) {
+            walk_calls(m, rule, symbol, next, i);
+            i = t->end[i];
+        } else {
+            take(m, i, 0);
+            if (m->p->state[next].accept) take_rests(m, i, 0, &m->follow[rule]);
+            i++;
+        }
+    }
+}
+
+static void walk_state(maker *m, uint32_t rule, uint32_t symbol, uint32_t state) {
     const automaton_parts *p = m->p;
-    bool counted = p->symbol[symbol].counted;
-    automaton_cursor *c = counted ? NULL : automaton_cursor_at(m->a, symbol, state);
     m->taken_count = m->rest_count = m->visited = 0;
     for (uint32_t i = p->state[state].range; i < p->state[state + 1].range; i++)
         for (unsigned b = p->range[i].low; b <= p->range[i].high; b++) {
             if (m->root[b] == AUTOMATON_NONE) continue;
-            if (counted) walk_unit(m, rule, p->rule[rule], state, m->root[b]);
-            else walk_plain(m, rule, c, m->root[b]);
+            if (p->symbol[symbol].counted) walk_unit(m, rule, p->rule[rule], state, m->root[b]);
+            else walk_plain(m, rule, symbol, state, m->root[b]);
         }
-    bool good = !c || !c->over;
-    automaton_cursor_close(c);
-    return good;
+}
+
+/* ---- states that no token can tell apart ---- */
+
+static uint64_t mixed(uint64_t h, uint64_t x) {
+    h = (h ^ x) * UINT64_C(0x9E3779B97F4A7C15);
+    return h ^ h >> 29;
+}
+
+static uint64_t look_once(const maker *m, uint32_t state) {
+    const automaton_parts *p = m->p;
+    uint64_t h = 1 + p->state[state].accept, class = NO_CLASS;
+    unsigned behind = 256;
+    for (uint32_t i = p->state[state].range; i < p->state[state + 1].range; i++) {
+        const automaton_range *r = &p->range[i];
+        if (r->low != behind || m->class[r->target] != class) {
+            class = m->class[r->target];
+            h = mixed(mixed(mixed(h, behind), r->low), class);
+        }
+        behind = r->high + 1u;
+    }
+    h = mixed(h, behind);
+    for (uint32_t i = p->state[state].call; i < p->state[state + 1].call; i++)
+        h = mixed(mixed(h, p->call[i].symbol), m->class[p->call[i].target]);
+    return h;
+}
+
+/* As many rounds as a token has bytes: the states of a{20,400} differ near its ends only, for tokens. */
+static void find_classes(maker *m, uint32_t rule) {
+    const automaton_parts *p = m->p;
+    uint32_t first = p->rule[rule], n = p->rule[rule + 1] - first, rounds = 0;
+    uint64_t *next = memory_alloc_array((size_t)n + 1, sizeof *next);
+    for (uint32_t i = 0; i < m->trie->nodes; i++)
+        if (m->trie->depth[i] > rounds) rounds = m->trie->depth[i];
+    for (uint32_t s = 0; s < n; s++) m->class[first + s] = 1 + p->state[first + s].accept;
+    for (uint32_t r = 0; r < rounds; r++) {
+        for (uint32_t s = 0; s < n; s++) next[s] = look_once(m, first + s);
+        memcpy(m->class + first, next, n * sizeof *next);
+    }
+    free(next);
 }
 
 /* ---- tables ---- */
@@ -250,16 +314,30 @@ static uint32_t distinct_units(const maker *m) {
     return n;
 }
 
-static void make_table(maker *m, uint32_t rule, uint32_t symbol, uint32_t state) {
-    automaton_parts *p = m->p;
+static bool may_be_wide(const maker *m, uint32_t state) {
+    const automaton_parts *p = m->p;
     uint64_t nodes = 0;
     for (uint32_t i = p->state[state].range; i < p->state[state + 1].range; i++)
         for (unsigned b = p->range[i].low; b <= p->range[i].high; b++)
             if (m->root[b] != AUTOMATON_NONE) nodes += m->trie->end[m->root[b]] - m->root[b];
-    if (nodes <= m->narrow || !walk_state(m, rule, symbol, state) || m->visited <= m->narrow) return;
+    return nodes > m->narrow;
+}
+
+/* A leader that had to walk the vocabulary for a wide state would hold up everybody: such a grammar is refused. */
+static status make_table(maker *m, uint32_t rule, uint32_t symbol, uint32_t state) {
+    automaton_parts *p = m->p;
+    walk_state(m, rule, symbol, state);
+    if (m->visited <= m->narrow) return ST_OK;
     if (!p->symbol[symbol].counted) drop_taken_rests(m);
-    /* Beyond these bounds the leader walks: slower, and the same. */
-    if (m->rest_count > RESTS_MAX || p->groups + distinct_units(m) > LIMIT_GRAMMAR_MASKS) return;
+    if (m->over || m->rest_count > RESTS_MAX)
+        return fail(ST_INVALID,
+                    "the grammar is too ambiguous: from one of its states a token can lead to more than %d "
+                    "places, or end "
+                    "its rule in more than %d ways",
+                    LIMIT_GRAMMAR_PLACES, RESTS_MAX);
+    if (p->groups + distinct_units(m) > LIMIT_GRAMMAR_MASKS)
+        return fail(ST_INVALID, "the grammar has more than %d states that differ in the tokens they take",
+                    LIMIT_GRAMMAR_MASKS);
     if (m->taken_count) qsort(m->taken, m->taken_count, sizeof *m->taken, by_units);
     p->table = grown(p->table, p->tables + 1, &p->table_cap, sizeof *p->table);
     automaton_table *table = &p->table[p->tables];
@@ -267,9 +345,32 @@ static void make_table(maker *m, uint32_t rule, uint32_t symbol, uint32_t state)
     add_groups(m, table);
     add_rests(m, table);
     p->state[state].table = p->tables++;
+    return ST_OK;
 }
 
-void grammar_add_tables(automaton *a, uint32_t narrow_nodes) {
+/* The latest state of the rule that tokens cannot tell from this one, among those with tables. */
+static uint32_t twin(const maker *m, uint32_t rule, uint32_t state) {
+    for (uint32_t s = state; s-- > m->p->rule[rule];)
+        if (m->class[s] == m->class[state]) return s;
+    return AUTOMATON_NONE;
+}
+
+static status make_tables(maker *m, uint32_t rule, uint32_t symbol) {
+    automaton_parts *p = m->p;
+    uint32_t wide = 0;
+    for (uint32_t s = p->rule[rule]; s < p->rule[rule + 1]; s++) wide += may_be_wide(m, s);
+    bool classes = wide > 1;
+    if (classes) find_classes(m, rule);
+    for (uint32_t s = p->rule[rule]; s < p->rule[rule + 1]; s++) {
+        if (!may_be_wide(m, s)) continue;
+        uint32_t same = classes ? twin(m, rule, s) : AUTOMATON_NONE;
+        if (same != AUTOMATON_NONE) p->state[s].table = p->state[same].table;
+        else TRY(make_table(m, rule, symbol, s));
+    }
+    return ST_OK;
+}
+
+status grammar_add_tables(automaton *a, uint32_t narrow_nodes) {
     maker m = {.a = a, .p = &a->p, .trie = vocabulary_trie(a->v), .narrow = narrow_nodes};
     automaton_parts *p = &a->p;
     memset(m.root, 0xFF, sizeof m.root);
@@ -277,17 +378,20 @@ void grammar_add_tables(automaton *a, uint32_t narrow_nodes) {
     m.first = memory_alloc_array(p->rules, sizeof *m.first);
     m.follow = memory_alloc_array(p->rules, sizeof *m.follow);
     m.words = memory_alloc_array(p->words + 1, sizeof *m.words);
+    m.class = memory_alloc_array(p->states, sizeof *m.class);
     find_follow(&m);
     uint32_t *symbol =
         memory_alloc_array(p->rules, sizeof *symbol); /* one that calls the rule: all are of one kind */
     for (uint32_t i = 0; i < p->symbols; i++) symbol[p->symbol[i].rule] = i;
-    for (uint32_t r = 0; r < p->rules; r++)
-        for (uint32_t s = p->rule[r]; s < p->rule[r + 1]; s++) make_table(&m, r, symbol[r], s);
+    status st = ST_OK;
+    for (uint32_t r = 0; r < p->rules && st == ST_OK; r++) st = make_tables(&m, r, symbol[r]);
     free(symbol);
     free(m.first);
     free(m.follow);
     free(m.words);
+    free(m.class);
     free(m.taken);
     free(m.rests);
     free(m.mask_hash);
+    return st;
 }

@@ -21,7 +21,8 @@ enum {
     SCHEMA_VARIANTS_MAX = 1 << 14,
     SCHEMA_MEMBERS_MAX = 1 << 12,  /* of one object */
     SCHEMA_ITEMS_MAX = 1 << 12,    /* minItems, maxItems, prefixItems */
-    SCHEMA_OPTIONS_MAX = 1 << 12,  /* of one anyOf, oneOf */
+    SCHEMA_OPTIONS_MAX = 1 << 12,  /* of one anyOf, allOf */
+    SCHEMA_ONE_OF_MAX = 1 << 8,    /* each is held against each */
     SCHEMA_AUTOMATA_MAX = 1 << 19, /* states of all patterns and lengths together */
     SCHEMA_NONE = 0xFFFFFFFF,      /* no bound; a node that no value fits */
     SCHEMA_ANY = 0                 /* the node that every value fits */
@@ -76,7 +77,7 @@ typedef struct schema {
 
 STATUS_CHECKED status schema_open(schema **out, const char *text, size_t bytes);
 void schema_close(schema *s);                          /* NULL is fine */
-uint32_t schema_kind_of(const json_value *v); /* SCHEMA_NULL, … */
+uint32_t schema_kind_of(const json_value *v);          /* SCHEMA_NULL, … */
 bool schema_node_ends(const schema *s, uint32_t node); /* SCHEMA_NONE and SCHEMA_ANY too */
 
 #endif

@@ -205,7 +205,7 @@ static status add_telling_names(schema_builder *b, const json_value *at, const j
             exclude(b, option, other))
             continue;
         const json_value *p = i < index ? telling(b, other, option) : telling(b, option, other);
-        TRY(schema_work(b, at, 1));
+        TRY(schema_work(b, at, 16));
         if (!p) return schema_wrong(b, at, "oneOf", "options %u and %u may both hold: use anyOf", index, i);
         schema_set_add(names, p);
     }
@@ -229,8 +229,8 @@ static status read_one(schema_builder *b, way *w, const json_value *s) {
         if (!all && !choice) continue;
         if (k->kind != JSON_KIND_ARRAY || k->count == 0)
             return schema_wrong(b, s, k->key, "is no list of one schema or more");
-        if (k->count > SCHEMA_OPTIONS_MAX)
-            return schema_wrong(b, s, k->key, "has %u schemas, at most %d", k->count, SCHEMA_OPTIONS_MAX);
+        uint32_t most = strcmp(k->key, "oneOf") == 0 ? SCHEMA_ONE_OF_MAX : SCHEMA_OPTIONS_MAX;
+        if (k->count > most) return schema_wrong(b, s, k->key, "has %u schemas, at most %u", k->count, most);
         TRY(schema_work(b, s, (uint64_t)k->count * (w->todo.count + k->count)));
         for (const json_value *v = all ? k->first : NULL; v; v = v->next) schema_set_add(&w->todo, v);
         if (choice) schema_set_add(&w->choice, k);

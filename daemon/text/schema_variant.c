@@ -380,12 +380,13 @@ static status read_kinds(reading *r, const schema_set *names) {
     for (uint32_t i = 0; i < r->set->count; i++) TRY(read_schema(r, r->set->item[i]));
     if (!r->has_any_type && r->spoken_of) v->kinds &= r->spoken_of;
     if (v->kinds & SCHEMA_NUMBER && r->has_number) {
-        TRY(schema_work(r->b, r->set->item[0], r->number.has_step ? 1 << 18 : 1 << 12));
-        if (number_check(&r->number, &any) != ST_OK) {
+        uint32_t states;
+        if (number_check(&r->number, &any, &states) != ST_OK) {
             char sentence[STATUS_TEXT_MAX];
             memcpy(sentence, status_text(), sizeof sentence);
             return schema_wrong(r->b, r->set->item[0], NULL, "%.400s", sentence);
         }
+        TRY(schema_work(r->b, r->set->item[0], 64ull * states));
         number_bounds *kept = schema_alloc(r->b, sizeof *kept);
         *kept = r->number;
         v->number = kept;

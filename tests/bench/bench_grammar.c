@@ -7,6 +7,7 @@
 #include "base/automaton.h"
 #include "base/clock.h"
 #include "base/memory.h"
+#include "daemon/text/grammar_answer.h"
 #include "tests/gemma_tokenizer.h"
 #include "tests/grammar_examples.h"
 
@@ -35,39 +36,72 @@ static void print_times(const char *what, double *us, uint32_t n) {
            us[n * 99 / 100], us[n - 1], n);
 }
 
-static status follow(const uint8_t *bytes, size_t size, const tokenizer *t, const char *text, uint32_t end) {
-    enum { ROUNDS = 20, STEPS = 512 };
-    static double mask_us[ROUNDS * STEPS], take_us[ROUNDS * STEPS];
+/* A token that the mask allows, any one of them. */
+static uint32_t any_allowed(const uint32_t *words, uint32_t n) {
+    static uint32_t random_state = 1;
+    uint32_t count = 0;
+    for (uint32_t i = 0; i < n; i++) count += (uint32_t)__builtin_popcount(words[i]);
+    random_state = random_state * 1664525u + 1013904223u;
+    uint32_t which = (uint32_t)((uint64_t)random_state * count >> 32);
+    for (uint32_t i = 0;; i++) {
+        uint32_t here = (uint32_t)__builtin_popcount(words[i]), word = words[i];
+        if (which >= here) {
+            which -= here;
+            continue;
+        }
+        while (which-- > 0) word &= word - 1;
+        return i * 32 + (uint32_t)__builtin_ctz(word);
+    }
+}
+
+enum { ROUNDS = 20, STEPS = 512 };
+
+typedef struct times {
+    double mask_us[ROUNDS * STEPS], take_us[ROUNDS * STEPS];
+    uint32_t n;
+} times;
+
+/* Along the document's tokens; without one, wherever chance leads. */
+static status answer(automaton *a, const vocabulary *v, const uint32_t *ids, uint32_t count, times *t) {
+    uint32_t n = (vocabulary_count(v) + 31) / 32, *words = memory_alloc_array(n, sizeof *words);
+    automaton_cursor *c = automaton_cursor_open(a);
+    status st = ST_OK;
+    for (uint32_t i = 0; st == ST_OK && i < count && !automaton_ended(c); i++, t->n++) {
+        uint64_t t0 = clock_now_ns();
+        st = automaton_mask(c, words);
+        if (st != ST_OK) break;
+        uint64_t t1 = clock_now_ns();
+        uint32_t id = ids ? ids[i] : any_allowed(words, n);
+        uint64_t t2 = clock_now_ns();
+        st = automaton_take_token(c, id);
+        t->take_us[t->n] = (double)(clock_now_ns() - t2) / 1e3;
+        t->mask_us[t->n] = (double)(t1 - t0) / 1e3;
+    }
+    automaton_cursor_close(c);
+    free(words);
+    return st;
+}
+
+static status follow(const uint8_t *bytes, size_t size, const tokenizer *t, const char *text) {
+    static times spent;
     const vocabulary *v;
     automaton *a;
+    uint32_t *ids = NULL;
+    size_t count = STEPS;
     TRY(tokenizer_vocabulary(t, &v));
     uint64_t begin = clock_now_ns();
     TRY(automaton_read(&a, bytes, size, v));
     printf("  read by the leader     %.2f ms\n", (double)(clock_now_ns() - begin) / 1e6);
-    uint32_t *ids, n = 0, *words = memory_alloc(vocabulary_count(v) / 8 + 8);
-    size_t count;
-    TRY(tokenizer_encode(t, text, strlen(text), false, STEPS - 1, &ids, &count));
-    for (uint32_t round = 0; round < ROUNDS; round++) {
-        automaton_cursor *c = automaton_cursor_open(a);
-        for (size_t i = 0; i <= count; i++, n++) {
-            uint32_t id = i < count ? ids[i] : end;
-            uint64_t t0 = clock_now_ns();
-            TRY(automaton_mask(c, words));
-            uint64_t t1 = clock_now_ns();
-            if (!(words[id / 32] >> id % 32 & 1))
-                return fail(ST_INTERNAL, "token %zu of the document is not allowed", i);
-            TRY(automaton_take_token(c, id));
-            take_us[n] = (double)(clock_now_ns() - t1) / 1e3;
-            mask_us[n] = (double)(t1 - t0) / 1e3;
-        }
-        automaton_cursor_close(c);
-    }
-    print_times("mask", mask_us, n);
-    print_times("token", take_us, n);
+    if (text) TRY(tokenizer_encode(t, text, strlen(text), false, STEPS, &ids, &count));
+    status st = ST_OK;
+    spent.n = 0;
+    for (uint32_t round = 0; round < ROUNDS && st == ST_OK; round++)
+        st = answer(a, v, ids, (uint32_t)count, &spent);
+    if (st == ST_OK) print_times("mask", spent.mask_us, spent.n);
+    if (st == ST_OK) print_times("token", spent.take_us, spent.n);
     free(ids);
-    free(words);
     automaton_drop(a);
-    return ST_OK;
+    return st;
 }
 
 static status measure(const char *name, grammar *g, const tokenizer *t, const char *text) {
@@ -84,11 +118,35 @@ static status measure(const char *name, grammar *g, const tokenizer *t, const ch
         if (ms < best) best = ms;
     }
     printf("%s: compiled in %.1f ms, %.1f KiB\n", name, best, (double)size / 1024);
-    status st = follow(bytes, size, t, text, end);
+    status st = follow(bytes, size, t, text);
     free(bytes);
     grammar_close(g);
     return st;
 }
+
+/* What a request asks for, answered by chance: the odd corners of a grammar come up as often as the beaten track. */
+static status measure_form(const char *name, form_kind kind, const char *text, const tokenizer *t) {
+    grammar *g = grammar_open();
+    form_answer f = {.kind = kind, .text = {text, strlen(text)}};
+    TRY(grammar_write_answer(g, t, &f));
+    return measure(name, g, t, NULL);
+}
+
+static const char *const schema_text =
+    "{\"type\": \"object\", \"properties\": {\"name\": {\"type\": \"string\", \"minLength\": 1, "
+    "\"maxLength\": 80}, "
+    "\"email\": {\"type\": \"string\", \"pattern\": \"^[a-z0-9.]+@[a-z0-9]+\\\\.[a-z]{2,6}$\"}, "
+    "\"age\": {\"type\": \"integer\", \"minimum\": 0, \"maximum\": 150}, \"score\": {\"type\": \"number\"}, "
+    "\"kind\": {\"enum\": [\"person\", \"place\", \"plant\"]}, "
+    "\"lines\": {\"type\": \"array\", \"minItems\": 1, \"maxItems\": 20, \"items\": {\"anyOf\": ["
+    "{\"type\": \"object\", \"properties\": {\"text\": {\"type\": \"string\"}}, \"required\": [\"text\"], "
+    "\"additionalProperties\": false}, {\"type\": \"object\", \"properties\": {\"tone\": {\"type\": "
+    "\"string\", "
+    "\"maxLength\": 9}, \"value\": {\"type\": [\"number\", \"null\"]}}, \"required\": [\"tone\", \"value\"], "
+    "\"additionalProperties\": false}, {\"type\": \"string\"}]}}, \"next\": {\"$ref\": \"#\"}}, "
+    "\"required\": [\"name\", \"age\", \"kind\", \"lines\"], \"additionalProperties\": false}";
+static const char *const regex_text =
+    "(The|A|One) [a-zA-Z ,.]{20,400}(, and|; but) .*\\.( [0-9]{1,4}(st|nd|rd|th)?)*";
 
 int main(void) {
     strbuf json = {0};
@@ -117,6 +175,9 @@ int main(void) {
         }
         if (st == ST_OK) st = measure("JSON object", example_json_object(), t, json_text);
         if (st == ST_OK) st = measure("record", example_record(), t, record_text);
+        if (st == ST_OK) st = measure_form("json_object by chance", FORM_OBJECT, "", t);
+        if (st == ST_OK) st = measure_form("json_schema by chance", FORM_SCHEMA, schema_text, t);
+        if (st == ST_OK) st = measure_form("regex by chance", FORM_REGEX, regex_text, t);
         tokenizer_close(t);
     }
     if (st != ST_OK) fprintf(stderr, "%s\n", status_text());

@@ -31,7 +31,7 @@ def test_the_file_is_served(url):
 
 
 @schema.parametrize()
-@settings(max_examples=12, deadline=None, derandomize=True, database=None, phases=[Phase.explicit, Phase.generate],
+@settings(max_examples=8, deadline=None, derandomize=True, database=None, phases=[Phase.explicit, Phase.generate],
           suppress_health_check=list(HealthCheck))
 def test_requests_made_of_the_file(case, url):
     answer = case.call(base_url=url, timeout=60)
@@ -42,7 +42,6 @@ def test_requests_made_of_the_file(case, url):
 
 
 def test_both_kinds_were_made():
-    print(__import__("collections").Counter(SEEN))
     """Requests that are answered and requests that are refused, of every endpoint that takes a body."""
     for path in ("/v1/chat/completions", "/v1/completions", "/v1/responses", "/tokenize", "/detokenize"):
         codes = {code for p, code in SEEN if p == path}
