@@ -1,17 +1,11 @@
-"""The status page and the chat page in headless Chromium. Their pictures in docs/ are taken here too:
-
-    GEMMAD_PICTURES=docs/pictures pytest tests/python/test_pages.py -k pictures
-"""
+"""The status page and the chat page in headless Chromium. take_pictures.py makes the documentation's pictures of them."""
 import json
-import os
-import pathlib
-import time
 import urllib.request
 
 import pytest
 
 import browser
-from support import MODELS, ROOT, Daemon, ctl, eventually, free_port
+from support import MODELS, Daemon, ctl, eventually, free_port
 
 pytestmark = pytest.mark.skipif(not browser.PROGRAM, reason="there is no Chromium")
 
@@ -269,22 +263,3 @@ def test_a_lost_server_is_shown(tab):
         tab.wait("document.querySelectorAll('tbody tr').length === 1")
     tab.wait("document.querySelector('#state').textContent === 'lost' && !document.querySelector('#note').hidden")
     tab.problems.clear()
-
-
-@pytest.mark.skipif("GEMMAD_PICTURES" not in os.environ, reason="GEMMAD_PICTURES names no folder for the documentation's pictures")
-def test_pictures(tab, web):
-    folder = ROOT / pathlib.Path(os.environ["GEMMAD_PICTURES"])
-    folder.mkdir(parents=True, exist_ok=True)
-    open_status(tab, web)
-    for i in range(40):
-        web.generate(DOCUMENT[:400 + 60 * i], max_tokens=150 + 60 * (i % 5), ignore_eos=True)
-        time.sleep(0.3)
-    tab.screen(1080, 880)
-    tab.picture(folder / "status.png")
-    open_chat(tab, web)
-    tab.screen(900, 640)
-    drop(tab, "lease.txt", DOCUMENT)
-    tab.wait("document.querySelector('#documents').innerText.includes('lease.txt')")
-    ask(tab, QUESTION, temperature=0)
-    answered(tab)
-    tab.picture(folder / "chat.png")
