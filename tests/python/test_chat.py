@@ -206,7 +206,8 @@ def soup(random, tools):
     r.sampling.ignore_eos = random.random() < 0.5
     r.enable_thinking = random.random() < 0.5
     if tools:
-        r.tools.add(name="f", parameters_json=json.dumps({"type": "object", "properties": {"a": {"type": "string"}}}), strict=random.random() < 0.5)
+        schema = {"type": "object", "properties": {"a": {"type": "string"}}}
+        r.tools.add(name="f", parameters_json=json.dumps(schema), strict=random.random() < 0.5)
     else:
         r.tool_choice.mode = "auto"
     return r
@@ -223,7 +224,8 @@ def test_soup(dense, tools):
             p.finish_reason = "length" if a.finished.finish_reason == "length" else "stop"
             m = stub.ParseChat(p)
             assert (a.content, a.reasoning) == ("".join(x.text for x in m.message.content), m.message.reasoning)
-            assert [(c["name"], json.loads(c["arguments"])) for c in a.calls] == [(c.name, json.loads(c.arguments_json)) for c in m.message.tool_calls]
+            read = [(c.name, json.loads(c.arguments_json)) for c in m.message.tool_calls]
+            assert [(c["name"], json.loads(c["arguments"])) for c in a.calls] == read
             assert list(a.finished.malformed) == list(m.malformed) and a.finished.truncated_call == m.truncated_call
             assert a.finished.finish_reason == m.finish_reason and [x.token_id for x in a.logprobs] == a.ids
             assert not tools or not m.malformed
