@@ -54,6 +54,7 @@ struct rpc {
     bool cancelled; /* the client is gone, or the deadline passed: nothing can be sent any more */
     int close_cancelled;
 
+    server_waiting waiting;
     grpc_byte_buffer *received;
     uv_work_t work;
     ProtobufCMessage *request;
@@ -90,6 +91,7 @@ static void drop_outgoing(rpc *r) {
 }
 
 static void free_rpc(rpc *r) {
+    server_wait_ends(&r->waiting);
     drop_outgoing(r);
     for (size_t i = 0; i < r->trailer_count; i++) grpc_slice_unref(r->trailer[i].value);
     if (r->ended) grpc_slice_unref(r->status_slice);
@@ -288,6 +290,7 @@ static void on_received(void *owner, bool ok) {
     rpc *r = owner;
     (void)ok;
     r->receiving = false;
+    server_wait_ends(&r->waiting);
     r->holds++;
     if (r->received && grpc_byte_buffer_length(r->received) > DECODE_HERE_BYTES) {
         r->work.data = r;
@@ -321,8 +324,15 @@ static uint64_t deadline_ms(gpr_timespec deadline) {
     return left < 1 ? 1 : (uint64_t)left;
 }
 
+/* Whoever opens calls and says nothing in them takes places from others. */
+static void on_too_late(server_waiting *w) {
+    rpc *r = (rpc *)(void *)((char *)w - offsetof(rpc, waiting));
+    if (!r->ended && !r->cancelled) end_with(r, ST_TIMEOUT, "the request did not come in time", 0);
+}
+
 static void tell_cancelled(rpc *r) {
     r->cancelled = true;
+    server_wait_ends(&r->waiting);
     pump(r);
     if (!r->handling) return;
     if (r->method->client_streams) { /* its handler keeps nothing between messages */
@@ -419,8 +429,9 @@ static void on_accepted(void *owner, bool ok) {
     rpc *r = owner;
     server *s = r->server;
     if (!ok) { /* the server is stopping */
+        server_origin from = r->from;
         free_rpc(r);
-        server_request_ends(s, r->from);
+        server_request_ends(s, from);
         return;
     }
     bool room = server_call_begins(s, r->from);
@@ -442,6 +453,7 @@ static void on_accepted(void *owner, bool ok) {
     } else if (!room) {
         end_with(r, ST_BUSY, "too many calls are open", 1000);
     } else {
+        server_wait_begins(s, &r->waiting);
         read_message(r);
     }
 }
@@ -451,6 +463,7 @@ void rpc_request(server *s, server_origin from) {
     r->base.ops = &rpc_ops;
     r->server = s;
     r->from = from;
+    r->waiting.too_late = on_too_late;
     r->last = &r->first;
     r->accept = (server_tag){.done = on_accepted, .owner = r};
     r->receive = (server_tag){.done = on_received, .owner = r};

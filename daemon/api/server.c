@@ -27,6 +27,8 @@ enum {
     KEEPALIVE_TIMEOUT_MS = 20000,
     HANDSHAKE_MS = 10000, /* of TLS, and until HTTP/2 has begun behind it */
     METADATA_BYTES = 16384,
+    MESSAGE_MS = 120000,  /* 64 MiB at half a MiB a second */
+    LOOKS = 8,            /* at those that wait, in that time */
     PING_LEAST_MS = 5000, /* clients may ping as often without being cut off */
 };
 
@@ -55,7 +57,9 @@ struct server {
     uint32_t shut_down;                        /* of grpc */
     bool stopping, ended, drained;
     server_tag shutdown[SERVER_ORIGINS];
-    uv_timer_t grace;
+    uv_timer_t grace, look;
+    uint32_t message_ms;
+    server_waiting *waiting;
     void (*stopped)(void *context);
     void *stopped_context;
     uint32_t handles;
@@ -132,6 +136,7 @@ static void on_wake(uv_async_t *wake) {
     pthread_join(s->thread, NULL);
     uv_close((uv_handle_t *)&s->events.wake, on_closed);
     uv_close((uv_handle_t *)&s->grace, on_closed);
+    uv_close((uv_handle_t *)&s->look, on_closed);
 }
 
 /* ---- opening ---- */
@@ -191,10 +196,11 @@ status server_open(server **out, uv_loop_t *loop) {
 
     int error = uv_async_init(loop, &s->events.wake, on_wake);
     INVARIANT(error == 0);
-    error = uv_timer_init(loop, &s->grace);
+    error = uv_timer_init(loop, &s->grace) | uv_timer_init(loop, &s->look);
     INVARIANT(error == 0);
-    s->events.wake.data = s->grace.data = s;
-    s->handles = 2;
+    s->events.wake.data = s->grace.data = s->look.data = s;
+    s->handles = 3;
+    s->message_ms = MESSAGE_MS;
     pthread_mutex_init(&s->events.lock, NULL);
     error = pthread_create(&s->thread, NULL, drain_completions, &s->events);
     INVARIANT(error == 0);
@@ -202,7 +208,38 @@ status server_open(server **out, uv_loop_t *loop) {
     return ST_OK;
 }
 
+void server_set_message_ms(server *s, uint32_t ms) { s->message_ms = ms; }
+
+void server_wait_begins(server *s, server_waiting *w) {
+    w->since_ms = uv_now(s->loop);
+    w->next = s->waiting;
+    w->link = &s->waiting;
+    if (w->next) w->next->link = &w->next;
+    s->waiting = w;
+}
+
+void server_wait_ends(server_waiting *w) {
+    if (!w->link) return;
+    *w->link = w->next;
+    if (w->next) w->next->link = w->link;
+    w->link = NULL;
+}
+
+/* The newest come first: from the first that is too old on, all are. */
+static void look_at_waiting(uv_timer_t *timer) {
+    server *s = timer->data;
+    uint64_t now = uv_now(s->loop);
+    server_waiting **at = &s->waiting;
+    while (*at && now - (*at)->since_ms < s->message_ms) at = &(*at)->next;
+    while (*at) {
+        server_waiting *late = *at;
+        server_wait_ends(late);
+        late->too_late(late);
+    }
+}
+
 void server_start(server *s) {
+    uv_timer_start(&s->look, look_at_waiting, s->message_ms / LOOKS, s->message_ms / LOOKS);
     for (int from = 0; from < SERVER_ORIGINS; from++) {
         grpc_server_start(s->grpc[from]);
         request_calls(s, from);
@@ -353,6 +390,7 @@ void server_stop(server *s, uint32_t grace_ms, void (*stopped)(void *context), v
         s->shutdown[from] = (server_tag){.done = on_shut_down, .owner = s};
         grpc_server_shutdown_and_notify(s->grpc[from], s->events.queue, &s->shutdown[from]);
     }
+    uv_timer_stop(&s->look);
     uv_timer_start(&s->grace, on_grace_over, grace_ms, 0);
 }
 

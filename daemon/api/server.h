@@ -45,6 +45,9 @@ void server_add_core(server *s, const call_method *methods, uint32_t count, void
 void server_set_tls(server *s, const tls_files *files);
 STATUS_CHECKED status server_listen_tls(server *s, const char *address, bool public_allowed);
 
+/* How long the first message of a call may take, all of it; 120 s unless set before the start. */
+void server_set_message_ms(server *s, uint32_t ms);
+
 /* For the listeners that are gRPC's; good while the server is. */
 const acceptor_sink *server_sink(const server *s);
 

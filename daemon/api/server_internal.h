@@ -30,6 +30,15 @@ const server_method *server_find_method(const server *s, const char *path, size_
 const char *server_peer(const server *s, int fd);
 auth *server_auth(const server *s); /* NULL: nobody is asked for a key */
 
+/* A call whose first message is still to come; part of the call. */
+typedef struct server_waiting {
+    void (*too_late)(struct server_waiting *w); /* it has waited for too long, and waits no more */
+    uint64_t since_ms;
+    struct server_waiting *next, **link; /* link NULL: does not wait */
+} server_waiting;
+void server_wait_begins(server *s, server_waiting *w);
+void server_wait_ends(server_waiting *w); /* one that does not wait is fine */
+
 /* ---- rpc.c, as the server sees it ---- */
 
 typedef struct rpc rpc;

@@ -35,6 +35,7 @@ static void add_methods(fixture *f) {
                                                   .handle = tell});
     health_open(&watched, f->server, ready, NULL);
     server_set_auth(f->server, keys);
+    server_set_message_ms(f->server, 800);
 }
 
 static void replace_keys(fixture *f) {
@@ -122,6 +123,20 @@ TEST(nothing_is_decoded_for_strangers) {
     client_end(&k);
 }
 
+/* Open, and then nothing: the call ends, and its place is another's. */
+TEST(a_call_without_a_message_ends) {
+    client_call k;
+    grpc_metadata key = {.key = grpc_slice_from_static_string("authorization"),
+                         .value = grpc_slice_from_static_string("Bearer right")};
+    client_begin_with(&k, &stranger, "/t.T/Tell", CLIENT_PATIENCE_S, &key, 1);
+    CHECK(fixture_await_counts(&fix, 2, 1));
+    CHECK_THAT(client_status(&k) == GRPC_STATUS_DEADLINE_EXCEEDED, "%d %s", k.code, k.text);
+    CHECK(!strcmp(k.text, "the request did not come in time"));
+    client_end(&k);
+    CHECK(fixture_await_counts(&fix, 2, 0));
+    check(&stranger, "Bearer right", GRPC_STATUS_INVALID_ARGUMENT, "key alice|alice|0");
+}
+
 static void check_mode(fixture *f) {
     struct stat s;
     CHECK(stat(f->path, &s) == 0 && (s.st_mode & 07777) == 0666);
@@ -164,6 +179,7 @@ int main(void) {
     RUN(the_owner_needs_none_and_may_show_one);
     RUN(health_is_for_everybody);
     RUN(nothing_is_decoded_for_strangers);
+    RUN(a_call_without_a_message_ends);
     RUN(another_user_with_a_key);
     client_close(&owner);
     client_close(&stranger);

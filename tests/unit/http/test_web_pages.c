@@ -44,24 +44,24 @@ TEST(pages_stand_alone) {
 
 TEST(messages_are_json) {
     Gemmad__V1__RankStatus rank = GEMMAD__V1__RANK_STATUS__INIT, *ranks[] = {&rank};
-    Gemmad__V1__EngineStatus one_engine = GEMMAD__V1__ENGINE_STATUS__INIT, *engines[] = {&one_engine};
+    Gemmad__V1__EngineStatus served = GEMMAD__V1__ENGINE_STATUS__INIT, *engines[] = {&served};
     Gemmad__V1__ModelStatus model = GEMMAD__V1__MODEL_STATUS__INIT, *models[] = {&model};
-    Gemmad__V1__GetStatusResponse told = GEMMAD__V1__GET_STATUS_RESPONSE__INIT;
+    Gemmad__V1__GetStatusResponse answer = GEMMAD__V1__GET_STATUS_RESPONSE__INIT;
     rank.has_pid = rank.has_cpu_ms = 1;
     rank.pid = UINT32_MAX;
     rank.cpu_ms = INT64_MAX;
     rank.host = (char *)"a\"b\n";
-    one_engine.ranks = ranks;
-    one_engine.n_ranks = 1;
-    one_engine.has_imbalance = one_engine.has_weight_bytes_per_second = 1;
-    one_engine.imbalance = NAN;
-    one_engine.weight_bytes_per_second = 1.5e9;
+    served.ranks = ranks;
+    served.n_ranks = 1;
+    served.has_imbalance = served.has_weight_bytes_per_second = 1;
+    served.imbalance = NAN;
+    served.weight_bytes_per_second = 1.5e9;
     model.engines = engines;
     model.n_engines = 1;
-    told.models = models;
-    told.n_models = 1;
+    answer.models = models;
+    answer.n_models = 1;
     strbuf text = {0};
-    message_json(&text, NULL, &told.base);
+    message_json(&text, NULL, &answer.base);
     json_t *root = json_loads(strbuf_text(&text), JSON_REJECT_DUPLICATES, NULL);
     CHECK_THAT(root, "%s", strbuf_text(&text));
     json_t *e =
