@@ -11,9 +11,31 @@ add_custom_command(OUTPUT ${CMAKE_BINARY_DIR}/generated/gemmad.conf
     DEPENDS gemmad VERBATIM)
 add_custom_target(example_config ALL DEPENDS ${CMAKE_BINARY_DIR}/generated/gemmad.conf)
 
+# Completion comes out of the programs' options too.
+foreach(shell bash zsh fish)
+    foreach(program gemmad gemmactl)
+        set(completion_${program} --completion ${shell})
+        if(program STREQUAL gemmactl)
+            set(completion_${program} completion ${shell})
+        endif()
+        add_custom_command(OUTPUT ${CMAKE_BINARY_DIR}/generated/${program}.${shell}
+            COMMAND ${program} ${completion_${program}} > ${CMAKE_BINARY_DIR}/generated/${program}.${shell}
+            DEPENDS ${program} VERBATIM)
+        list(APPEND completions ${CMAKE_BINARY_DIR}/generated/${program}.${shell})
+    endforeach()
+endforeach()
+add_custom_target(completions ALL DEPENDS ${completions})
+foreach(program gemmad gemmactl)
+    set(from ${CMAKE_BINARY_DIR}/generated/${program})
+    install(FILES ${from}.bash DESTINATION ${CMAKE_INSTALL_DATADIR}/bash-completion/completions RENAME ${program})
+    install(FILES ${from}.zsh DESTINATION ${CMAKE_INSTALL_DATADIR}/zsh/vendor-completions RENAME _${program})
+    install(FILES ${from}.fish DESTINATION ${CMAKE_INSTALL_DATADIR}/fish/vendor_completions.d RENAME ${program}.fish)
+endforeach()
+
 install(TARGETS gemmad gemmad-shard gemmactl RUNTIME DESTINATION ${CMAKE_INSTALL_BINDIR})
 install(FILES docs/gemmad.1 docs/gemmactl.1 DESTINATION ${CMAKE_INSTALL_MANDIR}/man1)
-install(FILES README.md docs/api.md proto/gemmad.proto DESTINATION ${CMAKE_INSTALL_DOCDIR})
+install(FILES README.md docs/api.md docs/http.md docs/security.md docs/observability.md docs/structured.md docs/openapi.json
+    proto/gemmad.proto DESTINATION ${CMAKE_INSTALL_DOCDIR})
 install(FILES LICENSE DESTINATION ${CMAKE_INSTALL_DOCDIR} RENAME copyright)
 install(FILES deploy/systemd/gemmad.service deploy/systemd/gemmad.socket deploy/systemd/gemmad-http.socket
     DESTINATION lib/systemd/system)

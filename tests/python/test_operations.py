@@ -43,7 +43,7 @@ def unpacked(tmp_path_factory):
 def test_the_package_holds_what_it_should(unpacked):
     root, control = unpacked / "root", unpacked / "control"
     for name in ("usr/bin/gemmad", "usr/bin/gemmad-shard", "usr/bin/gemmactl", "etc/gemmad/gemmad.conf",
-                 "usr/share/man/man1/gemmad.1", "usr/lib/systemd/system/gemmad.service"):
+                 "usr/share/man/man1/gemmad.1", "usr/share/bash-completion/completions/gemmactl", "usr/lib/systemd/system/gemmad.service"):
         assert (root / name).is_file(), name
     assert not (root / "usr/local").exists()
     fields = (control / "control").read_text()
