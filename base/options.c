@@ -299,15 +299,30 @@ static void print_line(FILE *out, const char **text, size_t room) {
     *text += strspn(*text, " ");
 }
 
+/* How help writes a value: its name, or the words to choose from; NULL for flags. */
+static const char *value_of(const option *row, char *alternatives, size_t size) {
+    if (row->value || !row->words) return row->value;
+    snprintf(alternatives, size, "%s", row->words);
+    for (char *p = alternatives; *p; p++) *p = *p == ' ' ? '|' : *p;
+    return alternatives;
+}
+
+void options_describe(describe_options *list, const option *row, size_t count) {
+    for (size_t i = 0; i < count; i++) {
+        char alternatives[64];
+        strbuf help = {0};
+        strbuf_add_string(&help, row[i].help);
+        add_facts(&help, &row[i]);
+        describe_add(list, row[i].name, value_of(&row[i], alternatives, sizeof alternatives),
+                     strbuf_text(&help));
+        strbuf_close(&help);
+    }
+}
+
 void options_print_help(FILE *out, const option *row, size_t count) {
     for (size_t i = 0; i < count; i++) {
-        char left[128], alternatives[64] = "";
-        const char *value = row[i].value;
-        if (!value && row[i].words) {
-            snprintf(alternatives, sizeof alternatives, "%s", row[i].words);
-            for (char *p = alternatives; *p; p++) *p = *p == ' ' ? '|' : *p;
-            value = alternatives;
-        }
+        char left[128], alternatives[64];
+        const char *value = value_of(&row[i], alternatives, sizeof alternatives);
         snprintf(left, sizeof left, "  --%s%s%s", row[i].name, value ? " " : "", value ? value : "");
         strbuf help = {0};
         strbuf_add_string(&help, row[i].help);

@@ -13,6 +13,7 @@
 #define BASE_OPTIONS_H
 
 #include "base/config_file.h"
+#include "base/describe.h"
 #include "base/status.h"
 #include <stdbool.h>
 #include <stddef.h>
@@ -91,6 +92,8 @@ STATUS_CHECKED status options_read_section(options *o, const config_file *file, 
 option_source options_source(const options *o, const char *name);
 /* "--name VALUE  help (unit; bounds; default)" of every row, wrapped. */
 void options_print_help(FILE *out, const option *row, size_t count);
+/* The same for completion and manual. */
+void options_describe(describe_options *list, const option *row, size_t count);
 /* A config file of every row that may stand in one: its help as comments, then "#name = default" (or what a value looks
  * like). */
 void options_print_config(FILE *out, const option *row, size_t count);

@@ -188,7 +188,7 @@ static status print_json(const answer *a, const answer_options *o) {
 static void print_speed(const reply *r) {
     strbuf line = {0};
     if (r->count == 1) reply_write_speed(&line, r);
-    if (line.size) fprintf(stderr, "%s\n", strbuf_text(&line));
+    if (line.size) terminal_say(strbuf_text(&line));
     strbuf_close(&line);
 }
 

@@ -88,18 +88,14 @@ static status render(asking *a) {
 static bool is_shown(const ctl *c) { return !c->json && (c->verbose || isatty(STDERR_FILENO)); }
 
 static void say_sizes(const asking *a) {
-    strbuf line = {0};
     if (!is_shown(a->ctl)) return;
     terminal_progress(NULL);
     for (size_t i = 0; i < a->documents.count; i++) {
+        strbuf line = {0};
         documents_describe(&line, &a->documents.at[i], a->documents.counted);
-        strbuf_add_string(&line, "\n");
+        terminal_say(strbuf_text(&line));
+        strbuf_close(&line);
     }
-    strbuf safe = {0};
-    terminal_make_safe(&safe, strbuf_text(&line), line.size);
-    fputs(strbuf_text(isatty(STDERR_FILENO) ? &safe : &line), stderr);
-    strbuf_close(&line);
-    strbuf_close(&safe);
 }
 
 static status find_context(const asking *a, uint32_t *out) {

@@ -95,6 +95,7 @@ static void write_json(json_writer *w, const serving *s, const own_daemon *d) {
     json_key(w, "bench"), json_string(w, "serve");
     json_key(w, "backend"), json_string(w, "gemmad");
     if (s->options->model) json_key(w, "model"), json_string(w, s->options->model);
+    if (s->options->model) json_key(w, "model_id"), json_string(w, s->options->model);
     if (s->options->shape) json_key(w, "shape"), json_string(w, s->options->shape);
     json_key(w, "num_prompts"), json_u64(w, s->load.count);
     json_key(w, "request_rate");

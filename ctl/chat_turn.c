@@ -131,7 +131,7 @@ static status take_answer(chat *h, const reply *r) {
     if (!h->ctl->verbose) return ST_OK;
     strbuf line = {0};
     reply_write_speed(&line, r);
-    if (line.size) fprintf(stderr, "%s\n", strbuf_text(&line));
+    if (line.size) terminal_say(strbuf_text(&line));
     strbuf_close(&line);
     return ST_OK;
 }
@@ -139,10 +139,14 @@ static status take_answer(chat *h, const reply *r) {
 /* ---- tools ---- */
 
 static status ask_result(chat *h, const reply_tool_call *c, strbuf *result) {
-    char prompt[128];
+    strbuf name = {0}, prompt = {0};
     line_end how;
-    snprintf(prompt, sizeof prompt, "result of %.64s> ", c->name ? c->name : "?");
-    TRY(line_read(h->input, prompt, &how, result));
+    terminal_make_safe(&name, c->name ? c->name : "?", strlen(c->name ? c->name : "?"));
+    strbuf_add_format(&prompt, "result of %s> ", strbuf_text(&name));
+    status st = line_read(h->input, strbuf_text(&prompt), &how, result);
+    strbuf_close(&name);
+    strbuf_close(&prompt);
+    TRY(st);
     if (how == LINE_TEXT) return ST_OK;
     if (how == LINE_INTERRUPTED) return fail(ST_CANCELLED, "interrupted");
     return fail(ST_CANCELLED, "there is no result of %s", c->name ? c->name : "the call");
@@ -173,8 +177,8 @@ static status one_round(chat *h, bool *more) {
         st = add_results(h, &r.sample[0]);
         *more = true;
     } else if (was_stopped(h, st) && r.sample[0].content.size) {
-        r.sample[0].call_count = 0; /* half a call cannot be answered */
-        talk_add_answer(&h->talk, &r.sample[0]);
+        /* Without half a call, which cannot be answered. */
+        talk_add(&h->talk, "assistant", r.sample[0].content.data, r.sample[0].content.size);
         chat_say(h, "[stopped; the answer is kept as far as it came]");
         st = ST_OK;
     }

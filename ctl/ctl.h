@@ -27,7 +27,7 @@ typedef struct command {
 
 extern const command command_ask, command_generate, command_tokenize, command_detokenize, command_status,
     command_models, command_bench, command_eval, command_top, command_chat, command_drain, command_key,
-    command_doctor;
+    command_doctor, command_completion;
 
 /* As fail(ST_INVALID, …); the process then ends 2. */
 STATUS_CHECKED status ctl_usage(ctl *c, const char *format, ...) __attribute__((format(printf, 2, 3)));

@@ -8,38 +8,12 @@
 #include "base/paths.h"
 #include "ctl/answer.h"
 #include "ctl/beside.h"
+#include "ctl/commands.h"
 #include "ctl/ctl.h"
 #include "ctl/terminal.h"
 
-static const command *const commands[] = {
-    &command_ask,    &command_chat, &command_generate, &command_tokenize, &command_detokenize,
-    &command_status, &command_top,  &command_models,   &command_bench,    &command_eval,
-    &command_drain,  &command_key,  &command_doctor,
-};
-enum { COMMANDS = sizeof commands / sizeof *commands };
-
 /* Named in the contract and not built yet. */
 static const char *const planned[] = {"batch", "slurm"};
-
-static const arg_option common_option[] = {
-    {"server", ARG_TEXT, "ADDR", offsetof(ctl, server), 0, 0,
-     "unix:PATH or HOST:PORT; default $GEMMACTL_SERVER, else gemmad's own default"},
-    {"key-file", ARG_TEXT, "FILE", offsetof(ctl, access.key_file), 0, 0,
-     "the key to show, which others may not read; default $GEMMACTL_KEY"},
-    {"tls", ARG_FLAG, NULL, offsetof(ctl, access.tls), 0, 0, "encrypt, with the system's authorities"},
-    {"tls-ca", ARG_TEXT, "FILE", offsetof(ctl, access.tls_ca), 0, 0,
-     "encrypt, and trust the certificates in FILE"},
-    {"tls-cert", ARG_TEXT, "FILE", offsetof(ctl, access.tls_cert), 0, 0,
-     "certificate to show, where the daemon asks for one"},
-    {"tls-key", ARG_TEXT, "FILE", offsetof(ctl, access.tls_key), 0, 0, "its private key"},
-    {"insecure", ARG_FLAG, NULL, offsetof(ctl, access.insecure), 0, 0,
-     "send a key to another machine without TLS"},
-    {"json", ARG_FLAG, NULL, offsetof(ctl, json), 0, 0, "print one JSON object"},
-    {"verbose", ARG_FLAG, NULL, offsetof(ctl, verbose), 0, 0, "print the speed, without a terminal too"},
-    {"help", ARG_FLAG, NULL, offsetof(ctl, help), 0, 0, "print this and end"},
-    {"version", ARG_FLAG, NULL, offsetof(ctl, version), 0, 0, "print the version and end"},
-};
-enum { COMMON_OPTIONS = sizeof common_option / sizeof *common_option };
 
 static void print_help(const command *about) {
     if (about) {
@@ -49,22 +23,21 @@ static void print_help(const command *about) {
         if (about->samples) args_print_help(stdout, answer_option_table, answer_option_count);
     } else {
         printf("usage: gemmactl [--server ADDR] [--json] COMMAND [options]\n\ncommands:\n");
-        for (int i = 0; i < COMMANDS; i++) {
+        for (size_t i = 0; i < ctl_command_count; i++) {
             char left[64];
-            snprintf(left, sizeof left, "%s %s", commands[i]->name, commands[i]->words);
-            printf("  %-28s %s\n", left, commands[i]->summary);
+            snprintf(left, sizeof left, "%s %s", ctl_commands[i]->name, ctl_commands[i]->words);
+            printf("  %-28s %s\n", left, ctl_commands[i]->summary);
         }
-        printf("  %-28s %s\n", "pack",
-               "write a model's weights so that a start maps them in place of reading them");
+        printf("  %-28s %s\n", "pack", CTL_PACK_SUMMARY);
         printf("\n`gemmactl COMMAND --help` lists a command's options. Options of every command:\n");
     }
-    args_print_help(stdout, common_option, COMMON_OPTIONS);
+    args_print_help(stdout, ctl_common_option, ctl_common_count);
 }
 
 static status find_command(ctl *c, const char *name, const command **out) {
-    for (int i = 0; i < COMMANDS; i++)
-        if (!strcmp(commands[i]->name, name)) {
-            *out = commands[i];
+    for (size_t i = 0; i < ctl_command_count; i++)
+        if (!strcmp(ctl_commands[i]->name, name)) {
+            *out = ctl_commands[i];
             return ST_OK;
         }
     for (size_t i = 0; i < sizeof planned / sizeof *planned; i++)
@@ -122,7 +95,7 @@ static status run_command(ctl *c, int argc, char **argv, int at, const arg_table
 }
 
 static status run(ctl *c, int argc, char **argv, char **words) {
-    arg_table common = {common_option, COMMON_OPTIONS, c};
+    arg_table common = {ctl_common_option, ctl_common_count, c};
     arg_words none = {words, 0};
     int at;
     if (args_read(argc, argv, 1, &common, 1, true, &none, &at) != ST_OK)
@@ -146,7 +119,10 @@ int main(int argc, char **argv) {
     free(words);
     if (st == ST_OK) st = terminal_flush();
     if (st == ST_OK) return 0;
-    fprintf(stderr, "gemmactl: %s\n", status_text());
+    strbuf line = {0};
+    strbuf_add_format(&line, "gemmactl: %s", status_text());
+    terminal_say(strbuf_text(&line));
+    strbuf_close(&line);
     if (client_interrupt()) {
         /* Ended by the signal, so that a shell's loop around us ends too. */
         signal(client_interrupt(), SIG_DFL);

@@ -61,11 +61,26 @@ status terminal_write_line(const strbuf *line) {
 
 status terminal_flush(void) { return fflush(stdout) ? stdout_failed() : ST_OK; }
 
+/* Where standard error is a terminal, safe to write there; *out is to be closed. */
+static const char *safe_text(const char *text, strbuf *out) {
+    if (!isatty(STDERR_FILENO)) return text;
+    terminal_make_safe(out, text, strlen(text));
+    return strbuf_text(out);
+}
+
+void terminal_say(const char *text) {
+    strbuf safe = {0};
+    fprintf(stderr, "%s\n", safe_text(text, &safe));
+    strbuf_close(&safe);
+}
+
 void terminal_progress(const char *line) {
     static bool shown;
+    strbuf safe = {0};
     if (!isatty(STDERR_FILENO)) return;
-    if (line) fprintf(stderr, "\r\033[K%s", line);
+    if (line) fprintf(stderr, "\r\033[K%s", safe_text(line, &safe));
     else if (shown) fputs("\r\033[K", stderr);
     fflush(stderr);
     shown = line != NULL;
+    strbuf_close(&safe);
 }

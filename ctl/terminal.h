@@ -24,6 +24,8 @@ void terminal_make_safe(strbuf *out, const void *utf8, size_t n);
 /* Whether standard output is a terminal that shows styles. */
 bool terminal_has_styles(void);
 
+/* A line on standard error, made safe on a terminal. */
+void terminal_say(const char *text);
 /* One line on standard error that the next call overwrites; nothing unless that is a terminal. NULL removes it. */
 void terminal_progress(const char *line);
 

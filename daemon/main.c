@@ -17,6 +17,7 @@ static int run(const settings *s) {
         settings_print_example(stdout);
         return fflush(stdout) == 0 ? EXIT_STOPPED : EXIT_FAILED;
     }
+    if (s->options.completion) return settings_print_completion(s, stdout) == ST_OK ? EXIT_STOPPED : EXIT_FAILED;
     if (s->options.version) {
         printf("gemmad %s, build %s\n", GEMMAD_VERSION, GEMMAD_BUILD_ID);
         return fflush(stdout) == 0 ? EXIT_STOPPED : EXIT_FAILED;

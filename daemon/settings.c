@@ -316,7 +316,7 @@ status settings_read(settings *s, int argc, char **argv) {
     *s = (settings){0};
     options_open(&s->reader, gemmad_option_table, gemmad_option_count, "GEMMAD", &s->options);
     TRY(options_read_arguments(&s->reader, argc, argv));
-    if (s->options.help || s->options.version || s->options.example_config) return ST_OK;
+    if (s->options.help || s->options.version || s->options.example_config || s->options.completion) return ST_OK;
     TRY(options_read_environment(&s->reader));
     if (s->options.config) {
         if (config_file_open(&s->file, s->options.config) != ST_OK)
@@ -369,4 +369,19 @@ void settings_print_example(FILE *out) {
           out);
     options_print_config(out, gemmad_option_table, gemmad_option_count);
     fputs("# Options of one model stand under its name:\n#[model NAME]\n#ranks = 4\n", out);
+}
+
+status settings_print_completion(const settings *s, FILE *out) {
+    describe_program p = {.name = "gemmad"};
+    strbuf text = {0};
+    const char *kind = s->options.completion;
+    options_describe(&p.options, gemmad_option_table, gemmad_option_count);
+    if (!strcmp(kind, "bash")) describe_bash(&text, &p);
+    else if (!strcmp(kind, "zsh")) describe_zsh(&text, &p);
+    else if (!strcmp(kind, "fish")) describe_fish(&text, &p);
+    else describe_manual(&text, &p.options);
+    describe_close(&p.options);
+    bool good = fwrite(text.data, 1, text.size, out) == text.size && fflush(out) == 0;
+    strbuf_close(&text);
+    return good ? ST_OK : fail_errno(ST_IO, "standard output");
 }

@@ -17,7 +17,7 @@ typedef struct gemmad_options {
     option_texts model, listen;
     const char *hosts, *interface, *launcher, *launcher_args, *device, *weights, *kv, *expert_layout;
     const char *http, *keys, *socket_mode, *tls_cert, *tls_key, *tls_client_ca, *chat_template, *media_root, *spill;
-    const char *state, *config, *shape, *log_level, *log_format;
+    const char *completion, *state, *config, *shape, *log_level, *log_format;
     uint32_t ranks, replicas, threads, context, prefill_min_share, engine_grace, queue, queue_per_client;
     uint64_t memory;
     bool insecure, dry_run, json, verbose, log_prompts, example_config, help, version;
@@ -50,6 +50,8 @@ typedef struct settings {
 STATUS_CHECKED status settings_read(settings *s, int argc, char **argv);
 void settings_close(settings *s);
 void settings_print_help(FILE *out);
+/* For --completion. */
+STATUS_CHECKED status settings_print_completion(const settings *s, FILE *out);
 /* A file for --config: every option with its meaning and its default, commented out. */
 void settings_print_example(FILE *out);
 

@@ -28,7 +28,8 @@ packages_test=(
     chromium                                  # the pages, as people see them
     xz-utils                                  # the real tokenizer is kept packed
     iproute2 procps util-linux mount          # cluster tests; processes, address-space randomisation, full disks
-    dpkg-dev systemd                          # the Debian package; units are looked at, not started
+    openssl                                   # certificates
+    dpkg-dev file systemd                     # the Debian package; units are looked at, not started
     git ca-certificates
 )
 

@@ -156,10 +156,10 @@ fuzz_one() {
     name=$(basename "$target")
     corpus=$(mktemp -d "/tmp/gemmad-$name.XXXXXX")
     seeds=tests/fuzz/seeds/$name
-    [ -d "$seeds" ] || seeds=
+    [ -n "$(ls "$seeds" 2>/dev/null)" ] || { echo "there are no seeds in $seeds" >"$logs/$name.log"; return 1; }
     # What it finds lands in the log folder, ready to become a seed.
     "$target" -max_total_time="$fuzz_seconds" -timeout=25 -rss_limit_mb=4096 -print_final_stats=1 \
-        -artifact_prefix="$logs/$name-" "$corpus" ${seeds:+"$seeds"} >"$logs/$name.log" 2>&1
+        -artifact_prefix="$logs/$name-" "$corpus" "$seeds" >"$logs/$name.log" 2>&1
     local status=$?
     rm -rf "$corpus"
     return $status

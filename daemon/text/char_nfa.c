@@ -78,6 +78,37 @@ status char_nfa_check_size(const char_nfa *a) {
     return ST_OK;
 }
 
+static bool is_wide(const char_set *s) {
+    uint32_t n = 0;
+    for (uint32_t i = 0; i < s->count && n <= 64; i++) n += s->range[i].high - s->range[i].low + 1;
+    return n > 64;
+}
+
+uint32_t char_nfa_wide_states(const char_nfa *a) {
+    uint32_t wide = 0;
+    for (uint32_t s = 0; s < a->state_count; s++) {
+        uint32_t e = a->state[s].first_edge;
+        while (e != CHAR_NFA_NONE && !is_wide(&a->set[a->edge[e].set])) e = a->edge[e].next;
+        wide += e != CHAR_NFA_NONE;
+    }
+    return wide;
+}
+
+bool char_nfa_equal(const char_nfa *a, const char_nfa *b) {
+    if (a->state_count != b->state_count || a->edge_count != b->edge_count || a->set_count != b->set_count)
+        return false;
+    for (uint32_t i = 0; i < a->state_count; i++)
+        if (a->state[i].first_edge != b->state[i].first_edge || a->state[i].accepts != b->state[i].accepts)
+            return false;
+    for (uint32_t i = 0; i < a->edge_count; i++)
+        if (a->edge[i].set != b->edge[i].set || a->edge[i].to != b->edge[i].to ||
+            a->edge[i].next != b->edge[i].next)
+            return false;
+    for (uint32_t i = 0; i < a->set_count; i++)
+        if (!char_set_equal(&a->set[i], &b->set[i])) return false;
+    return true;
+}
+
 /* The pairs of states that were reached, by hash. */
 typedef struct pair_table {
     uint64_t *pair; /* UINT64_MAX: free */

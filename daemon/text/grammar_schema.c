@@ -13,6 +13,11 @@ typedef struct writer {
     uint32_t *rule;    /* of a node, plus 1; 0: not named yet */
     uint32_t *waiting; /* nodes named and not written */
     uint32_t waiting_count;
+    struct shared {
+        const char_nfa *strings;
+        uint32_t rule;
+    } * shared; /* equal patterns have one rule */
+    uint32_t shared_count;
 } writer;
 
 static uint32_t rule_of(writer *w, uint32_t node) {
@@ -146,6 +151,16 @@ static status write_object(writer *w, uint32_t rule, uint32_t from, uint32_t to,
     return ST_OK;
 }
 
+static uint32_t rule_of_strings(writer *w, const char_nfa *strings) {
+    for (uint32_t i = 0; i < w->shared_count; i++)
+        if (w->shared[i].strings == strings) return w->shared[i].rule;
+    uint32_t rule = grammar_add_rule(w->g);
+    w->shared = memory_grow(w->shared, (w->shared_count + 1) * sizeof *w->shared);
+    w->shared[w->shared_count++] = (struct shared){strings, rule};
+    value_write_strings(w->n, rule, grammar_rule_start(w->g, rule), grammar_rule_end(w->g, rule), strings);
+    return rule;
+}
+
 static status write_variant(writer *w, uint32_t rule, uint32_t from, uint32_t to, const schema_variant *v) {
     static const number_bounds free_number = {0};
     if (v->is_constant) {
@@ -158,7 +173,8 @@ static status write_variant(writer *w, uint32_t rule, uint32_t from, uint32_t to
     if (v->kinds & SCHEMA_TRUE) value_write_word(w->n, from, to, "true");
     if (v->kinds & SCHEMA_NUMBER)
         grammar_write_number(w->g, rule, from, to, v->number ? v->number : &free_number, w->n->digit);
-    if (v->kinds & SCHEMA_STRING && v->strings) value_write_strings(w->n, rule, from, to, v->strings);
+    if (v->kinds & SCHEMA_STRING && v->strings)
+        grammar_edge_call(w->g, from, rule_of_strings(w, v->strings), to);
     else if (v->kinds & SCHEMA_STRING)
         value_write_string(w->n, rule, from, to, v->least_length, v->most_length);
     if (v->kinds & SCHEMA_ARRAY) TRY(write_array(w, rule, from, to, v));
@@ -213,6 +229,7 @@ status grammar_write_schema(value_notation *n, const schema *s, uint32_t kinds, 
     if (st == ST_OK && !any) st = fail(ST_INVALID, "/: no object fits the schema");
     while (w.waiting_count > 0 && st == ST_OK) st = write_rule(&w, w.waiting[--w.waiting_count]);
     free(w.rule);
+    free(w.shared);
     free(w.waiting);
     return st;
 }

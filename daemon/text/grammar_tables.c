@@ -24,9 +24,6 @@ static bool set_join(byte_set *s, const byte_set *more) {
     return grown != 0;
 }
 
-typedef struct taken {
-    uint32_t units, token;
-} taken;
 typedef struct rest {
     const uint8_t *bytes;
     uint32_t size, units, token;
@@ -36,13 +33,13 @@ typedef struct maker {
     automaton *a;
     automaton_parts *p;
     const token_trie *trie;
-    uint32_t root[256];       /* node of each first byte; AUTOMATON_NONE */
-    byte_set *first, *follow; /* [rules]: bytes a rule begins with, and that may come behind it */
-    taken *taken;
+    uint32_t root[256];                   /* node of each first byte; AUTOMATON_NONE */
+    byte_set *first, *follow;             /* [rules]: bytes a rule begins with, and that may come behind it */
+    uint32_t *taken[TOKEN_BYTES_MAX + 2]; /* by units touched: [p->words], NULL until first needed */
+    bool any_taken[TOKEN_BYTES_MAX + 2];
     rest *rests;
-    uint32_t taken_count, taken_cap, rest_count, rest_cap, visited, narrow;
+    uint32_t rest_count, rest_cap, visited, narrow;
     bool over;       /* too many places at once to be looked at beforehand */
-    uint32_t *words; /* [p->words] */
     uint64_t *class; /* [states]: equal where no token can tell two states apart */
     uint64_t *mask_hash;
     uint32_t mask_hash_cap;
@@ -91,9 +88,18 @@ static void find_follow(maker *m) {
 /* ---- walks ---- */
 
 static void take(maker *m, uint32_t node, uint32_t units) {
-    for (uint32_t i = m->trie->first[node]; i < m->trie->first[node + 1]; i++) {
-        m->taken = grown(m->taken, m->taken_count + 1, &m->taken_cap, sizeof *m->taken);
-        m->taken[m->taken_count++] = (taken){units, m->trie->token[i]};
+    if (m->trie->first[node] == m->trie->first[node + 1]) return;
+    uint32_t **words = &m->taken[units];
+    if (!*words) *words = memory_alloc_array(m->p->words, sizeof **words);
+    m->any_taken[units] = true;
+    for (uint32_t i = m->trie->first[node]; i < m->trie->first[node + 1]; i++)
+        (*words)[m->trie->token[i] / 32] |= 1u << m->trie->token[i] % 32;
+}
+
+static void forget_taken(maker *m) {
+    for (uint32_t units = 0; units < TOKEN_BYTES_MAX + 2; units++) {
+        if (m->any_taken[units]) memset(m->taken[units], 0, m->p->words * sizeof **m->taken);
+        m->any_taken[units] = false;
     }
 }
 
@@ -176,7 +182,8 @@ static void walk_plain(maker *m, uint32_t rule, uint32_t symbol, uint32_t from, 
 
 static void walk_state(maker *m, uint32_t rule, uint32_t symbol, uint32_t state) {
     const automaton_parts *p = m->p;
-    m->taken_count = m->rest_count = m->visited = 0;
+    m->rest_count = m->visited = 0;
+    forget_taken(m);
     for (uint32_t i = p->state[state].range; i < p->state[state + 1].range; i++)
         for (unsigned b = p->range[i].low; b <= p->range[i].high; b++) {
             if (m->root[b] == AUTOMATON_NONE) continue;
@@ -227,12 +234,6 @@ static void find_classes(maker *m, uint32_t rule) {
 
 /* ---- tables ---- */
 
-static int by_units(const void *a, const void *b) {
-    const taken *x = a, *y = b;
-    if (x->units != y->units) return x->units < y->units ? -1 : 1;
-    return x->token < y->token ? -1 : x->token > y->token;
-}
-
 static int by_bytes(const void *a, const void *b) {
     const rest *x = a, *y = b;
     uint32_t n = x->size < y->size ? x->size : y->size;
@@ -243,16 +244,16 @@ static int by_bytes(const void *a, const void *b) {
     return x->token < y->token ? -1 : x->token > y->token;
 }
 
-/* The number of the mask in m->words; one that is there is used again. */
-static uint32_t mask_number(maker *m) {
+/* The number of the mask; one that is there is used again. */
+static uint32_t mask_number(maker *m, const uint32_t *words) {
     automaton_parts *p = m->p;
-    size_t bytes = p->words * sizeof *m->words;
+    size_t bytes = p->words * sizeof *words;
     uint64_t hash = 14695981039346656037u;
-    for (uint32_t i = 0; i < p->words; i++) hash = (hash ^ m->words[i]) * 1099511628211u;
+    for (uint32_t i = 0; i < p->words; i++) hash = (hash ^ words[i]) * 1099511628211u;
     for (uint32_t i = 0; i < p->masks; i++)
-        if (m->mask_hash[i] == hash && !memcmp(p->mask + (size_t)i * p->words, m->words, bytes)) return i;
+        if (m->mask_hash[i] == hash && !memcmp(p->mask + (size_t)i * p->words, words, bytes)) return i;
     p->mask = grown(p->mask, p->masks + 1, &p->mask_cap, bytes);
-    memcpy(p->mask + (size_t)p->masks * p->words, m->words, bytes);
+    memcpy(p->mask + (size_t)p->masks * p->words, words, bytes);
     m->mask_hash = grown(m->mask_hash, p->masks + 1, &m->mask_hash_cap, sizeof *m->mask_hash);
     m->mask_hash[p->masks] = hash;
     return p->masks++;
@@ -261,30 +262,20 @@ static uint32_t mask_number(maker *m) {
 static void add_groups(maker *m, automaton_table *table) {
     automaton_parts *p = m->p;
     table->group = p->groups;
-    for (uint32_t i = 0; i < m->taken_count;) {
-        uint32_t units = m->taken[i].units;
-        memset(m->words, 0, p->words * sizeof *m->words);
-        for (; i < m->taken_count && m->taken[i].units == units; i++)
-            m->words[m->taken[i].token / 32] |= 1u << m->taken[i].token % 32;
+    for (uint32_t units = 0; units < TOKEN_BYTES_MAX + 2; units++) {
+        if (!m->any_taken[units]) continue;
         p->group = grown(p->group, p->groups + 1, &p->group_cap, sizeof *p->group);
-        p->group[p->groups++] = (automaton_group){units, mask_number(m)};
+        p->group[p->groups++] = (automaton_group){units, mask_number(m, m->taken[units])};
     }
     table->groups = p->groups - table->group;
-}
-
-static int by_token(const void *a, const void *b) {
-    const taken *x = a, *y = b;
-    return x->token < y->token ? -1 : x->token > y->token;
 }
 
 /* What is allowed whatever follows need not be looked at again. */
 static void drop_taken_rests(maker *m) {
     uint32_t kept = 0;
-    if (m->taken_count) qsort(m->taken, m->taken_count, sizeof *m->taken, by_token);
     for (uint32_t i = 0; i < m->rest_count; i++) {
-        taken key = {0, m->rests[i].token};
-        if (m->taken_count && bsearch(&key, m->taken, m->taken_count, sizeof key, by_token)) continue;
-        m->rests[kept++] = m->rests[i];
+        uint32_t token = m->rests[i].token;
+        if (!m->any_taken[0] || !(m->taken[0][token / 32] >> token % 32 & 1)) m->rests[kept++] = m->rests[i];
     }
     m->rest_count = kept;
 }
@@ -305,12 +296,8 @@ static void add_rests(maker *m, automaton_table *table) {
 }
 
 static uint32_t distinct_units(const maker *m) {
-    bool seen[TOKEN_BYTES_MAX + 2] = {false};
     uint32_t n = 0;
-    for (uint32_t i = 0; i < m->taken_count; i++) {
-        n += !seen[m->taken[i].units];
-        seen[m->taken[i].units] = true;
-    }
+    for (uint32_t units = 0; units < TOKEN_BYTES_MAX + 2; units++) n += m->any_taken[units];
     return n;
 }
 
@@ -338,7 +325,6 @@ static status make_table(maker *m, uint32_t rule, uint32_t symbol, uint32_t stat
     if (p->groups + distinct_units(m) > LIMIT_GRAMMAR_MASKS)
         return fail(ST_INVALID, "the grammar has more than %d states that differ in the tokens they take",
                     LIMIT_GRAMMAR_MASKS);
-    if (m->taken_count) qsort(m->taken, m->taken_count, sizeof *m->taken, by_units);
     p->table = grown(p->table, p->tables + 1, &p->table_cap, sizeof *p->table);
     automaton_table *table = &p->table[p->tables];
     *table = (automaton_table){0};
@@ -377,7 +363,6 @@ status grammar_add_tables(automaton *a, uint32_t narrow_nodes) {
     for (uint32_t i = 0; i < m.trie->nodes; i = m.trie->end[i]) m.root[m.trie->byte[i]] = i;
     m.first = memory_alloc_array(p->rules, sizeof *m.first);
     m.follow = memory_alloc_array(p->rules, sizeof *m.follow);
-    m.words = memory_alloc_array(p->words + 1, sizeof *m.words);
     m.class = memory_alloc_array(p->states, sizeof *m.class);
     find_follow(&m);
     uint32_t *symbol =
@@ -388,9 +373,8 @@ status grammar_add_tables(automaton *a, uint32_t narrow_nodes) {
     free(symbol);
     free(m.first);
     free(m.follow);
-    free(m.words);
     free(m.class);
-    free(m.taken);
+    for (uint32_t units = 0; units < TOKEN_BYTES_MAX + 2; units++) free(m.taken[units]);
     free(m.rests);
     free(m.mask_hash);
     return st;

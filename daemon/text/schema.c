@@ -40,6 +40,15 @@ void *schema_alloc(schema_builder *b, size_t bytes) {
 }
 
 status schema_keep(schema_builder *b, char_nfa *a, const char_nfa **out) {
+    for (uint32_t i = 0; i < b->automaton_count; i++) {
+        *out = b->automaton[i];
+        if (char_nfa_equal(*out, a)) return ST_OK;
+    }
+    b->wide_states += char_nfa_wide_states(a);
+    if (b->wide_states > CHAR_NFA_WIDE_MAX)
+        return fail(ST_INVALID,
+                    "the patterns, with their lengths, have %u states that take many characters, at most %d",
+                    b->wide_states, CHAR_NFA_WIDE_MAX);
     char_nfa *kept = memory_alloc(sizeof *kept);
     *kept = *a;
     *a = (char_nfa){0};

@@ -23,7 +23,7 @@ typedef struct schema_builder {
     const json_value *root;
     schema_node *node;
     schema_set *meaning; /* [node_count]: the schemas of the node */
-    uint32_t node_count, node_capacity, done, way_count, automata_states;
+    uint32_t node_count, node_capacity, done, way_count, automata_states, wide_states;
     uint64_t work;            /* comparisons so far */
     uint32_t *bucket, *chain; /* nodes by hash of their meaning */
     schema_arena *arena;
@@ -32,7 +32,7 @@ typedef struct schema_builder {
 } schema_builder;
 
 void *schema_alloc(schema_builder *b, size_t bytes); /* zeroed, lives as long as the schema */
-/* Kept, and released, by the builder; counted against SCHEMA_AUTOMATA_MAX. */
+/* The same as one that is kept, or kept, and released, by the builder; counted against SCHEMA_AUTOMATA_MAX. */
 STATUS_CHECKED status schema_keep(schema_builder *b, char_nfa *a, const char_nfa **out);
 
 /* So many comparisons more; ST_INVALID when that are over SCHEMA_WORK_MAX. */

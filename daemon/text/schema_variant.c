@@ -184,7 +184,10 @@ static status finish_strings(reading *r, bool *any) {
     }
     v->least_length = 0;
     v->most_length = SCHEMA_NONE;
-    return *any ? schema_keep(r->b, &r->strings, &v->strings) : ST_OK;
+    if (!*any || schema_keep(r->b, &r->strings, &v->strings) == ST_OK) return ST_OK;
+    char sentence[STATUS_TEXT_MAX];
+    memcpy(sentence, status_text(), sizeof sentence);
+    return schema_wrong(r->b, at, NULL, "%.400s", sentence);
 }
 
 /* Schemas of the items from the i-th on; of exactly the i-th where the schema lists that one. NULL: it says nothing. */

@@ -1,11 +1,11 @@
 // link: daemon_core
 /* What following a grammar costs the leader, with Gemma 4's vocabulary: compiling, reading, and a step (mask, then token)
- * along a document. */
+ * along a document, in the time of one processor. */
 #include <stdio.h>
 #include <stdlib.h>
+#include <time.h>
 
 #include "base/automaton.h"
-#include "base/clock.h"
 #include "base/memory.h"
 #include "daemon/text/grammar_answer.h"
 #include "tests/gemma_tokenizer.h"
@@ -24,6 +24,13 @@ static const char *const record_text = "{\"name\": \"Konstantin Alexandrowitsch 
                                        "\"tags\": [\"tall\", \"left-handed\", \"a sailor\"], "
                                        "\"kind\": \"person\", \"parent\": {\"name\": \"Wilhelmine\", "
                                        "\"age\": 71.5, \"tags\": [], \"kind\": \"plant\", \"parent\": null}}";
+
+/* Of this thread: a busy machine shows in nothing else. */
+static uint64_t cpu_ns(void) {
+    struct timespec t;
+    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t);
+    return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
+}
 
 static int rising(const void *a, const void *b) {
     double x = *(const double *)a, y = *(const double *)b;
@@ -67,14 +74,14 @@ static status answer(automaton *a, const vocabulary *v, const uint32_t *ids, uin
     automaton_cursor *c = automaton_cursor_open(a);
     status st = ST_OK;
     for (uint32_t i = 0; st == ST_OK && i < count && !automaton_ended(c); i++, t->n++) {
-        uint64_t t0 = clock_now_ns();
+        uint64_t t0 = cpu_ns();
         st = automaton_mask(c, words);
         if (st != ST_OK) break;
-        uint64_t t1 = clock_now_ns();
+        uint64_t t1 = cpu_ns();
         uint32_t id = ids ? ids[i] : any_allowed(words, n);
-        uint64_t t2 = clock_now_ns();
+        uint64_t t2 = cpu_ns();
         st = automaton_take_token(c, id);
-        t->take_us[t->n] = (double)(clock_now_ns() - t2) / 1e3;
+        t->take_us[t->n] = (double)(cpu_ns() - t2) / 1e3;
         t->mask_us[t->n] = (double)(t1 - t0) / 1e3;
     }
     automaton_cursor_close(c);
@@ -89,9 +96,9 @@ static status follow(const uint8_t *bytes, size_t size, const tokenizer *t, cons
     uint32_t *ids = NULL;
     size_t count = STEPS;
     TRY(tokenizer_vocabulary(t, &v));
-    uint64_t begin = clock_now_ns();
+    uint64_t begin = cpu_ns();
     TRY(automaton_read(&a, bytes, size, v));
-    printf("  read by the leader     %.2f ms\n", (double)(clock_now_ns() - begin) / 1e6);
+    printf("  read by the leader     %.2f ms\n", (double)(cpu_ns() - begin) / 1e6);
     if (text) TRY(tokenizer_encode(t, text, strlen(text), false, STEPS, &ids, &count));
     status st = ST_OK;
     spent.n = 0;
@@ -112,9 +119,9 @@ static status measure(const char *name, grammar *g, const tokenizer *t, const ch
     double best = 1e9;
     for (int i = 0; i < 3; i++) {
         free(bytes);
-        uint64_t begin = clock_now_ns();
+        uint64_t begin = cpu_ns();
         TRY(grammar_compile(g, t, &end, 1, &bytes, &size));
-        double ms = (double)(clock_now_ns() - begin) / 1e6;
+        double ms = (double)(cpu_ns() - begin) / 1e6;
         if (ms < best) best = ms;
     }
     printf("%s: compiled in %.1f ms, %.1f KiB\n", name, best, (double)size / 1024);
@@ -160,16 +167,16 @@ int main(void) {
     if (st == ST_OK) {
         const vocabulary *v;
         size_t bytes;
-        uint64_t begin = clock_now_ns();
+        uint64_t begin = cpu_ns();
         st = tokenizer_vocabulary(t, &v);
-        double ms = (double)(clock_now_ns() - begin) / 1e6;
+        double ms = (double)(cpu_ns() - begin) / 1e6;
         if (st == ST_OK) {
             vocabulary_bytes(v, &bytes);
             printf("vocabulary: made in %.0f ms, %.2f MiB on the link, ", ms, (double)bytes / 1048576);
             vocabulary *copy;
-            begin = clock_now_ns();
+            begin = cpu_ns();
             st = vocabulary_read(&copy, vocabulary_bytes(v, &bytes), bytes);
-            printf("read in %.1f ms, %u nodes\n", (double)(clock_now_ns() - begin) / 1e6,
+            printf("read in %.1f ms, %u nodes\n", (double)(cpu_ns() - begin) / 1e6,
                    vocabulary_trie(v)->nodes);
             if (st == ST_OK) vocabulary_close(copy);
         }

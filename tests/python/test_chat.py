@@ -83,11 +83,12 @@ def test_the_document_is_asked(either):
     assert a.finished.finish_reason == "stop" and a.finished.usage.completion_tokens == len(a.ids)
 
 
-def test_all_samples(either):
+def test_samples_of_every_kind(either):
     """Reasoning, content and calls of every kind of conversation, with exactly the recorded tokens."""
     name, daemon = either
     stub, kinds = daemon.inference(), set()
-    for case in samples(name):
+    cases = samples(name)
+    for case in [c for c in cases if c["kind"] != "plain"] + [c for c in cases if c["kind"] == "plain"][:4]:
         a, text = one(stub, sample_chat(case), temperature=0), case["completion"]
         assert a.ids == case["completion_token_ids"], case["id"]
         call = re.fullmatch(r'<\|tool_call>call:(\w+)\{(\w+):<\|"\|>(.*)<\|"\|>\}<tool_call\|>', text)
@@ -107,7 +108,7 @@ def test_all_samples(either):
 
 def test_parse_chat_says_the_same(dense):
     stub = dense.inference()
-    for case in samples("tiny-dense"):
+    for case in samples("tiny-dense", "think", "call", "result", "json"):
         r = pb.ParseChatRequest(token_ids=case["completion_token_ids"], enable_thinking=case["enable_thinking"])
         r.starts_in_thought = stub.RenderChat(sample_chat(case)).starts_in_thought
         m, a = stub.ParseChat(r), one(stub, sample_chat(case), temperature=0)
@@ -202,11 +203,12 @@ def soup(random, tools):
     for i in ids:
         r.sampling.logit_bias.add(token_id=i, bias=random.uniform(20, 60))
     r.sampling.temperature, r.sampling.top_p, r.sampling.top_k, r.sampling.seed = 2, 1, 0, random.getrandbits(32)
-    r.sampling.max_tokens, r.sampling.logprobs, r.sampling.n = random.randint(1, 80), 1, random.randint(1, 4)
+    r.sampling.max_tokens, r.sampling.logprobs, r.sampling.n = random.randint(1, 80), 1, random.randint(1, 2)
     r.sampling.ignore_eos = random.random() < 0.5
     r.enable_thinking = random.random() < 0.5
     if tools:
-        r.tools.add(name="f", parameters_json=json.dumps({"type": "object", "properties": {"a": {"type": "string"}}}), strict=random.random() < 0.5)
+        parameters = {"type": "object", "properties": {"a": {"type": "string"}}}
+        r.tools.add(name="f", parameters_json=json.dumps(parameters), strict=random.random() < 0.5)
     else:
         r.tool_choice.mode = "auto"
     return r
@@ -215,20 +217,20 @@ def soup(random, tools):
 @pytest.mark.parametrize("tools", (False, True))
 def test_soup(dense, tools):
     """Whatever a model writes, the stream and ParseChat of its tokens say the same."""
-    stub, random, calls = dense.inference(), Random(7), 0
-    for _ in range(int(os.environ.get("GEMMAD_TEST_SOUP", "5"))):
+    stub, random, marked = dense.inference(), Random(7), 0
+    for _ in range(int(os.environ.get("GEMMAD_TEST_SOUP", "3"))):
         r = soup(random, tools)
         for a in ask(stub, r)[0]:
             p = pb.ParseChatRequest(token_ids=a.ids, enable_thinking=r.enable_thinking)
             p.finish_reason = "length" if a.finished.finish_reason == "length" else "stop"
             m = stub.ParseChat(p)
             assert (a.content, a.reasoning) == ("".join(x.text for x in m.message.content), m.message.reasoning)
-            assert [(c["name"], json.loads(c["arguments"])) for c in a.calls] == [(c.name, json.loads(c.arguments_json)) for c in m.message.tool_calls]
+            assert [(c["name"], c["arguments"]) for c in a.calls] == [(c.name, c.arguments_json) for c in m.message.tool_calls]
             assert list(a.finished.malformed) == list(m.malformed) and a.finished.truncated_call == m.truncated_call
             assert a.finished.finish_reason == m.finish_reason and [x.token_id for x in a.logprobs] == a.ids
             assert not tools or not m.malformed
-            calls += len(a.calls)
-    assert calls > 0 or not tools
+            marked += len(a.calls) + len(m.malformed) + len(a.finished.truncated_call) + len(a.reasoning)
+    assert marked > 0
 
 
 def idle(daemon):

@@ -37,6 +37,44 @@ def test_ask_sends_the_samples_prompts(either, tmp_path):
         assert json.loads(r.stdout)["token_ids"] == case["completion_token_ids"], case["id"]
 
 
+def test_chat_answers_the_samples(either):
+    """What ask says in one turn, chat says too; thoughts apart from the answer; and a second question knows the first."""
+    model, daemon = either
+    for case in samples(model, "plain")[:3]:
+        text = '"""' + case["messages"][0]["content"] + '"""\n'
+        r = daemon.ctl("chat", "--temperature", "0", "--json", stdin=text)
+        out = json.loads(r.stdout)
+        assert out["token_ids"] == case["completion_token_ids"] and out["content"] == case["completion"], case["id"]
+        assert out["usage"]["prompt_tokens"] == case["prompt_tokens"] and out["tool_calls"] == []
+    case = samples(model, "think")[0]
+    r = daemon.ctl("chat", "--temperature", "0", "--think", "on", "--json", stdin='"""' + case["messages"][0]["content"] + '"""\n')
+    out = json.loads(r.stdout)
+    assert out["token_ids"] == case["completion_token_ids"] and out["reasoning"] and out["content"] in case["completion"]
+    r = daemon.ctl("chat", "--temperature", "0", "--max-tokens", "4", "--json", stdin="One.\nTwo.\n")
+    first, second = map(json.loads, r.stdout.splitlines())
+    assert second["usage"]["prompt_tokens"] > first["usage"]["prompt_tokens"] + first["usage"]["completion_tokens"]
+
+
+def quoted(text):
+    return f'"""{text}"""\n'
+
+
+def test_tools_of_a_chat(either, tmp_path):
+    """The samples with calls: declared in a file, called by the model, their results typed; and the answer to those."""
+    model, daemon = either
+    cases = samples(model, "call", "result")
+    assert cases
+    for case in cases:
+        (tmp_path / "tools.json").write_text(json.dumps(case["tools"]))
+        typed = "".join(quoted(m["content"]) for m in case["messages"] if m["role"] != "assistant")
+        r = daemon.ctl("chat", "--temperature", "0", "--json", "--tools", tmp_path / "tools.json", stdin=typed)
+        answers = [json.loads(line) for line in r.stdout.splitlines()]
+        assert answers[0]["finish_reason"] == "tool_calls" and not answers[0]["malformed"]
+        assert isinstance(json.loads(answers[0]["tool_calls"][0]["arguments_json"]), dict)
+        assert answers[-1]["token_ids"] == case["completion_token_ids"], case["id"]
+        assert len(answers) == (1 if case["kind"] == "call" else 2)
+
+
 def test_generate(either):
     model, daemon = either
     case = samples(model, "plain")[0]

@@ -324,6 +324,22 @@ def test_an_interrupt_stops_the_answer_and_not_the_program(fake, terminal):
     assert contents(fake.requests[1]) == [("user", "count"), ("assistant", "one two"), ("user", "go on")]
 
 
+def test_a_call_that_was_stopped_is_not_kept(fake, terminal, tmp_path):
+    fake.chat, fake.hang_after = [chat_answer("Hm.", calls=[("now", "{}")])], 4
+    t = terminal("--tools", tools_file(tmp_path))
+    t.type("When?\n")
+    t.until("Hm.")
+    time.sleep(0.3)  # the call's first half has come too
+    t.type("\x03")
+    t.until("[stopped; the answer is kept")
+    fake.hang_after = None
+    t.type("go on\n")
+    t.until("yes")
+    assert t.leave() == 0
+    assert contents(fake.requests[1]) == [("user", "When?"), ("assistant", "Hm."), ("user", "go on")]
+    assert not fake.requests[1].messages[1].tool_calls
+
+
 def test_an_interrupt_before_the_first_word_forgets_the_question(fake, terminal):
     fake.chat, fake.hang_after = [chat_answer("one")], 0
     t = terminal()
@@ -356,10 +372,11 @@ def test_what_fails_does_not_end_a_session(fake, terminal):
 
 
 def test_results_are_asked_for_and_may_be_refused(fake, terminal, tmp_path):
-    fake.chat = [chat_answer(calls=[("now", '{"a": "\x1b]0;title\x07"}')]), chat_answer(calls=[("now", "{}")]), chat_answer("Noon.")]
+    fake.chat = [chat_answer(calls=[("n\x1b]0;title\x07w", '{"a": "\x1b]0;title\x07"}')]), chat_answer(calls=[("now", "{}")]),
+                 chat_answer("Noon.")]
     t = terminal("--tools", tools_file(tmp_path))
     t.type("When?\n")
-    assert "\x1b]0" not in t.until("result of now> ")
+    assert "\x1b]0" not in t.until("w> ")
     t.type("\x03")
     t.until("the question is forgotten")
     t.until("> ")

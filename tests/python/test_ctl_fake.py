@@ -2,8 +2,11 @@
 import json
 import os
 import pty
+import re
+import shutil
 import signal
 import subprocess
+import sys
 import time
 
 import grpc
@@ -382,7 +385,8 @@ def test_standard_output_that_fails_is_an_error(fake):
 
 
 def test_every_command_has_help():
-    commands = ["ask", "generate", "tokenize", "detokenize", "status", "top", "models"]
+    commands = ["ask", "chat", "generate", "tokenize", "detokenize", "status", "top", "models", "bench", "eval", "drain", "key", "doctor",
+                "completion"]
     r = ctl("--help")
     assert r.returncode == 0 and all(c in r.stdout for c in commands)
     for c in commands:
@@ -458,3 +462,60 @@ def test_doctor_reads_certificates(fake, tmp_path):
     assert checks["certificate"]["level"] == "OK" and checks["key"]["level"] == "FAIL" and "0644" in checks["key"]["said"]
     _, checks = doctor(fake, "--server-cert", key, code=1)
     assert "BEGIN CERTIFICATE" in checks["certificate"]["said"]
+
+
+def test_the_manual_has_the_options_of_the_programs():
+    r = subprocess.run([sys.executable, ROOT / "docs" / "man.py", "--check", BUILD], capture_output=True, text=True, timeout=60)
+    assert r.returncode == 0, r.stdout + r.stderr
+    pages = (ROOT / "docs" / "gemmactl.1").read_text()
+    named = re.findall(r"options of gemmactl (\S+)", pages)
+    listed = re.findall(r"^  (\w+)", ctl("--help").stdout.partition("commands:")[2].partition("`gemmactl")[0], re.MULTILINE)
+    assert {"ask", "chat", "pack", "doctor"} <= set(listed) and len(named) == len(set(named))
+    for command in listed:
+        assert re.search(rf'^\.B[IR]? "?{command}\b', pages, re.MULTILINE), f"{command} is not in the manual"
+        has_own = command == "pack" or ctl("completion", "man", command).stdout
+        assert not has_own or command in named, f"options of {command} are not in the manual"
+
+
+def shell_completes(tmp_path, *words):
+    """What bash offers for the last of the words."""
+    for program, command in (("gemmactl", ["completion", "bash"]), ("gemmad", ["--completion", "bash"])):
+        made = subprocess.run([BUILD / program, *command], capture_output=True, text=True, timeout=60)
+        assert made.returncode == 0, made.stderr
+        (tmp_path / program).write_text(made.stdout)
+    script = (f". {tmp_path}/gemmactl; . {tmp_path}/gemmad; compopt() {{ :; }}; COMP_WORDS=(\"$@\"); COMP_CWORD=$(($# - 1)); _$1; "
+              'printf "%s\\n" "${COMPREPLY[@]}"')
+    r = subprocess.run(["bash", "-uc", script, "bash", *words], capture_output=True, text=True, timeout=60)
+    assert r.returncode == 0 and r.stderr == "", r.stderr
+    return r.stdout.split()
+
+
+def test_completion_of_bash(tmp_path):
+    note = tmp_path / "note.txt"
+    note.touch()
+    for words, want in [
+        (("gemmactl", "ch"), ["chat"]), (("gemmactl", "chat", "--th"), ["--think"]), (("gemmactl", "chat", "--think", ""), ["on", "off"]),
+        (("gemmactl", "chat", "--max-tok"), ["--max-tokens"]), (("gemmactl", "status", "--max-tok"), []),
+        (("gemmactl", "ask", f"{tmp_path}/no"), [str(note)]), (("gemmactl", "chat", "--tools", f"{tmp_path}/no"), [str(note)]),
+        (("gemmactl", "bench", "p"), ["prefill"]), (("gemmactl", "bench", "--dep"), ["--depth"]), (("gemmactl", "pack", "--o"), ["--out"]),
+        (("gemmactl", "--json", "--serv"), ["--server"]), (("gemmactl", "chat", "--system", ""), []),
+        (("gemmactl", "key", "r"), ["remove", "rotate"]),
+        (("gemmad", "--weights", ""), ["auto", "bf16", "q8", "q4", "f32"]), (("gemmad", "--prefill-m"), ["--prefill-min-share"]),
+        (("gemmad", "--config", f"{tmp_path}/no"), [str(note)]),
+    ]:
+        assert shell_completes(tmp_path, *words) == want, words
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion_is_a_program_of_its_shell(tmp_path, shell):
+    if not shutil.which(shell):
+        pytest.skip(f"{shell} is not installed")
+    for program, command in (("gemmactl", ["completion", shell]), ("gemmad", ["--completion", shell])):
+        (tmp_path / "script").write_text(subprocess.run([BUILD / program, *command], capture_output=True, text=True, check=True).stdout)
+        r = subprocess.run([shell, "-n", tmp_path / "script"], capture_output=True, text=True, timeout=60)
+        assert r.returncode == 0 and r.stderr == "", r.stderr
+
+
+def test_completion_names_the_shells():
+    for words in ([], ["tcsh"], ["bash", "zsh"], ["man"], ["man", "nonsense"]):
+        assert ctl("completion", *words).returncode == 2

@@ -58,8 +58,10 @@ def test_bench_says_it_to_people():
     (["bench", "decode", "--model", "x", "--layers", "2"], 2, "--layers belongs to --shape"),
     (["bench", "prefill", "--model", "/nowhere"], 3, "/nowhere"), (["bench", "decode", "--shape", "e2b", "--layers", "36"], 2, "has 35"),
     (["bench", "decode", "--model", MODELS / "tiny-dense", "--ranks", "3"], 3, "3 ranks"),
-    (["bench", "serve", "--model", "x", "--shape", "31b"], 2, "not both"), (["bench", "serve", "--request-rate", "nan"], 2, "is nan"),
-    (["bench", "serve", "--metric-percentiles", "101"], 2, "0 to 100"), (["bench", "serve", "--random-range-ratio", "1.5"], 2, "0 to 1"), (["doctor", "--ranks", "0"], 2, "--ranks"),
+    (["bench", "serve", "--model", "x", "--shape", "31b"], 2, "not both"),
+    (["bench", "serve", "--request-rate", "nan"], 2, "is nan"),
+    (["bench", "serve", "--metric-percentiles", "101"], 2, "0 to 100"),
+    (["bench", "serve", "--random-range-ratio", "1.5"], 2, "0 to 1"), (["doctor", "--ranks", "0"], 2, "--ranks"),
     (["eval"], 2, "--text"), (["eval", "--text", "x", "--top", "64"], 2, "--against"),
 ])
 def test_wrong_command_lines(args, code, sentence):

@@ -2,8 +2,10 @@
 import concurrent.futures
 import http.client
 import json
+import re
 import socket
 
+import jsonschema
 import openai
 import pytest
 
@@ -165,6 +167,28 @@ def test_tools_there_and_back(client):
         choice.message, *({"role": "tool", "tool_call_id": c.id, "content": "42"} for c in calls)]}, max_tokens=40)
     assert answer.choices[0].finish_reason in ("stop", "length", "tool_calls")
     assert answer.usage.prompt_tokens > case["prompt_tokens"]
+
+
+def test_formats(client):
+    say = dict(model="tiny-dense", messages=[{"role": "user", "content": "Tell me."}], temperature=1, seed=3, max_tokens=200)
+    schema = {"type": "object", "properties": {"n": {"type": "integer"}, "t": {"enum": ["a", "b"]}}, "required": ["n", "t"],
+              "additionalProperties": False}
+    whole = client.chat.completions.create(**say, response_format={
+        "type": "json_schema", "json_schema": {"name": "x", "strict": True, "schema": schema}}).choices[0]
+    jsonschema.validate(json.loads(whole.message.content), schema)
+    assert whole.finish_reason == "stop"
+    wholes = client.responses.create(model="tiny-dense", input="Tell me.", text={
+        "format": {"type": "json_schema", "name": "x", "schema": schema}})
+    jsonschema.validate(json.loads(wholes.output_text), schema)
+    choices = ["yes", "no", "maybe"]
+    for extra in ({"response_format": {"type": "choice", "choices": choices}}, {"guided_choice": choices},
+                  {"structured_outputs": {"choice": choices}}):
+        assert client.chat.completions.create(**say, extra_body=extra).choices[0].message.content in choices
+    text = client.completions.create(model="tiny-dense", prompt="It is", temperature=1, max_tokens=20,
+                                     extra_body={"guided_regex": "[a-c]{3}-[0-9]{2}"}).choices[0].text
+    assert re.fullmatch("[a-c]{3}-[0-9]{2}", text)
+    with pytest.raises(openai.BadRequestError):
+        client.chat.completions.create(**say, extra_body={"guided_regex": "(" })
 
 
 # ---- errors ----

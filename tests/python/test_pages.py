@@ -1,17 +1,11 @@
-"""The status page and the chat page in headless Chromium. Their pictures in docs/ are taken here too:
-
-    GEMMAD_PICTURES=docs/pictures pytest tests/python/test_pages.py -k pictures
-"""
+"""The status page and the chat page in headless Chromium. take_pictures.py makes the documentation's pictures of them."""
 import json
-import os
-import pathlib
-import time
 import urllib.request
 
 import pytest
 
 import browser
-from support import MODELS, ROOT, Daemon, ctl, eventually, free_port
+from support import MODELS, Daemon, ctl, eventually, free_port
 
 pytestmark = pytest.mark.skipif(not browser.PROGRAM, reason="there is no Chromium")
 
@@ -155,6 +149,44 @@ def test_markdown_is_light(tab, web):
     assert tab.run("box.querySelectorAll('li').length") == 3
 
 
+def test_thoughts_are_folded_and_tools_are_the_persons(tab, web):
+    """Against a server that says what the tiny model would not: the page's own fetch is replaced."""
+    open_chat(tab, web)
+    call = {"index": 0, "id": "call_1", "type": "function", "function": {"name": "weather", "arguments": '{"city": '}}
+    rest = {"index": 0, "function": {"arguments": '"<b>Bern</b>"}'}}
+    turns = [[({"reasoning_content": "I look "}, None), ({"reasoning_content": "outside"}, None), ({"tool_calls": [call]}, None),
+              ({"tool_calls": [rest]}, None), ({}, "tool_calls")],
+             [({"content": "It "}, None), ({"content": "rains."}, "stop")]]
+    bodies = ["".join("data: " + json.dumps({"choices": [{"index": 0, "delta": d, "finish_reason": f}]}) + "\n\n" for d, f in turn) +
+              'data: {"choices": [], "usage": {"prompt_tokens": 7, "completion_tokens": 9}}\n\ndata: [DONE]\n\n' for turn in turns]
+    tab.run(f"""(() => {{
+      window.sent = [];
+      const bodies = {json.dumps(bodies)};
+      window.fetch = (path, o) => {{ sent.push(JSON.parse(o.body)); return Promise.resolve(new Response(bodies[sent.length - 1])); }};
+    }})()""")
+    tools = [{"type": "function", "function": {"name": "weather", "parameters": {"type": "object"}}}]
+    tab.run("document.querySelector('#thinking').checked = true")
+    ask(tab, "How is the weather?", tools=json.dumps(tools), system="Be brief.")
+    answered(tab)
+    first = tab.run("sent[0]")
+    assert first["tools"] == tools and first["chat_template_kwargs"] == {"enable_thinking": True} and first["stream"] is True
+    assert [m["role"] for m in first["messages"]] == ["system", "user"]
+    assert not tab.run("document.querySelector('details.thought').open || document.querySelector('details.thought').hidden")
+    assert tab.run("document.querySelector('details.thought div').textContent") == "I look outside"
+    assert tab.run("document.querySelector('details.thought summary').textContent").startswith("Thought for")
+    assert json.loads(tab.run("document.querySelector('.call code').textContent")) == {"city": "<b>Bern</b>"}
+    assert "weather" in tab.run("document.querySelector('.call').innerText")
+    assert "9 written" in tab.run("document.querySelector('.meta').innerText")
+    tab.run("document.querySelector('.call textarea').value = 'rain'")
+    tab.run("[...document.querySelectorAll('article button')].find(b => b.textContent === 'Send results').click()")
+    assert answered(tab, 2) == "It rains."
+    second = tab.run("sent[1].messages")
+    assert [m["role"] for m in second] == ["system", "user", "assistant", "tool"]
+    assert second[2]["tool_calls"][0]["function"]["arguments"] == '{"city": "<b>Bern</b>"}'
+    assert second[2]["reasoning_content"] == "I look outside"
+    assert second[3] == {"role": "tool", "tool_call_id": "call_1", "content": "rain"}
+
+
 def test_an_answer_can_be_stopped(tab, web):
     open_chat(tab, web)
     # Words that lead nowhere: without a limit the tiny model may go on for its whole context.
@@ -231,22 +263,3 @@ def test_a_lost_server_is_shown(tab):
         tab.wait("document.querySelectorAll('tbody tr').length === 1")
     tab.wait("document.querySelector('#state').textContent === 'lost' && !document.querySelector('#note').hidden")
     tab.problems.clear()
-
-
-@pytest.mark.skipif("GEMMAD_PICTURES" not in os.environ, reason="GEMMAD_PICTURES names no folder for the documentation's pictures")
-def test_pictures(tab, web):
-    folder = ROOT / pathlib.Path(os.environ["GEMMAD_PICTURES"])
-    folder.mkdir(parents=True, exist_ok=True)
-    open_status(tab, web)
-    for i in range(40):
-        web.generate(DOCUMENT[:400 + 60 * i], max_tokens=150 + 60 * (i % 5), ignore_eos=True)
-        time.sleep(0.3)
-    tab.screen(1080, 880)
-    tab.picture(folder / "status.png")
-    open_chat(tab, web)
-    tab.screen(900, 640)
-    drop(tab, "lease.txt", DOCUMENT)
-    tab.wait("document.querySelector('#documents').innerText.includes('lease.txt')")
-    ask(tab, QUESTION, temperature=0)
-    answered(tab)
-    tab.picture(folder / "chat.png")

@@ -65,8 +65,8 @@ static void *fixture_thread(void *p) {
     return NULL;
 }
 
-static inline void fixture_open(fixture *f, const http_options *options, const http_route *routes, size_t count,
-                                void *context) {
+static inline void fixture_open(fixture *f, const http_options *options, const http_route *routes,
+                                size_t count, void *context) {
     *f = (fixture){0};
     uv_loop_init(&f->loop);
     uv_async_init(&f->loop, &f->stop, fixture_on_stop);

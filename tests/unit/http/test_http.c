@@ -9,8 +9,8 @@ static void answer_path(void *context, http_exchange *x) {
     size_t n;
     strbuf text = {0};
     const char *body = http_body(x, &n);
-    strbuf_add_format(&text, "%s|%s|%s|%zu|%.*s", (const char *)context, http_path(x), http_rest(x), n, (int)(n < 99 ? n : 99),
-                      body);
+    strbuf_add_format(&text, "%s|%s|%s|%zu|%.*s", (const char *)context, http_path(x), http_rest(x), n,
+                      (int)(n < 99 ? n : 99), body);
     http_add_header(x, "X-Own", "1");
     http_answer(x, 200, "text/plain", text.data, text.size);
     strbuf_close(&text);
@@ -71,8 +71,9 @@ static void quiet(void *context, http_exchange *x) {
     held = x;
 }
 
-static const http_route routes[] = {{"GET", "/a", answer_path},   {"POST", "/a", answer_path}, {"GET", "/m/*", answer_path},
-                                    {"GET", "/hold", hold},       {"GET", "/stream", stream},  {"GET", "/quiet", quiet},
+static const http_route routes[] = {{"GET", "/a", answer_path},   {"POST", "/a", answer_path},
+                                    {"GET", "/m/*", answer_path}, {"GET", "/hold", hold},
+                                    {"GET", "/stream", stream},   {"GET", "/quiet", quiet},
                                     {"", "/any", answer_path}};
 enum { ROUTES = sizeof routes / sizeof *routes };
 
@@ -82,12 +83,12 @@ static bool has(char *answer, const char *part) {
     return yes;
 }
 
-#define CHECK_ANSWER(request, ...)                                                                                               \
-    do {                                                                                                                         \
-        const char *parts_[] = {__VA_ARGS__};                                                                                    \
-        char *answer_ = fixture_ask(&f, request, 3000);                                                                          \
-        for (size_t p_ = 0; p_ < sizeof parts_ / sizeof *parts_; p_++) CHECK(has(answer_, parts_[p_]));                          \
-        free(answer_);                                                                                                           \
+#define CHECK_ANSWER(request, ...)                                                                           \
+    do {                                                                                                     \
+        const char *parts_[] = {__VA_ARGS__};                                                                \
+        char *answer_ = fixture_ask(&f, request, 3000);                                                      \
+        for (size_t p_ = 0; p_ < sizeof parts_ / sizeof *parts_; p_++) CHECK(has(answer_, parts_[p_]));      \
+        free(answer_);                                                                                       \
     } while (0)
 
 #define CLOSE "Host: localhost\r\nConnection: close\r\n"
@@ -95,20 +96,25 @@ static bool has(char *answer, const char *part) {
 TEST(routes_and_refusals) {
     fixture f;
     fixture_open(&f, NULL, routes, ROUTES, "me");
-    CHECK_ANSWER("GET /a?x=1 HTTP/1.1\r\n" CLOSE "\r\n", "HTTP/1.1 200 OK", "X-Own: 1", "x-request-id: req_", "me|/a||0|");
+    CHECK_ANSWER("GET /a?x=1 HTTP/1.1\r\n" CLOSE "\r\n", "HTTP/1.1 200 OK", "X-Own: 1", "x-request-id: req_",
+                 "me|/a||0|");
     CHECK_ANSWER("POST /a HTTP/1.1\r\n" CLOSE "Content-Length: 5\r\n\r\nhello", "me|/a||5|hello");
-    CHECK_ANSWER("POST /a HTTP/1.1\r\n" CLOSE "Transfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n2\r\nde\r\n0\r\n\r\n", "|5|abcde");
+    CHECK_ANSWER("POST /a HTTP/1.1\r\n" CLOSE
+                 "Transfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n2\r\nde\r\n0\r\n\r\n",
+                 "|5|abcde");
     CHECK_ANSWER("GET /m/x/y HTTP/1.1\r\n" CLOSE "\r\n", "me|/m/x/y|x/y|0|");
     CHECK_ANSWER("GET /m/ HTTP/1.1\r\n" CLOSE "\r\n", "HTTP/1.1 404", "\"code\":\"unknown_url\"");
     CHECK_ANSWER("PATCH /any HTTP/1.1\r\n" CLOSE "\r\n", "HTTP/1.1 200 OK");
-    CHECK_ANSWER("DELETE /a HTTP/1.1\r\n" CLOSE "\r\n", "HTTP/1.1 405", "Allow: GET, HEAD, POST", "{\"error\":{\"message\":");
+    CHECK_ANSWER("DELETE /a HTTP/1.1\r\n" CLOSE "\r\n", "HTTP/1.1 405", "Allow: GET, HEAD, POST",
+                 "{\"error\":{\"message\":");
     CHECK_ANSWER("GET /a HTTP/1.1\r\n" CLOSE "X-Request-Id: r-1\r\n\r\n", "x-request-id: r-1\r\n");
     CHECK_ANSWER("GET /a HTTP/1.1\r\n" CLOSE "X-Request-Id: r 1\r\n\r\n", "x-request-id: req_");
     char *head = fixture_ask(&f, "HEAD /a HTTP/1.1\r\n" CLOSE "\r\n", 3000);
     CHECK(has(head, "HTTP/1.1 200 OK") && !strstr(head, "me|"));
     free(head);
     /* Two at once on one connection. */
-    CHECK_ANSWER("GET /m/1 HTTP/1.1\r\nHost: x\r\n\r\nGET /m/2 HTTP/1.1\r\n" CLOSE "\r\n", "me|/m/1|1|", "me|/m/2|2|");
+    CHECK_ANSWER("GET /m/1 HTTP/1.1\r\nHost: x\r\n\r\nGET /m/2 HTTP/1.1\r\n" CLOSE "\r\n", "me|/m/1|1|",
+                 "me|/m/2|2|");
     fixture_close(&f);
 }
 
@@ -116,7 +122,8 @@ TEST(bodies_have_an_end) {
     const http_options options = {.body_bytes = 100, .bodies_bytes = 150};
     fixture f;
     fixture_open(&f, &options, routes, ROUTES, "me");
-    CHECK_ANSWER("POST /a HTTP/1.1\r\n" CLOSE "Content-Length: 101\r\n\r\n", "HTTP/1.1 413", "101 bytes, at most 100");
+    CHECK_ANSWER("POST /a HTTP/1.1\r\n" CLOSE "Content-Length: 101\r\n\r\n", "HTTP/1.1 413",
+                 "101 bytes, at most 100");
     CHECK_ANSWER("POST /a HTTP/1.1\r\n" CLOSE "Transfer-Encoding: chunked\r\n\r\n"
                  "32\r\n01234567890123456789012345678901234567890123456789\r\n"
                  "33\r\n012345678901234567890123456789012345678901234567890\r\n0\r\n\r\n",
@@ -261,10 +268,10 @@ TEST(a_gate_decides_before_the_body) {
     const http_gate gate = {admit, on_ended, NULL};
     fixture_open(&f, NULL, routes, ROUTES, "me");
     http_set_gate(f.http, &gate);
-    CHECK_ANSWER("POST /a HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000\r\n\r\n", "HTTP/1.1 401", "WWW-Authenticate: Bearer",
-                 "\"message\":\"no key\"");
-    CHECK_ANSWER("GET /a HTTP/1.1\r\n" CLOSE "Authorization: Bearer busy\r\n\r\n", "HTTP/1.1 429", "Retry-After: 2",
-                 "retry-after-ms: 1500");
+    CHECK_ANSWER("POST /a HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000\r\n\r\n", "HTTP/1.1 401",
+                 "WWW-Authenticate: Bearer", "\"message\":\"no key\"");
+    CHECK_ANSWER("GET /a HTTP/1.1\r\n" CLOSE "Authorization: Bearer busy\r\n\r\n", "HTTP/1.1 429",
+                 "Retry-After: 2", "retry-after-ms: 1500");
     CHECK_ANSWER("GET /a HTTP/1.1\r\n" CLOSE "Authorization: Bearer k\r\n\r\n", "HTTP/1.1 200");
     fixture_close(&f);
     CHECK(ended_count == 1);

@@ -11,8 +11,13 @@ static const plan_bounds bounds = {.slots = 4,
                                    .pages = {100, 200},
                                    .spills = true,
                                    .allowed_places = 8};
-static const plan_bounds no_folder = {
-    .slots = 4, .rows_max = 64, .context = 1000, .vocab = 500, .pages_per_slot = 16, .pages = {100, 200}};
+static const plan_bounds no_folder = {.slots = 4,
+                                      .rows_max = 64,
+                                      .context = 1000,
+                                      .vocab = 500,
+                                      .pages_per_slot = 16,
+                                      .pages = {100, 200},
+                                      .allowed_places = 8};
 
 static void fill(plan *p) {
     plan_clear(p);

@@ -350,6 +350,28 @@ TEST(code_points_are_those_and_no_others) {
     vocabulary_close(v);
 }
 
+/* Two states that take the same letters and then call different rules: their sets are not the same. */
+TEST(states_are_told_apart_by_what_they_call) {
+    vocabulary *v = small_vocabulary();
+    grammar *g = grammar_open();
+    uint32_t words[64];
+    for (uint32_t i = 0; i < 2; i++) {
+        uint32_t callee = grammar_add_rule(g), s = grammar_add_state(g, 0), t = grammar_add_state(g, 0);
+        grammar_edge_bytes(g, grammar_rule_start(g, 0), (uint8_t)('a' + i), (uint8_t)('a' + i), s);
+        grammar_edge_bytes(g, s, 'a', 'c', t);
+        grammar_edge_call(g, t, callee, grammar_rule_end(g, 0));
+        example_text(g, grammar_rule_start(g, callee), i ? "c" : "b", grammar_rule_end(g, callee));
+    }
+    for (const char *first = "ab"; *first; first++) {
+        automaton_cursor *c = open_small(g, v);
+        CHECK_STATUS(automaton_take_byte(c, (uint8_t)*first), ST_OK);
+        check_mask(c, v, words);
+        automaton_cursor_close(c);
+    }
+    grammar_close(g);
+    vocabulary_close(v);
+}
+
 /* ---- bytes from outside ---- */
 
 TEST(damaged_bytes_are_refused_or_harmless) {
@@ -499,6 +521,7 @@ int main(void) {
     RUN(recursion_costs_what_it_must);
     RUN(too_ambiguous_answers_fail_by_name);
     RUN(code_points_are_those_and_no_others);
+    RUN(states_are_told_apart_by_what_they_call);
     RUN(damaged_bytes_are_refused_or_harmless);
     RUN(real_vocabulary);
     RUN(random_grammars_and_texts);

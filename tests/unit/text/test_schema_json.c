@@ -236,6 +236,17 @@ TEST(bounded) {
     for (int i = 0; i < 100000; i++) strbuf_add_string(&b, ",{}");
     strbuf_add_string(&b, "]}");
     refuse(b.data, "/allOf: has 100001 schemas, at most 4096");
+    refuse("{\"type\":\"string\",\"pattern\":\"^[A-Z].*$\",\"maxLength\":3000}",
+           "2999 states that take many characters, at most 1024");
+    /* Equal patterns count once. */
+    strbuf_clear(&b);
+    for (int i = 0; i < 30; i++)
+        strbuf_add_format(&b, "%s\"p%d\":{\"type\":\"string\",\"format\":\"email\"}",
+                          i ? "," : "{\"properties\":{", i);
+    strbuf_add_string(&b, "}}");
+    schema *s;
+    CHECK_STATUS(schema_open(&s, b.data, b.size), ST_OK);
+    schema_close(s);
     strbuf_close(&b);
 }
 
