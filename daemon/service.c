@@ -442,13 +442,13 @@ static void run_loop(service *s) {
 
 static status prepare(service *s) {
     TRY(state_dir_open(&s->state, s->settings->state_dir));
+    TRY(secure_open(&s->secure, &s->loop, &s->settings->options, certificates_replaced, s));
     s->model = memory_alloc_array(s->settings->model_count, sizeof *s->model);
     for (uint32_t i = 0; i < s->settings->model_count; i++) {
         s->count++;
         TRY(plan_model(s, &s->model[i], &s->settings->model[i]));
     }
     if (uv_loop_init(&s->loop) != 0) return fail(ST_INTERNAL, "cannot make the event loop");
-    TRY(secure_open(&s->secure, &s->loop, &s->settings->options, certificates_replaced, s));
     TRY(core_open(&s->core, &s->loop));
     core_set_limits(s->core,
                     (core_limits){s->settings->options.queue, s->settings->options.queue_per_client});

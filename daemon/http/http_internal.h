@@ -21,6 +21,7 @@ typedef struct http_connection {
     uv_timer_t deadline;
     http_exchange *exchange; /* the one that libmicrohttpd works on */
     bool owner;              /* of the daemon's own user, or root's */
+    bool left;               /* the client has closed its end, or both */
     bool broken;             /* to be closed as soon as libmicrohttpd looks at it */
     struct http_connection *next, **link;
 } http_connection;
@@ -45,7 +46,7 @@ struct http_server {
     http_tls *tls; /* NULL: plaintext */
     uv_poll_t poll;
     uv_timer_t turn, grace;
-    uint32_t turns; /* since something came */
+    uint32_t turns;                  /* since something came */
     http_connection *first, *adding; /* adding: the one that libmicrohttpd is being told of */
     uint32_t connections, exchanges;
     size_t body_bytes; /* of all exchanges */

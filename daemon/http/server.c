@@ -19,6 +19,7 @@ enum {
     BODY_MS = 30000,
     BODY_BYTES_A_MS = 32, /* 32 KiB/s: the least that a body may come with, over BODY_MS */
     TURN_MOST_MS = 20,
+    LEFT_MS = 2000,          /* for what was on its way when the client closed its end */
     STALL_SECONDS = 300,     /* an answer that is not read at all */
     HEADER_BYTES = 32 << 10, /* libmicrohttpd's memory of a connection: request line and headers together */
 };
@@ -64,6 +65,7 @@ static void on_readable(uv_poll_t *poll, int error, int events) {
 
 static uint64_t phase_ms(const http_connection *c) {
     const http_options *o = &c->server->options;
+    if (c->left && c->phase != HTTP_WORK) return LEFT_MS;
     switch (c->phase) {
     case HTTP_IDLE: return o->idle_ms;
     case HTTP_HEADERS: return o->header_ms;
@@ -186,6 +188,8 @@ static void client_left(void *context, void *taken) {
     (void)context;
     if (!c) return;
     c->accepted = NULL;
+    c->left = true;
+    http_connection_enter(c, c->phase);
     /* libmicrohttpd sees it by itself unless the connection is suspended, as it is while a handler works. A client that has
      * only closed its writing end counts as gone as well. */
     if (!c->exchange || !c->exchange->suspended) return;

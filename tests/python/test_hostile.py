@@ -15,11 +15,11 @@ import pytest
 import requests
 
 from secure import Certificates, bearer, make_key
-from support import Daemon, collect, eventually, free_port, pb, request, rpc
+from support import BUILD, Daemon, collect, eventually, free_port, pb, request, rpc
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 HOLD = 60          # silent connections a port: of the 1024 that all ports have together
-PATIENCE = 20      # of a real client
+PATIENCE = 60      # of a real client: sanitizers and a busy machine are slow, a daemon that hangs is slower
 
 
 def frame(kind, flags=0, stream=0, payload=b""):
@@ -164,17 +164,18 @@ def endure(daemon, ports, ask, seconds):
     descriptors_before, memory_before, log_before = descriptors(daemon), resident_mb(daemon), len(daemon.log())
     with Attack(ports) as attack:
         end, asked = time.monotonic() + seconds, 0
-        while time.monotonic() < end:
+        while time.monotonic() < end or asked < 3:
             assert ask() == expected
             asked += 1
             time.sleep(0.2)
-    assert asked >= 3 and all(n > 10 for n in attack.count.values()), attack.count
+    assert all(n > 10 for n in attack.count.values()), attack.count
     assert ask() == expected
     assert daemon.process.poll() is None
     status = daemon.status()
     assert status.state == "ready" and all(e.restarts == 0 for m in status.models for e in m.engines)
     assert eventually(lambda: descriptors(daemon) <= descriptors_before + 2, 30), (descriptors_before, descriptors(daemon))
-    assert resident_mb(daemon) < memory_before + 200
+    # AddressSanitizer keeps what was freed.
+    assert resident_mb(daemon) < memory_before + (1000 if "asan" in str(BUILD) else 200)
     lines = [line for line in daemon.log()[log_before:].splitlines() if " warn " in line or " error " in line]
     assert len(lines) < 8 * (seconds + 20), "what strangers send must not fill the disk with log lines"
 
