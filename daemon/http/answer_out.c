@@ -13,17 +13,17 @@ void answer_usage_add(answer_usage *u, const Gemmad__V1__Usage *from) {
 }
 
 void answer_usage_write(const answer_usage *u, const char *key, strbuf *out) {
-    json_object(out, key);
-    json_number(out, "prompt_tokens", u->prompt);
-    json_number(out, "completion_tokens", u->completion);
-    json_number(out, "total_tokens", u->prompt + u->completion);
-    json_object(out, "prompt_tokens_details");
-    json_number(out, "cached_tokens", u->cached);
-    json_end_object(out);
-    json_object(out, "completion_tokens_details");
-    json_number(out, "reasoning_tokens", u->reasoning);
-    json_end_object(out);
-    json_end_object(out);
+    out_object(out, key);
+    out_number(out, "prompt_tokens", u->prompt);
+    out_number(out, "completion_tokens", u->completion);
+    out_number(out, "total_tokens", u->prompt + u->completion);
+    out_object(out, "prompt_tokens_details");
+    out_number(out, "cached_tokens", u->cached);
+    out_end_object(out);
+    out_object(out, "completion_tokens_details");
+    out_number(out, "reasoning_tokens", u->reasoning);
+    out_end_object(out);
+    out_end_object(out);
 }
 
 void answer_sse(http_exchange *x, const strbuf *json) {

@@ -77,128 +77,128 @@ void chat_answer_finished(chat_answer *a, const Gemmad__V1__Finished *f) {
     chat_choice *c = &a->choice[f->index];
     snprintf(c->finish_reason, sizeof c->finish_reason, "%s", f->finish_reason ? f->finish_reason : "");
     for (size_t i = 0; i < f->n_malformed; i++)
-        json_text(&c->malformed, NULL, f->malformed[i].data, f->malformed[i].len);
-    if (f->has_truncated_call) json_text(&c->truncated, NULL, f->truncated_call.data, f->truncated_call.len);
+        out_text(&c->malformed, NULL, f->malformed[i].data, f->malformed[i].len);
+    if (f->has_truncated_call) out_text(&c->truncated, NULL, f->truncated_call.data, f->truncated_call.len);
 }
 
 /* ---- writing ---- */
 
 static void begin_object(const chat_answer *a, const char *object, strbuf *out) {
-    json_object(out, NULL);
-    json_string(out, "id", a->id);
-    json_string(out, "object", object);
-    json_number(out, "created", a->created);
-    json_string(out, "model", a->model);
-    json_string(out, "system_fingerprint", "gemmad-" GEMMAD_BUILD_ID);
+    out_object(out, NULL);
+    out_string(out, "id", a->id);
+    out_string(out, "object", object);
+    out_number(out, "created", a->created);
+    out_string(out, "model", a->model);
+    out_string(out, "system_fingerprint", "gemmad-" GEMMAD_BUILD_ID);
 }
 
 /* What OpenAI's API has no name for and nobody may lose. */
 static void write_bad_calls(const strbuf *malformed, const strbuf *truncated, strbuf *out) {
     if (malformed->size > 0) {
-        json_array(out, "malformed_tool_calls");
+        out_array(out, "malformed_tool_calls");
         strbuf_add(out, malformed->data, malformed->size);
-        json_end_array(out);
+        out_end_array(out);
     }
-    if (truncated->size > 0) json_raw(out, "truncated_tool_call", truncated->data, truncated->size);
+    if (truncated->size > 0) out_raw(out, "truncated_tool_call", truncated->data, truncated->size);
 }
 
 static void write_calls(const chat_choice *c, strbuf *out) {
-    json_array(out, "tool_calls");
+    out_array(out, "tool_calls");
     for (size_t i = 0; i < c->calls; i++) {
-        json_object(out, NULL);
-        json_string(out, "id", strbuf_text(&c->call[i].id));
-        json_string(out, "type", "function");
-        json_object(out, "function");
-        json_text(out, "name", strbuf_text(&c->call[i].name), c->call[i].name.size);
-        json_text(out, "arguments", strbuf_text(&c->call[i].arguments), c->call[i].arguments.size);
-        json_end_object(out);
-        json_end_object(out);
+        out_object(out, NULL);
+        out_string(out, "id", strbuf_text(&c->call[i].id));
+        out_string(out, "type", "function");
+        out_object(out, "function");
+        out_text(out, "name", strbuf_text(&c->call[i].name), c->call[i].name.size);
+        out_text(out, "arguments", strbuf_text(&c->call[i].arguments), c->call[i].arguments.size);
+        out_end_object(out);
+        out_end_object(out);
     }
-    json_end_array(out);
+    out_end_array(out);
 }
 
 static void write_message(const chat_choice *c, strbuf *out) {
-    json_object(out, "message");
-    json_string(out, "role", "assistant");
-    if (c->content.size == 0 && c->calls > 0) json_null(out, "content");
-    else json_text(out, "content", strbuf_text(&c->content), c->content.size);
-    json_null(out, "refusal");
-    if (c->reasoning.size > 0) json_text(out, "reasoning_content", c->reasoning.data, c->reasoning.size);
+    out_object(out, "message");
+    out_string(out, "role", "assistant");
+    if (c->content.size == 0 && c->calls > 0) out_null(out, "content");
+    else out_text(out, "content", strbuf_text(&c->content), c->content.size);
+    out_null(out, "refusal");
+    if (c->reasoning.size > 0) out_text(out, "reasoning_content", c->reasoning.data, c->reasoning.size);
     if (c->calls > 0) write_calls(c, out);
-    json_end_object(out);
+    out_end_object(out);
 }
 
 static void write_logprobs(bool wanted, const strbuf *list, strbuf *out) {
     if (!wanted) {
-        json_null(out, "logprobs");
+        out_null(out, "logprobs");
         return;
     }
-    json_object(out, "logprobs");
-    json_array(out, "content");
+    out_object(out, "logprobs");
+    out_array(out, "content");
     strbuf_add(out, strbuf_text(list), list->size);
-    json_end_array(out);
-    json_null(out, "refusal");
-    json_end_object(out);
+    out_end_array(out);
+    out_null(out, "refusal");
+    out_end_object(out);
 }
 
 void chat_answer_write(const chat_answer *a, strbuf *out) {
     begin_object(a, "chat.completion", out);
-    json_array(out, "choices");
+    out_array(out, "choices");
     for (uint32_t i = 0; i < a->count; i++) {
         const chat_choice *c = &a->choice[i];
-        json_object(out, NULL);
-        json_number(out, "index", i);
+        out_object(out, NULL);
+        out_number(out, "index", i);
         write_message(c, out);
         write_logprobs(a->logprobs, &c->logprobs, out);
-        json_string(out, "finish_reason", c->finish_reason);
+        out_string(out, "finish_reason", c->finish_reason);
         write_bad_calls(&c->malformed, &c->truncated, out);
-        json_end_object(out);
+        out_end_object(out);
     }
-    json_end_array(out);
+    out_end_array(out);
     answer_usage_write(&a->usage, "usage", out);
-    json_end_object(out);
+    out_end_object(out);
 }
 
 /* ---- chunks ---- */
 
 static void begin_chunk(const chat_answer *a, uint32_t index, strbuf *out) {
     begin_object(a, "chat.completion.chunk", out);
-    json_array(out, "choices");
-    json_object(out, NULL);
-    json_number(out, "index", index);
-    json_object(out, "delta");
+    out_array(out, "choices");
+    out_object(out, NULL);
+    out_number(out, "index", index);
+    out_object(out, "delta");
 }
 
 /* finish_reason NULL: it goes on. */
 static void end_chunk(const char *finish_reason, bool want_usage, strbuf *out) {
-    json_string(out, "finish_reason", finish_reason);
-    json_end_object(out);
-    json_end_array(out);
-    if (want_usage) json_null(out, "usage");
-    json_end_object(out);
+    out_string(out, "finish_reason", finish_reason);
+    out_end_object(out);
+    out_end_array(out);
+    if (want_usage) out_null(out, "usage");
+    out_end_object(out);
 }
 
 void chat_chunk_role(const chat_answer *a, uint32_t index, bool want_usage, strbuf *out) {
     begin_chunk(a, index, out);
-    json_string(out, "role", "assistant");
-    json_string(out, "content", "");
-    json_end_object(out);
-    json_null(out, "logprobs");
+    out_string(out, "role", "assistant");
+    out_string(out, "content", "");
+    out_end_object(out);
+    out_null(out, "logprobs");
     end_chunk(NULL, want_usage, out);
 }
 
 static void write_call_delta(const Gemmad__V1__ToolCall *d, strbuf *out) {
-    json_object(out, NULL);
-    json_number(out, "index", d->index);
+    out_object(out, NULL);
+    out_number(out, "index", d->index);
     if (d->id) {
-        json_string(out, "id", d->id);
-        json_string(out, "type", "function");
+        out_string(out, "id", d->id);
+        out_string(out, "type", "function");
     }
-    json_object(out, "function");
-    if (d->name) json_string(out, "name", d->name);
-    json_string(out, "arguments", d->arguments_json ? d->arguments_json : "");
-    json_end_object(out);
-    json_end_object(out);
+    out_object(out, "function");
+    if (d->name) out_string(out, "name", d->name);
+    out_string(out, "arguments", d->arguments_json ? d->arguments_json : "");
+    out_end_object(out);
+    out_end_object(out);
 }
 
 bool chat_chunk_delta(const chat_answer *a, const Gemmad__V1__ChatDelta *d, bool want_usage, strbuf *out) {
@@ -206,14 +206,14 @@ bool chat_chunk_delta(const chat_answer *a, const Gemmad__V1__ChatDelta *d, bool
     bool has_logprobs = a->logprobs && d->n_logprobs > 0;
     if (content.len == 0 && reasoning.len == 0 && d->n_tool_calls == 0 && !has_logprobs) return false;
     begin_chunk(a, d->index, out);
-    if (content.len > 0) json_text(out, "content", content.data, content.len);
-    if (reasoning.len > 0) json_text(out, "reasoning_content", reasoning.data, reasoning.len);
+    if (content.len > 0) out_text(out, "content", content.data, content.len);
+    if (reasoning.len > 0) out_text(out, "reasoning_content", reasoning.data, reasoning.len);
     if (d->n_tool_calls > 0) {
-        json_array(out, "tool_calls");
+        out_array(out, "tool_calls");
         for (size_t i = 0; i < d->n_tool_calls; i++) write_call_delta(d->tool_calls[i], out);
-        json_end_array(out);
+        out_end_array(out);
     }
-    json_end_object(out);
+    out_end_object(out);
     strbuf list = {0};
     if (has_logprobs) add_logprobs(a, d, &list);
     write_logprobs(has_logprobs, &list, out);
@@ -225,11 +225,11 @@ bool chat_chunk_delta(const chat_answer *a, const Gemmad__V1__ChatDelta *d, bool
 void chat_chunk_finished(const chat_answer *a, const Gemmad__V1__Finished *f, bool want_usage, strbuf *out) {
     strbuf malformed = {0}, truncated = {0};
     begin_chunk(a, f->index, out);
-    json_end_object(out);
-    json_null(out, "logprobs");
+    out_end_object(out);
+    out_null(out, "logprobs");
     for (size_t i = 0; i < f->n_malformed; i++)
-        json_text(&malformed, NULL, f->malformed[i].data, f->malformed[i].len);
-    if (f->has_truncated_call) json_text(&truncated, NULL, f->truncated_call.data, f->truncated_call.len);
+        out_text(&malformed, NULL, f->malformed[i].data, f->malformed[i].len);
+    if (f->has_truncated_call) out_text(&truncated, NULL, f->truncated_call.data, f->truncated_call.len);
     write_bad_calls(&malformed, &truncated, out);
     strbuf_close(&malformed);
     strbuf_close(&truncated);
@@ -238,8 +238,8 @@ void chat_chunk_finished(const chat_answer *a, const Gemmad__V1__Finished *f, bo
 
 void chat_chunk_usage(const chat_answer *a, strbuf *out) {
     begin_object(a, "chat.completion.chunk", out);
-    json_array(out, "choices");
-    json_end_array(out);
+    out_array(out, "choices");
+    out_end_array(out);
     answer_usage_write(&a->usage, "usage", out);
-    json_end_object(out);
+    out_end_object(out);
 }

@@ -54,13 +54,13 @@ static status read_body(task *t) { return completion_body_read(&t->body, &of_tas
 /* ---- JSON ---- */
 
 static void begin_object(const completion_task *t, strbuf *out) {
-    json_object(out, NULL);
-    json_string(out, "id", t->id);
-    json_string(out, "object", "text_completion");
-    json_number(out, "created", t->created);
-    json_string(out, "model", t->model);
-    json_string(out, "system_fingerprint", "gemmad-" GEMMAD_BUILD_ID);
-    json_array(out, "choices");
+    out_object(out, NULL);
+    out_string(out, "id", t->id);
+    out_string(out, "object", "text_completion");
+    out_number(out, "created", t->created);
+    out_string(out, "model", t->model);
+    out_string(out, "system_fingerprint", "gemmad-" GEMMAD_BUILD_ID);
+    out_array(out, "choices");
 }
 
 /* logprobs NULL: null; finish_reason NULL: it goes on. */
@@ -69,13 +69,13 @@ static void write_choice(uint32_t index, const strbuf *echo, const strbuf *text,
     strbuf whole = {0};
     if (echo) strbuf_add(&whole, strbuf_text(echo), echo->size);
     if (text) strbuf_add(&whole, strbuf_text(text), text->size);
-    json_object(out, NULL);
-    json_text(out, "text", strbuf_text(&whole), whole.size);
-    json_number(out, "index", index);
+    out_object(out, NULL);
+    out_text(out, "text", strbuf_text(&whole), whole.size);
+    out_number(out, "index", index);
     if (logprobs) token_columns_write(logprobs, "logprobs", out);
-    else json_null(out, "logprobs");
-    json_string(out, "finish_reason", finish_reason);
-    json_end_object(out);
+    else out_null(out, "logprobs");
+    out_string(out, "finish_reason", finish_reason);
+    out_end_object(out);
     strbuf_close(&whole);
 }
 
@@ -84,9 +84,9 @@ static void send_chunk(completion_task *t, uint32_t index, const strbuf *text, t
     strbuf json = {0};
     begin_object(t, &json);
     write_choice(index, NULL, text, logprobs, finish_reason, &json);
-    json_end_array(&json);
-    if (t->body.common.include_usage) json_null(&json, "usage");
-    json_end_object(&json);
+    out_end_array(&json);
+    if (t->body.common.include_usage) out_null(&json, "usage");
+    out_end_object(&json);
     answer_sse(t->task.exchange, &json);
     strbuf_close(&json);
 }
@@ -243,9 +243,9 @@ static void end_stream(completion_task *t) {
     if (t->body.common.include_usage) {
         strbuf json = {0};
         begin_object(t, &json);
-        json_end_array(&json);
+        out_end_array(&json);
         answer_usage_write(&t->usage, "usage", &json);
-        json_end_object(&json);
+        out_end_object(&json);
         answer_sse(t->task.exchange, &json);
         strbuf_close(&json);
     }
@@ -278,9 +278,9 @@ static void answer_whole(completion_task *t) {
         if (t->body.logprobs && t->body.echo) join_columns(&c->logprobs, &p->echo_logprobs);
         write_choice(i, &p->echo, &c->text, t->body.logprobs ? &c->logprobs : NULL, c->finish_reason, &json);
     }
-    json_end_array(&json);
+    out_end_array(&json);
     answer_usage_write(&t->usage, "usage", &json);
-    json_end_object(&json);
+    out_end_object(&json);
     http_answer_json(t->task.exchange, 200, &json);
     strbuf_close(&json);
 }

@@ -11,44 +11,44 @@ static bool begins(char last) {
     return last == '{' || last == '[' || last == ':' || last == ' ' || last == '\n';
 }
 
-void json_key(strbuf *out, const char *key) {
+void out_key(strbuf *out, const char *key) {
     if (out->size > 0 && !begins(out->data[out->size - 1])) strbuf_add(out, ",", 1);
     if (!key) return;
     json_write_string(out, key, strlen(key));
     strbuf_add(out, ":", 1);
 }
 
-void json_object(strbuf *out, const char *key) {
-    json_key(out, key);
+void out_object(strbuf *out, const char *key) {
+    out_key(out, key);
     strbuf_add(out, "{", 1);
 }
 
-void json_array(strbuf *out, const char *key) {
-    json_key(out, key);
+void out_array(strbuf *out, const char *key) {
+    out_key(out, key);
     strbuf_add(out, "[", 1);
 }
 
-void json_end_object(strbuf *out) { strbuf_add(out, "}", 1); }
-void json_end_array(strbuf *out) { strbuf_add(out, "]", 1); }
+void out_end_object(strbuf *out) { strbuf_add(out, "}", 1); }
+void out_end_array(strbuf *out) { strbuf_add(out, "]", 1); }
 
-void json_text(strbuf *out, const char *key, const void *text, size_t bytes) {
-    json_key(out, key);
+void out_text(strbuf *out, const char *key, const void *text, size_t bytes) {
+    out_key(out, key);
     json_write_string(out, bytes ? text : "", bytes);
 }
 
-void json_string(strbuf *out, const char *key, const char *text) {
-    if (text) json_text(out, key, text, strlen(text));
-    else json_null(out, key);
+void out_string(strbuf *out, const char *key, const char *text) {
+    if (text) out_text(out, key, text, strlen(text));
+    else out_null(out, key);
 }
 
-void json_number(strbuf *out, const char *key, uint64_t value) {
-    json_key(out, key);
+void out_number(strbuf *out, const char *key, uint64_t value) {
+    out_key(out, key);
     strbuf_add_format(out, "%llu", (unsigned long long)value);
 }
 
-void json_float(strbuf *out, const char *key, float value) {
+void out_float(strbuf *out, const char *key, float value) {
     char text[32];
-    json_key(out, key);
+    out_key(out, key);
     if (!(value > -9999.0F)) value = -9999.0F; /* NaN too */
     if (isinf(value)) value = 9999.0F;
     snprintf(text, sizeof text, "%.9g", (double)value);
@@ -57,17 +57,17 @@ void json_float(strbuf *out, const char *key, float value) {
     if (!strpbrk(text, ".e")) strbuf_add_string(out, ".0");
 }
 
-void json_bool(strbuf *out, const char *key, bool value) {
-    json_key(out, key);
+void out_bool(strbuf *out, const char *key, bool value) {
+    out_key(out, key);
     strbuf_add_string(out, value ? "true" : "false");
 }
 
-void json_null(strbuf *out, const char *key) {
-    json_key(out, key);
+void out_null(strbuf *out, const char *key) {
+    out_key(out, key);
     strbuf_add_string(out, "null");
 }
 
-void json_raw(strbuf *out, const char *key, const char *json, size_t bytes) {
-    json_key(out, key);
+void out_raw(strbuf *out, const char *key, const char *json, size_t bytes) {
+    out_key(out, key);
     strbuf_add(out, json, bytes);
 }

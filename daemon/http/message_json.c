@@ -11,29 +11,29 @@ typedef ProtobufCFieldDescriptor field;
 static void add_real(strbuf *out, const char *key, double value, int digits) {
     char text[40];
     if (!isfinite(value)) {
-        json_null(out, key);
+        out_null(out, key);
         return;
     }
     int n = snprintf(text, sizeof text, "%.*g", digits, value);
-    json_raw(out, key, text, (size_t)n);
+    out_raw(out, key, text, (size_t)n);
 }
 
 static void add_signed(strbuf *out, const char *key, long long value) {
     char text[32];
     int n = snprintf(text, sizeof text, "%lld", value);
-    json_raw(out, key, text, (size_t)n);
+    out_raw(out, key, text, (size_t)n);
 }
 
 static void add_bytes(strbuf *out, const char *key, const ProtobufCBinaryData *d) {
-    json_text(out, key, d->data, d->len);
+    out_text(out, key, d->data, d->len);
 }
 
 static void add_element(strbuf *out, const char *key, const field *f, const void *at) {
     switch (f->type) {
     case PROTOBUF_C_TYPE_UINT32:
-    case PROTOBUF_C_TYPE_FIXED32: json_number(out, key, *(const uint32_t *)at); break;
+    case PROTOBUF_C_TYPE_FIXED32: out_number(out, key, *(const uint32_t *)at); break;
     case PROTOBUF_C_TYPE_UINT64:
-    case PROTOBUF_C_TYPE_FIXED64: json_number(out, key, *(const uint64_t *)at); break;
+    case PROTOBUF_C_TYPE_FIXED64: out_number(out, key, *(const uint64_t *)at); break;
     case PROTOBUF_C_TYPE_INT32:
     case PROTOBUF_C_TYPE_SINT32:
     case PROTOBUF_C_TYPE_SFIXED32:
@@ -43,13 +43,13 @@ static void add_element(strbuf *out, const char *key, const field *f, const void
     case PROTOBUF_C_TYPE_SFIXED64: add_signed(out, key, *(const int64_t *)at); break;
     case PROTOBUF_C_TYPE_FLOAT: add_real(out, key, (double)*(const float *)at, 9); break;
     case PROTOBUF_C_TYPE_DOUBLE: add_real(out, key, *(const double *)at, 17); break;
-    case PROTOBUF_C_TYPE_BOOL: json_bool(out, key, *(const protobuf_c_boolean *)at); break;
-    case PROTOBUF_C_TYPE_STRING: json_string(out, key, *(char *const *)at); break;
+    case PROTOBUF_C_TYPE_BOOL: out_bool(out, key, *(const protobuf_c_boolean *)at); break;
+    case PROTOBUF_C_TYPE_STRING: out_string(out, key, *(char *const *)at); break;
     case PROTOBUF_C_TYPE_BYTES: add_bytes(out, key, at); break;
     case PROTOBUF_C_TYPE_MESSAGE: {
         const ProtobufCMessage *m = *(const ProtobufCMessage *const *)at;
         if (m) message_json(out, key, m);
-        else json_null(out, key);
+        else out_null(out, key);
         break;
     }
     }
@@ -76,9 +76,9 @@ static void add_field(strbuf *out, const field *f, const ProtobufCMessage *m) {
     if (f->label == PROTOBUF_C_LABEL_REPEATED) {
         const char *elements = *(const char *const *)(const void *)at;
         size_t n = *(const size_t *)(const void *)count;
-        json_array(out, f->name);
+        out_array(out, f->name);
         for (size_t i = 0; i < n; i++) add_element(out, NULL, f, elements + i * element_bytes(f));
-        json_end_array(out);
+        out_end_array(out);
         return;
     }
     if (f->flags & PROTOBUF_C_FIELD_FLAG_ONEOF) {
@@ -88,13 +88,13 @@ static void add_field(strbuf *out, const field *f, const ProtobufCMessage *m) {
     bool pointer = f->type == PROTOBUF_C_TYPE_STRING || f->type == PROTOBUF_C_TYPE_MESSAGE;
     bool absent = f->label == PROTOBUF_C_LABEL_OPTIONAL && !pointer &&
                   !*(const protobuf_c_boolean *)(const void *)count;
-    if (absent) json_null(out, f->name);
+    if (absent) out_null(out, f->name);
     else add_element(out, f->name, f, at);
 }
 
 void message_json(strbuf *out, const char *key, const ProtobufCMessage *message) {
-    json_object(out, key);
+    out_object(out, key);
     for (unsigned i = 0; i < message->descriptor->n_fields; i++)
         add_field(out, &message->descriptor->fields[i], message);
-    json_end_object(out);
+    out_end_object(out);
 }

@@ -16,13 +16,13 @@ typedef struct list_call {
 } list_call;
 
 static void write_model(const openai *o, const Gemmad__V1__Model *m, strbuf *out) {
-    json_object(out, NULL);
-    json_string(out, "id", m->name);
-    json_string(out, "object", "model");
-    json_number(out, "created", o->created);
-    json_string(out, "owned_by", "gemmad");
-    json_number(out, "max_model_len", m->context_tokens);
-    json_end_object(out);
+    out_object(out, NULL);
+    out_string(out, "id", m->name);
+    out_string(out, "object", "model");
+    out_number(out, "created", o->created);
+    out_string(out, "owned_by", "gemmad");
+    out_number(out, "max_model_len", m->context_tokens);
+    out_end_object(out);
 }
 
 static void on_models(remote *r, const ProtobufCMessage *message) {
@@ -45,8 +45,8 @@ static void on_listed(remote *r, status st, const char *text, uint32_t retry_aft
         http_refuse(r->exchange, 404, "model", "model_not_found", status_text());
     } else {
         if (!l->only) {
-            json_end_array(&l->json);
-            json_end_object(&l->json);
+            out_end_array(&l->json);
+            out_end_object(&l->json);
         }
         http_answer_json(r->exchange, 200, &l->json);
     }
@@ -63,9 +63,9 @@ static void list(const openai *o, http_exchange *x, const char *only) {
     l->api = o;
     l->only = only;
     if (!only) {
-        json_object(&l->json, NULL);
-        json_string(&l->json, "object", "list");
-        json_array(&l->json, "data");
+        out_object(&l->json, NULL);
+        out_string(&l->json, "object", "list");
+        out_array(&l->json, "data");
     }
     remote_start(&l->remote, o, "/gemmad.v1.Inference/ListModels", &request.base);
 }
@@ -88,10 +88,10 @@ void openai_health(void *context, http_exchange *x) {
 void openai_version(void *context, http_exchange *x) {
     strbuf json = {0};
     (void)context;
-    json_object(&json, NULL);
-    json_string(&json, "version", GEMMAD_VERSION);
-    json_string(&json, "build_id", GEMMAD_BUILD_ID);
-    json_end_object(&json);
+    out_object(&json, NULL);
+    out_string(&json, "version", GEMMAD_VERSION);
+    out_string(&json, "build_id", GEMMAD_BUILD_ID);
+    out_end_object(&json);
     http_answer_json(x, 200, &json);
     strbuf_close(&json);
 }

@@ -25,99 +25,99 @@ void response_answer_close(response_answer *a) {
 /* ---- JSON ---- */
 
 static void write_part(const response_item *i, const char *key, bool whole, strbuf *out) {
-    json_object(out, key);
-    json_string(out, "type", i->kind == RESPONSE_REASONING ? "reasoning_text" : "output_text");
-    json_text(out, "text", strbuf_text(&i->text), whole ? i->text.size : 0);
+    out_object(out, key);
+    out_string(out, "type", i->kind == RESPONSE_REASONING ? "reasoning_text" : "output_text");
+    out_text(out, "text", strbuf_text(&i->text), whole ? i->text.size : 0);
     if (i->kind == RESPONSE_MESSAGE) {
-        json_raw(out, "annotations", "[]", 2);
-        json_raw(out, "logprobs", "[]", 2);
+        out_raw(out, "annotations", "[]", 2);
+        out_raw(out, "logprobs", "[]", 2);
     }
-    json_end_object(out);
+    out_end_object(out);
 }
 
 static void write_item(const response_item *i, const char *key, bool whole, strbuf *out) {
     static const char *const types[] = {"reasoning", "message", "function_call"};
-    json_object(out, key);
-    json_string(out, "id", i->id);
-    json_string(out, "type", types[i->kind]);
-    json_string(out, "status", i->status);
+    out_object(out, key);
+    out_string(out, "id", i->id);
+    out_string(out, "type", types[i->kind]);
+    out_string(out, "status", i->status);
     if (i->kind == RESPONSE_CALL) {
-        json_text(out, "call_id", strbuf_text(&i->call_id), i->call_id.size);
-        json_text(out, "name", strbuf_text(&i->name), i->name.size);
-        json_text(out, "arguments", strbuf_text(&i->text), whole ? i->text.size : 0);
+        out_text(out, "call_id", strbuf_text(&i->call_id), i->call_id.size);
+        out_text(out, "name", strbuf_text(&i->name), i->name.size);
+        out_text(out, "arguments", strbuf_text(&i->text), whole ? i->text.size : 0);
     } else {
-        if (i->kind == RESPONSE_MESSAGE) json_string(out, "role", "assistant");
-        else json_raw(out, "summary", "[]", 2);
-        json_array(out, "content");
+        if (i->kind == RESPONSE_MESSAGE) out_string(out, "role", "assistant");
+        else out_raw(out, "summary", "[]", 2);
+        out_array(out, "content");
         if (whole) write_part(i, NULL, true, out);
-        json_end_array(out);
+        out_end_array(out);
     }
-    json_end_object(out);
+    out_end_object(out);
 }
 
 static void write_usage(const answer_usage *u, strbuf *out) {
-    json_object(out, "usage");
-    json_number(out, "input_tokens", u->prompt);
-    json_object(out, "input_tokens_details");
-    json_number(out, "cached_tokens", u->cached);
-    json_end_object(out);
-    json_number(out, "output_tokens", u->completion);
-    json_object(out, "output_tokens_details");
-    json_number(out, "reasoning_tokens", u->reasoning);
-    json_end_object(out);
-    json_number(out, "total_tokens", u->prompt + u->completion);
-    json_end_object(out);
+    out_object(out, "usage");
+    out_number(out, "input_tokens", u->prompt);
+    out_object(out, "input_tokens_details");
+    out_number(out, "cached_tokens", u->cached);
+    out_end_object(out);
+    out_number(out, "output_tokens", u->completion);
+    out_object(out, "output_tokens_details");
+    out_number(out, "reasoning_tokens", u->reasoning);
+    out_end_object(out);
+    out_number(out, "total_tokens", u->prompt + u->completion);
+    out_end_object(out);
 }
 
 static void write_outcome(const response_answer *a, const char *word, strbuf *out) {
-    json_string(out, "status", word);
-    json_null(out, "error");
+    out_string(out, "status", word);
+    out_null(out, "error");
     if (!strcmp(word, "incomplete")) {
-        json_object(out, "incomplete_details");
-        json_string(out, "reason", "max_output_tokens");
-        json_end_object(out);
+        out_object(out, "incomplete_details");
+        out_string(out, "reason", "max_output_tokens");
+        out_end_object(out);
     } else {
-        json_null(out, "incomplete_details");
+        out_null(out, "incomplete_details");
     }
-    json_array(out, "output");
+    out_array(out, "output");
     for (size_t i = 0; i < a->count; i++) write_item(&a->item[i], NULL, true, out);
-    json_end_array(out);
+    out_end_array(out);
     if (a->malformed.size > 0) {
-        json_array(out, "malformed_tool_calls");
+        out_array(out, "malformed_tool_calls");
         strbuf_add(out, a->malformed.data, a->malformed.size);
-        json_end_array(out);
+        out_end_array(out);
     }
-    if (a->truncated.size > 0) json_raw(out, "truncated_tool_call", a->truncated.data, a->truncated.size);
-    if (!strcmp(word, "in_progress")) json_null(out, "usage");
+    if (a->truncated.size > 0) out_raw(out, "truncated_tool_call", a->truncated.data, a->truncated.size);
+    if (!strcmp(word, "in_progress")) out_null(out, "usage");
     else write_usage(&a->usage, out);
 }
 
 void response_answer_write(const response_answer *a, const char *key, const char *status_word, strbuf *out) {
-    json_object(out, key);
-    json_string(out, "id", a->id);
-    json_string(out, "object", "response");
-    json_number(out, "created_at", a->created);
-    json_string(out, "model", a->model);
-    json_bool(out, "background", false);
-    json_null(out, "previous_response_id");
-    json_bool(out, "store", false);
-    json_string(out, "truncation", "disabled");
-    json_raw(out, NULL, strbuf_text(a->echo), a->echo->size);
+    out_object(out, key);
+    out_string(out, "id", a->id);
+    out_string(out, "object", "response");
+    out_number(out, "created_at", a->created);
+    out_string(out, "model", a->model);
+    out_bool(out, "background", false);
+    out_null(out, "previous_response_id");
+    out_bool(out, "store", false);
+    out_string(out, "truncation", "disabled");
+    out_raw(out, NULL, strbuf_text(a->echo), a->echo->size);
     write_outcome(a, status_word, out);
-    json_end_object(out);
+    out_end_object(out);
 }
 
 /* ---- events ---- */
 
 static void begin_event(response_answer *a, const char *type, strbuf *out) {
-    json_object(out, NULL);
-    json_string(out, "type", type);
-    json_number(out, "sequence_number", a->sequence++);
+    out_object(out, NULL);
+    out_string(out, "type", type);
+    out_number(out, "sequence_number", a->sequence++);
 }
 
 static void send_event(response_answer *a, const char *type, strbuf *json) {
     strbuf name = {0};
-    json_end_object(json);
+    out_end_object(json);
     strbuf_add_format(&name, "event: %s\n", type);
     http_stream_write(a->stream, name.data, name.size);
     answer_sse(a->stream, json);
@@ -137,7 +137,7 @@ static void send_item(response_answer *a, const char *type, bool whole) {
     strbuf json = {0};
     if (!a->stream) return;
     begin_event(a, type, &json);
-    json_number(&json, "output_index", a->count - 1);
+    out_number(&json, "output_index", a->count - 1);
     write_item(&a->item[a->count - 1], "item", whole, &json);
     send_event(a, type, &json);
 }
@@ -145,9 +145,9 @@ static void send_item(response_answer *a, const char *type, bool whole) {
 static void begin_part_event(response_answer *a, const char *type, strbuf *out) {
     const response_item *i = &a->item[a->count - 1];
     begin_event(a, type, out);
-    json_string(out, "item_id", i->id);
-    json_number(out, "output_index", a->count - 1);
-    if (i->kind != RESPONSE_CALL) json_number(out, "content_index", 0);
+    out_string(out, "item_id", i->id);
+    out_number(out, "output_index", a->count - 1);
+    if (i->kind != RESPONSE_CALL) out_number(out, "content_index", 0);
 }
 
 static void send_part(response_answer *a, const char *type, bool whole) {
@@ -169,12 +169,11 @@ static void send_text(response_answer *a, const void *delta, size_t bytes) {
     strbuf json = {0};
     if (!a->stream) return;
     begin_part_event(a, type, &json);
-    if (delta) json_text(&json, "delta", delta, bytes);
+    if (delta) out_text(&json, "delta", delta, bytes);
     else
-        json_text(&json, i->kind == RESPONSE_CALL ? "arguments" : "text", strbuf_text(&i->text),
-                  i->text.size);
-    if (!delta && i->kind == RESPONSE_CALL) json_text(&json, "name", strbuf_text(&i->name), i->name.size);
-    if (i->kind == RESPONSE_MESSAGE) json_raw(&json, "logprobs", "[]", 2);
+        out_text(&json, i->kind == RESPONSE_CALL ? "arguments" : "text", strbuf_text(&i->text), i->text.size);
+    if (!delta && i->kind == RESPONSE_CALL) out_text(&json, "name", strbuf_text(&i->name), i->name.size);
+    if (i->kind == RESPONSE_MESSAGE) out_raw(&json, "logprobs", "[]", 2);
     send_event(a, type, &json);
 }
 
@@ -240,8 +239,8 @@ void response_answer_finished(response_answer *a, const Gemmad__V1__Finished *f)
     answer_usage_add(&a->usage, f->usage);
     a->incomplete = f->finish_reason && !strcmp(f->finish_reason, "length");
     for (size_t i = 0; i < f->n_malformed; i++)
-        json_text(&a->malformed, NULL, f->malformed[i].data, f->malformed[i].len);
-    if (f->has_truncated_call) json_text(&a->truncated, NULL, f->truncated_call.data, f->truncated_call.len);
+        out_text(&a->malformed, NULL, f->malformed[i].data, f->malformed[i].len);
+    if (f->has_truncated_call) out_text(&a->truncated, NULL, f->truncated_call.data, f->truncated_call.len);
 }
 
 void response_answer_end(response_answer *a) {
@@ -253,8 +252,8 @@ void response_answer_end(response_answer *a) {
 void response_answer_fail(response_answer *a, status st, const char *text) {
     strbuf json = {0};
     begin_event(a, "error", &json);
-    json_string(&json, "code", fault_word(st) ? fault_word(st) : "server_error");
-    json_string(&json, "message", text);
-    json_null(&json, "param");
+    out_string(&json, "code", fault_word(st) ? fault_word(st) : "server_error");
+    out_string(&json, "message", text);
+    out_null(&json, "param");
     send_event(a, "error", &json);
 }

@@ -220,7 +220,7 @@ static status read_effort(body *b, response_body *out) {
 
 static void repeat(const body *b, const char *key, const char *otherwise, strbuf *out) {
     const json_value *v = body_get(b->root, key);
-    json_key(out, key);
+    out_key(out, key);
     if (v) json_value_write(v, out);
     else strbuf_add_string(out, otherwise);
 }

@@ -17,24 +17,24 @@ static void write_token(const tokenizer *t, uint32_t id, float logprob, strbuf *
     char room[24];
     size_t n;
     const char *bytes = token_bytes(t, id, &n, room);
-    json_text(out, "token", bytes, n);
-    json_float(out, "logprob", logprob);
-    json_array(out, "bytes");
-    for (size_t i = 0; i < n; i++) json_number(out, NULL, (uint8_t)bytes[i]);
-    json_end_array(out);
+    out_text(out, "token", bytes, n);
+    out_float(out, "logprob", logprob);
+    out_array(out, "bytes");
+    for (size_t i = 0; i < n; i++) out_number(out, NULL, (uint8_t)bytes[i]);
+    out_end_array(out);
 }
 
 void token_write_chat(const tokenizer *t, const Gemmad__V1__TokenLogprob *l, size_t top, strbuf *out) {
-    json_object(out, NULL);
+    out_object(out, NULL);
     write_token(t, l->token_id, l->logprob, out);
-    json_array(out, "top_logprobs");
+    out_array(out, "top_logprobs");
     for (size_t i = 0; i < l->n_top && i < top; i++) {
-        json_object(out, NULL);
+        out_object(out, NULL);
         write_token(t, l->top[i]->token_id, l->top[i]->logprob, out);
-        json_end_object(out);
+        out_end_object(out);
     }
-    json_end_array(out);
-    json_end_object(out);
+    out_end_array(out);
+    out_end_object(out);
 }
 
 /* Keys of top_logprobs must differ, so tokens that are part of a character are written as their bytes: "bytes:\xe2\x80". */
@@ -57,15 +57,15 @@ static void add_name(const tokenizer *t, uint32_t id, strbuf *out) {
 static void add_top(token_columns *c, const tokenizer *t, uint32_t id, float logprob, size_t object) {
     strbuf name = {0}, key = {0};
     add_name(t, id, &name);
-    json_text(&key, NULL, strbuf_text(&name), name.size);
+    out_text(&key, NULL, strbuf_text(&name), name.size);
     strbuf_add(&key, ":", 1);
     const char *before =
         memmem(c->top_logprobs.data + object, c->top_logprobs.size - object, key.data, key.size);
     /* Only as a whole key: after a brace or a comma. */
     if (!before || (before[-1] != '{' && before[-1] != ',')) {
-        json_key(&c->top_logprobs, NULL);
+        out_key(&c->top_logprobs, NULL);
         strbuf_add(&c->top_logprobs, key.data, key.size);
-        json_float(&c->top_logprobs, NULL, logprob);
+        out_float(&c->top_logprobs, NULL, logprob);
     }
     strbuf_close(&name);
     strbuf_close(&key);
@@ -74,45 +74,45 @@ static void add_top(token_columns *c, const tokenizer *t, uint32_t id, float log
 static void add_tops(token_columns *c, const tokenizer *t, uint32_t id, const Gemmad__V1__TokenLogprob *l,
                      size_t top) {
     bool listed = false;
-    json_object(&c->top_logprobs, NULL);
+    out_object(&c->top_logprobs, NULL);
     size_t object = c->top_logprobs.size - 1;
     for (size_t i = 0; i < l->n_top && i < top; i++) {
         add_top(c, t, l->top[i]->token_id, l->top[i]->logprob, object);
         listed = listed || l->top[i]->token_id == id;
     }
     if (!listed) add_top(c, t, id, l->logprob, object);
-    json_end_object(&c->top_logprobs);
+    out_end_object(&c->top_logprobs);
 }
 
 void token_columns_add(token_columns *c, const tokenizer *t, uint32_t id, const Gemmad__V1__TokenLogprob *l,
                        size_t top, uint64_t offset) {
     strbuf name = {0};
     add_name(t, id, &name);
-    json_text(&c->tokens, NULL, strbuf_text(&name), name.size);
+    out_text(&c->tokens, NULL, strbuf_text(&name), name.size);
     strbuf_close(&name);
-    json_number(&c->text_offset, NULL, offset);
+    out_number(&c->text_offset, NULL, offset);
     c->want_top = top > 0;
-    if (l) json_float(&c->token_logprobs, NULL, l->logprob);
-    else json_null(&c->token_logprobs, NULL);
+    if (l) out_float(&c->token_logprobs, NULL, l->logprob);
+    else out_null(&c->token_logprobs, NULL);
     if (l && top > 0) add_tops(c, t, id, l, top);
-    else json_null(&c->top_logprobs, NULL);
+    else out_null(&c->top_logprobs, NULL);
 }
 
 static void write_column(strbuf *column, const char *key, strbuf *out) {
-    json_array(out, key);
+    out_array(out, key);
     strbuf_add(out, strbuf_text(column), column->size);
-    json_end_array(out);
+    out_end_array(out);
     strbuf_clear(column);
 }
 
 void token_columns_write(token_columns *c, const char *key, strbuf *out) {
-    json_object(out, key);
+    out_object(out, key);
     write_column(&c->tokens, "tokens", out);
     write_column(&c->token_logprobs, "token_logprobs", out);
     if (c->want_top) write_column(&c->top_logprobs, "top_logprobs", out);
-    else json_null(out, "top_logprobs");
+    else out_null(out, "top_logprobs");
     write_column(&c->text_offset, "text_offset", out);
-    json_end_object(out);
+    out_end_object(out);
     strbuf_clear(&c->top_logprobs);
 }
 

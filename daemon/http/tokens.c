@@ -35,24 +35,24 @@ static tokens_task *of_task(task *t) { return (tokens_task *)(void *)t; }
 static status write_ids(job *j) {
     tokens_task *t = (tokens_task *)((char *)j - offsetof(tokens_task, job));
     strbuf *out = &t->json;
-    json_object(out, NULL);
-    json_number(out, "count", t->count);
-    json_number(out, "max_model_len", t->context);
-    json_array(out, "tokens");
-    for (size_t i = 0; i < t->count; i++) json_number(out, NULL, t->ids[i]);
-    json_end_array(out);
+    out_object(out, NULL);
+    out_number(out, "count", t->count);
+    out_number(out, "max_model_len", t->context);
+    out_array(out, "tokens");
+    for (size_t i = 0; i < t->count; i++) out_number(out, NULL, t->ids[i]);
+    out_end_array(out);
     if (!t->token_texts || !t->tokenizer) {
-        json_null(out, "token_strs");
+        out_null(out, "token_strs");
     } else {
-        json_array(out, "token_strs");
+        out_array(out, "token_strs");
         for (size_t i = 0; i < t->count; i++) {
             size_t n = 0;
             const char *bytes = tokenizer_bytes(t->tokenizer, t->ids[i], &n);
-            json_text(out, NULL, bytes, n);
+            out_text(out, NULL, bytes, n);
         }
-        json_end_array(out);
+        out_end_array(out);
     }
-    json_end_object(out);
+    out_end_object(out);
     return ST_OK;
 }
 
@@ -79,9 +79,9 @@ static void on_ids(remote *r, const ProtobufCMessage *message) {
 static void on_text(remote *r, const ProtobufCMessage *message) {
     tokens_task *t = r->owner;
     const Gemmad__V1__DetokenizeResponse *m = (const Gemmad__V1__DetokenizeResponse *)message;
-    json_object(&t->json, NULL);
-    json_text(&t->json, "prompt", m->text.data, m->text.len);
-    json_end_object(&t->json);
+    out_object(&t->json, NULL);
+    out_text(&t->json, "prompt", m->text.data, m->text.len);
+    out_end_object(&t->json);
 }
 
 static void on_encoded(remote *r, status st, const char *text, uint32_t retry_after_ms) {

@@ -191,17 +191,17 @@ static bool is_json(const strbuf *text) {
 
 TEST(json_is_json_whatever_goes_in) {
     strbuf out = {0};
-    json_object(&out, NULL);
-    json_text(&out, "a", "\xFF\"\n\0x", 5);
-    json_array(&out, "l");
-    json_float(&out, NULL, -1.5F);
-    json_float(&out, NULL, 0);
-    json_float(&out, NULL, -1.0F / 0.0F);
-    json_float(&out, NULL, 0.0F / 0.0F);
-    json_end_array(&out);
-    json_null(&out, "n");
-    json_bool(&out, "b", true);
-    json_end_object(&out);
+    out_object(&out, NULL);
+    out_text(&out, "a", "\xFF\"\n\0x", 5);
+    out_array(&out, "l");
+    out_float(&out, NULL, -1.5F);
+    out_float(&out, NULL, 0);
+    out_float(&out, NULL, -1.0F / 0.0F);
+    out_float(&out, NULL, 0.0F / 0.0F);
+    out_end_array(&out);
+    out_null(&out, "n");
+    out_bool(&out, "b", true);
+    out_end_object(&out);
     CHECK_THAT(is_json(&out), "%s", strbuf_text(&out));
     CHECK(strstr(strbuf_text(&out), "[-1.5,0.0,-9999.0,-9999.0]"));
     strbuf_clear(&out);
