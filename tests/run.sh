@@ -228,7 +228,7 @@ step_soak() {
 # Checks that live beside the repository, where they exist.
 step_acceptance() {
     local folder=../shared/tools/acceptance name
-    for name in logits answers tokenizer batch_invariance gguf_files kv_budget; do
+    for name in logits answers tokenizer batch_invariance gguf_files kv_budget chat openai_client; do
         if [ ! -f "$folder/$name.py" ]; then
             skip "acceptance-$name" "there is no $folder/$name.py beside this checkout"
             continue

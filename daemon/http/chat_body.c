@@ -227,7 +227,7 @@ static status read_tool(body *b, const json_value *v, const char *param, Gemmad_
     return chat_body_read_function(b, function, param, t);
 }
 
-static status read_tools(body *b, Gemmad__V1__ChatRequest *r) {
+status chat_body_read_tools(body *b, chat_body_tool *read, Gemmad__V1__ChatRequest *r) {
     const json_value *list = body_get(b->root, "tools");
     bool parallel = true;
     char where[48];
@@ -241,7 +241,7 @@ static status read_tools(body *b, Gemmad__V1__ChatRequest *r) {
         Gemmad__V1__Tool *t = arena_alloc(&b->memory, 1, sizeof *t);
         gemmad__v1__tool__init(t);
         snprintf(where, sizeof where, "tools[%zu]", r->n_tools);
-        TRY(read_tool(b, v, where, t));
+        TRY(read(b, v, where, t));
         r->tools[r->n_tools++] = t;
     }
     return ST_OK;
@@ -341,7 +341,7 @@ status chat_body_read(body *b, chat_body *out) {
     TRY(read_limits(b, &out->common.sampling));
     TRY(read_logprobs(b, out));
     TRY(read_messages(b, r));
-    TRY(read_tools(b, r));
+    TRY(chat_body_read_tools(b, read_tool, r));
     TRY(chat_body_read_choice(b, r));
     TRY(read_thinking(b, r));
     r->model = (char *)(uintptr_t)out->common.model;

@@ -21,6 +21,9 @@ STATUS_CHECKED status chat_body_read_parts(body *b, const json_value *list, cons
 /* {name, description, parameters, strict} */
 STATUS_CHECKED status chat_body_read_function(body *b, const json_value *f, const char *param,
                                               Gemmad__V1__Tool *t);
+/* "tools", each element by `read`, and "parallel_tool_calls". */
+typedef status chat_body_tool(body *b, const json_value *v, const char *param, Gemmad__V1__Tool *t);
+STATUS_CHECKED status chat_body_read_tools(body *b, chat_body_tool *read, Gemmad__V1__ChatRequest *r);
 /* tool_choice; a function's name is in v.function or in v itself. */
 STATUS_CHECKED status chat_body_read_choice(body *b, Gemmad__V1__ChatRequest *r);
 /* "none" thinks not, "low", "medium", "high" and others do. */

@@ -173,28 +173,12 @@ static status read_input(body *b, response_body *out) {
 
 /* ---- the rest ---- */
 
-static status read_tools(body *b, Gemmad__V1__ChatRequest *r) {
-    const json_value *list = body_get(b->root, "tools");
-    bool parallel = true;
-    char where[48];
-    TRY(body_read_bool(b, b->root, "parallel_tool_calls", &parallel));
-    r->has_parallel_tool_calls = 1;
-    r->parallel_tool_calls = parallel;
-    if (!list) return ST_OK;
-    if (list->kind != JSON_KIND_ARRAY) return body_invalid(b, "tools", "it must be an array");
-    r->tools = arena_alloc(&b->memory, list->count, sizeof *r->tools);
-    for (const json_value *v = list->first; v; v = v->next) {
-        const json_value *type = body_get(v, "type");
-        Gemmad__V1__Tool *t = arena_alloc(&b->memory, 1, sizeof *t);
-        gemmad__v1__tool__init(t);
-        snprintf(where, sizeof where, "tools[%zu]", r->n_tools);
-        if (!json_value_is_string(type, "function"))
-            return body_unsupported(b, where, "tools of type \"%.40s\"; \"function\" is known",
-                                    type && type->kind == JSON_KIND_STRING ? type->text : "?");
-        TRY(chat_body_read_function(b, v, where, t));
-        r->tools[r->n_tools++] = t;
-    }
-    return ST_OK;
+static status read_tool(body *b, const json_value *v, const char *where, Gemmad__V1__Tool *t) {
+    const json_value *type = body_get(v, "type");
+    if (!json_value_is_string(type, "function"))
+        return body_unsupported(b, where, "tools of type \"%.40s\"; \"function\" is known",
+                                type && type->kind == JSON_KIND_STRING ? type->text : "?");
+    return chat_body_read_function(b, v, where, t);
 }
 
 static status read_text(body *b, response_body *out) {
@@ -249,7 +233,7 @@ status response_body_read(body *b, response_body *out) {
     TRY(body_read_u32(b, b->root, "max_output_tokens", 1, LIMIT_CONTEXT_TOKENS, &s->max_tokens,
                       &s->has_max_tokens));
     TRY(read_input(b, out));
-    TRY(read_tools(b, r));
+    TRY(chat_body_read_tools(b, read_tool, r));
     TRY(chat_body_read_choice(b, r));
     TRY(read_text(b, out));
     TRY(read_effort(b, out));

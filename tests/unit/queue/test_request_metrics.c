@@ -1,29 +1,11 @@
 /* What requests leave behind: metrics, and one line of the log. */
-#include <fcntl.h>
 #include <unistd.h>
 
 #include "base/log.h"
+#include "tests/log_capture.h"
 #include "tests/unit/queue/generate_fixture.h"
 
 static char said[64 << 10];
-static int kept_stderr, capture;
-
-static void listen_to_log(void) {
-    char path[] = "/tmp/gemmad-test-log-XXXXXX";
-    fflush(stderr);
-    capture = mkstemp(path);
-    unlink(path);
-    kept_stderr = dup(STDERR_FILENO);
-    dup2(capture, STDERR_FILENO);
-}
-
-static void hear_log(void) {
-    ssize_t n = pread(capture, said, sizeof said - 1, 0);
-    said[n > 0 ? n : 0] = 0;
-    dup2(kept_stderr, STDERR_FILENO);
-    close(kept_stderr);
-    close(capture);
-}
 
 /* The value of the series; -1: there is none. */
 static double value_of(const char *series) {
@@ -144,7 +126,7 @@ static void run_logged(bool log_prompts, const char *live_id) {
     f.base.request_id = live_id;
     trace_begin(&f.base.trace, "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01", 55);
     log_open("test", LOG_INFO);
-    listen_to_log();
+    log_capture_begin();
     fake_handle(c, &f, "Generate", &r.base);
     uv_run(&loop, UV_RUN_DEFAULT);
     fake_request *q = dense.first;
@@ -152,7 +134,7 @@ static void run_logged(bool log_prompts, const char *live_id) {
     fake_token(q, WORLD);
     fake_token(q, EOS);
     fake_finish(&dense, q, "stop");
-    hear_log();
+    log_capture_end(said, sizeof said);
     fake_call_close(&f);
     close_core();
 }
@@ -183,9 +165,9 @@ TEST(sentences_may_hold_text) {
         r.model = (char *)"my secret";
         core_set_log_prompts(c, on);
         log_open("test", LOG_INFO);
-    listen_to_log();
+        log_capture_begin();
         begin(&f, &r);
-        hear_log();
+        log_capture_end(said, sizeof said);
         SAYS(" request failed ");
         SAYS(" status=NOT_FOUND ");
         CHECK(!!strstr(said, "my secret") == on);
@@ -193,9 +175,9 @@ TEST(sentences_may_hold_text) {
         dense.refuse = ST_UNAVAILABLE;
         r.model = NULL;
         log_open("test", LOG_INFO);
-    listen_to_log();
+        log_capture_begin();
         begin(&f, &r);
-        hear_log();
+        log_capture_end(said, sizeof said);
         SAYS(" error=\"the fake engine refuses\"");
         dense.refuse = ST_OK;
         fake_call_close(&f);
