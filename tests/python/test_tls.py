@@ -1,5 +1,6 @@
 """TLS for gRPC and HTTP with stock clients: who trusts whom, versions, and certificates that change while it runs."""
 import json
+import re
 import shutil
 import signal
 import socket
@@ -180,13 +181,21 @@ def test_clients_show_a_certificate_where_they_must(mutual):
     def pair(name):
         return certificates.path(f"{name}.pem"), certificates.path(f"{name}.key")
 
+    def refusals():
+        text = requests.get(f"https://{mutual.web}/metrics", headers={"Authorization": f"Bearer {mutual.key}"}, cert=pair("client"),
+                            verify=certificates.path("ca.pem"), timeout=10).text
+        return float(re.search(r"^gemmad:auth_failures_total (\S+)$", text, re.M)[1])
+
     assert web_models(mutual, cert=pair("client")) == ["tiny-dense"]
+    before = refusals()
     for cert in (None, pair("stranger")):
         try:
             answer = requests.get(f"https://{mutual.web}/health", verify=certificates.path("ca.pem"), cert=cert, timeout=10)
         except requests.exceptions.ConnectionError:
             continue
         assert answer.status_code == 403, "even what needs no key"
+    assert refusals() == before + 2
+    assert "a client's certificate is needed" in mutual.daemon.log()
 
 
 def test_who_signs_clients_changes_while_it_runs(mutual):
