@@ -7,6 +7,7 @@
 
 #include "base/invariant.h"
 #include "base/memory.h"
+#include "daemon/http/gate.h"
 #include "daemon/http/openai_internal.h"
 
 static const http_route routes[] = {
@@ -63,6 +64,10 @@ void openai_open(openai **out, http_server *server, const openai_backend *backen
 }
 
 void openai_close(openai *o) { free(o); }
+
+const char *openai_model_name(const openai *o, const http_exchange *x, const char *asked) {
+    return asked && *asked ? asked : o->backend.first_model(o->backend.core, gate_key(x));
+}
 
 uint64_t openai_now(void) { return (uint64_t)time(NULL); }
 

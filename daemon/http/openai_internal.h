@@ -30,6 +30,9 @@ void remote_cancel(remote *r);
 /* The exchange's backlog has become less. */
 void remote_drained(remote *r);
 
+/* The name of the model that a request is for: asked, or the core's for the first that its key may use. */
+const char *openai_model_name(const openai *o, const http_exchange *x, const char *asked);
+
 /* Ids of answers: "chatcmpl-" and 24 hexadecimal digits. */
 enum { OPENAI_ID_BYTES = 48 };
 void openai_make_id(const char *prefix, char id[OPENAI_ID_BYTES]);

@@ -101,7 +101,7 @@ status core_add_replica(core *c, const char *name, engine *e) {
 }
 
 const tokenizer *core_tokenizer(core *c, const char *model) {
-    const core_model *m = model && model[0] ? find_model(c, model) : c->model_count ? &c->model[0] : NULL;
+    const core_model *m = find_model(c, model);
     return m ? m->tokenizer : NULL;
 }
 
@@ -130,7 +130,11 @@ status core_enter(core *c, call *k, const char *name, core_model **out) {
     return auth_key_request(k->who, &k->retry_after_ms);
 }
 
-const char *core_first_model(const core *c) { return c->model_count > 0 ? c->model[0].name : ""; }
+const char *core_first_model(const core *c, const auth_key *who) {
+    for (uint32_t i = 0; i < c->model_count; i++)
+        if (auth_key_may_use(who, c->model[i].name)) return c->model[i].name;
+    return "";
+}
 
 static engine_state worst_state(const core *c) {
     /* A model that is gone makes the daemon failed: whoever watches shall hear of it, though others still
