@@ -338,8 +338,7 @@ static void begin(task *base) {
     completion_task *t = of_task(base);
     const openai_backend *b = &base->api->backend;
     const sampling_body *common = &t->body.common;
-    snprintf(t->model, sizeof t->model, "%s",
-             common->model && *common->model ? common->model : b->first_model(b->core));
+    snprintf(t->model, sizeof t->model, "%s", openai_model_name(base->api, base->exchange, common->model));
     t->created = openai_now();
     t->tokenizer = b->tokenizer(b->core, t->model);
     t->count = t->body.count;

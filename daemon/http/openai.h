@@ -19,7 +19,8 @@ typedef struct openai_backend {
     const char *(*state)(void *core); /* "starting", "ready", "draining", "failed" */
     /* Of a model by its name, NULL or "" for the first; NULL: there is none. */
     const tokenizer *(*tokenizer)(void *core, const char *model);
-    const char *(*first_model)(void *core); /* the name that requests without one mean */
+    /* The name that requests without one mean, of those that the key may use; "": there is none. */
+    const char *(*first_model)(void *core, const auth_key *who);
 } openai_backend;
 
 void openai_open(openai **out, http_server *server, const openai_backend *backend);

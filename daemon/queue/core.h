@@ -25,7 +25,8 @@ STATUS_CHECKED status core_add_model(core *c, const char *name, const tokenizer 
 STATUS_CHECKED status core_set_chat(core *c, const char *name, const chat_choice *chat);
 /* Of a model by its name, NULL or "" for the first; NULL: no such model, or it serves token ids only. */
 const tokenizer *core_tokenizer(core *c, const char *model);
-const char *core_first_model(const core *c); /* its name; "" while there is none */
+/* The name that a request without one means; "" while there is none that the key may use (NULL: any). */
+const char *core_first_model(const core *c, const auth_key *who);
 /* One more engine of a model that was added; it must be of the same checkpoint and vocabulary. */
 STATUS_CHECKED status core_add_replica(core *c, const char *name, engine *e);
 /* Requests that may wait for an engine to begin them; beyond, ST_BUSY. */
