@@ -42,17 +42,25 @@ static void put(line *l, const char *bytes, size_t n) {
 
 static void put_string(line *l, const char *text) { put(l, text, strlen(text)); }
 
+/* A control character, of ASCII or of the 32 behind it that terminals obey as well (U+0080 … U+009F): its bytes; 0: none. */
+static size_t control_bytes(const char *text, size_t n) {
+    uint8_t c = (uint8_t)text[0], next = n > 1 ? (uint8_t)text[1] : 0;
+    if (c < 0x20 || c == 0x7F) return 1;
+    return c == 0xC2 && next >= 0x80 && next <= 0x9F ? 2 : 0;
+}
+
 /* A JSON string without its quotes. What is no UTF-8 becomes U+FFFD, byte by byte. */
 static void put_escaped(line *l, const char *text, size_t n) {
     for (size_t i = 0; i < n && !l->full;) {
         size_t valid = utf8_check(text + i, n - i);
         for (size_t end = i + valid; i < end && !l->full; i++) {
-            uint8_t c = (uint8_t)text[i];
+            size_t control = control_bytes(text + i, end - i);
+            uint8_t c = (uint8_t)text[i + (control == 2)];
             char escape[8];
             if (c == '"' || c == '\\') put(l, (char[]){'\\', (char)c}, 2);
-            else if (c < 0x20 || c == 0x7F)
-                put(l, escape, (size_t)snprintf(escape, sizeof escape, "\\u%04x", c));
+            else if (control > 0) put(l, escape, (size_t)snprintf(escape, sizeof escape, "\\u%04x", c));
             else put(l, text + i, 1);
+            i += control == 2;
         }
         if (i < n && !l->full) {
             put_string(l, "\xEF\xBF\xBD");
@@ -69,9 +77,10 @@ static void put_quoted(line *l, const char *text, size_t n) {
 
 static bool is_plain(const char *text, size_t n) {
     for (size_t i = 0; i < n; i++)
-        if (text[i] <= ' ' || text[i] == '"' || text[i] == '=' || text[i] == '\\' || text[i] == 0x7F)
+        if (text[i] == ' ' || text[i] == '"' || text[i] == '=' || text[i] == '\\' ||
+            control_bytes(text + i, n - i) > 0)
             return false;
-    return n > 0;
+    return n > 0 && utf8_check(text, n) == n;
 }
 
 static void put_value(line *l, const log_field *f) {
@@ -104,9 +113,12 @@ static void begin_line(line *l, log_level level, const char *message, size_t n) 
     if (shown_format == LOG_FORMAT_TEXT) {
         snprintf(head, sizeof head, "%s %-5s %s ", at, names[level], component);
         put_string(l, head);
-        /* A client's text may reach a log line: no line of ours is forged by a newline in it. */
-        for (size_t i = 0; i < n; i++)
-            put(l, message[i] == '\n' || message[i] == '\r' ? " " : message + i, 1);
+        /* A client's text may reach a log line: it forges no line of ours, and tells the terminal that shows it nothing. */
+        for (size_t i = 0; i < n; i++) {
+            size_t control = control_bytes(message + i, n - i);
+            put(l, control > 0 ? " " : message + i, 1);
+            i += control == 2;
+        }
         return;
     }
     snprintf(head, sizeof head, "{\"time\":\"%s\",\"level\":\"%s\",\"component\":", at, names[level]);

@@ -115,20 +115,22 @@ static status print_json(const doctor_report *r, const strbuf *measures) {
 static void add_line(strbuf *out, const doctor_line *line) {
     static const char *const colour[] = {"\x1b[32m", "\x1b[33m", "\x1b[31m"};
     bool styled = terminal_has_styles();
-    strbuf said = {0};
+    strbuf said = {0}, remedy = {0};
     terminal_make_safe(&said, line->said, strlen(line->said));
+    terminal_make_safe(&remedy, line->remedy, strlen(line->remedy));
     strbuf_add_format(out, "%s%-4s%s  %-14s %s\n", styled ? colour[line->level] : "",
                       doctor_level_name(line->level), styled ? "\x1b[0m" : "", line->check,
                       strbuf_text(&said));
-    if (line->remedy[0]) strbuf_add_format(out, "%22s→ %s\n", "", line->remedy);
+    if (remedy.size) strbuf_add_format(out, "%22s→ %s\n", "", strbuf_text(&remedy));
     strbuf_close(&said);
+    strbuf_close(&remedy);
 }
 
 static status print_text(const doctor_report *r) {
     strbuf out = {0};
     for (uint32_t i = 0; i < r->count; i++) add_line(&out, &r->line[i]);
-    out.data[--out.size] = 0; /* terminal_write_line adds the last one */
-    status st = terminal_write_line(&out);
+    out.data[--out.size] = 0; /* terminal_write_styled_line adds the last one */
+    status st = terminal_write_styled_line(&out);
     strbuf_close(&out);
     return st;
 }
@@ -159,8 +161,7 @@ static status examine(ctl *c, const doctor_options *o, doctor_report *r) {
         st = print_json(r, &measures);
     } else if (st == ST_OK && measures.size) {
         st = terminal_write_line(&(strbuf){0});
-        if (st == ST_OK && fwrite(measures.data, 1, measures.size, stdout) != measures.size)
-            st = fail_errno(ST_IO, "standard output");
+        if (st == ST_OK) st = terminal_write_text(measures.data, measures.size);
     }
     strbuf_close(&measures);
     return st;

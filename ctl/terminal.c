@@ -54,6 +54,11 @@ status terminal_write_part(bool *within, bool thought, const void *utf8, size_t 
 }
 
 status terminal_write_line(const strbuf *line) {
+    TRY(terminal_write_text(strbuf_text(line), line->size));
+    return terminal_write_styled_line(&(strbuf){0});
+}
+
+status terminal_write_styled_line(const strbuf *line) {
     if (line->size && fwrite(line->data, 1, line->size, stdout) != line->size) return stdout_failed();
     if (putchar('\n') == EOF) return stdout_failed();
     return terminal_flush();

@@ -17,7 +17,10 @@ STATUS_CHECKED status terminal_write_text(const void *utf8, size_t n);
  * "[answer]" where it has no styles: TERM=dumb, NO_COLOR) and left out elsewhere. *within: whether the piece before was
  * a thought; false at first. With no text it only ends a thought. */
 STATUS_CHECKED status terminal_write_part(bool *within, bool thought, const void *utf8, size_t n);
-STATUS_CHECKED status terminal_write_line(const strbuf *line); /* adds the line end */
+/* As terminal_write_text: what a server says of itself is no safer than what its model says. Adds the line end. */
+STATUS_CHECKED status terminal_write_line(const strbuf *line);
+/* As it is, escape sequences included: whoever writes it has made the parts of others safe. */
+STATUS_CHECKED status terminal_write_styled_line(const strbuf *line);
 STATUS_CHECKED status terminal_flush(void);
 /* The same text, made safe; what terminal_write_text does on a terminal. */
 void terminal_make_safe(strbuf *out, const void *utf8, size_t n);

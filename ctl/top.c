@@ -118,7 +118,7 @@ static void add_row(strbuf *out, const engine_message *e, const top_rate *r) {
 static status print_table(top *t, bool refresh) {
     const status_message *s = t->now;
     strbuf out = {0};
-    if (refresh) strbuf_add_string(&out, "\x1b[H\x1b[J");
+    if (refresh && fputs("\x1b[H\x1b[J", stdout) == EOF) return fail_errno(ST_IO, "standard output");
     strbuf_add_format(&out, "gemmad %s at %s: %s, %u requests running, %u waiting, %u paused\n\n",
                       s->version ? s->version : "", t->ctl->server, s->state ? s->state : "",
                       s->requests_running, s->requests_waiting, s->requests_paused);

@@ -299,6 +299,7 @@ static ssize_t read_stream(void *own, uint64_t position, char *to, size_t most) 
         return (ssize_t)n;
     }
     if (x->ended) return MHD_CONTENT_READER_END_OF_STREAM;
+    if (x->connection->left) return MHD_CONTENT_READER_END_WITH_ERROR; /* nobody says it a second time */
     x->suspended = true;
     MHD_suspend_connection(x->connection->handle);
     return 0;

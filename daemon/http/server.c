@@ -247,6 +247,8 @@ static enum MHD_Result on_request(void *context, struct MHD_Connection *handle, 
         http_exchange_dispatch(x);
     }
     if (x->answered) return http_exchange_queue(x, handle);
+    /* Left while its body was still being read: the acceptor has said so already, and says it once. */
+    if (c->left) return MHD_NO;
     x->suspended = true;
     MHD_suspend_connection(handle);
     return MHD_YES;

@@ -97,15 +97,12 @@ static status write_regex(writer *w, uint32_t from) {
     char_nfa a;
     status st = regex_read(&a, w->f->text.text, w->f->text.bytes, REGEX_WHOLE);
     if (st == ST_OK && a.state_count == 0) st = fail(ST_INVALID, "no text matches");
-    if (st == ST_OK && char_nfa_wide_states(&a) > CHAR_NFA_WIDE_MAX) {
+    if (st == ST_OK && char_nfa_wide_states(&a) > CHAR_NFA_WIDE_MAX)
         st = fail(ST_INVALID, "%u states that take many characters, at most %d", char_nfa_wide_states(&a),
                   CHAR_NFA_WIDE_MAX);
-        char_nfa_close(&a);
-    }
-    if (st != ST_OK) return fail_within(st, "response_format.regex");
-    char_nfa_write(&a, w->g, 0, from, w->end, CHAR_WRITING_PLAIN);
+    if (st == ST_OK) char_nfa_write(&a, w->g, 0, from, w->end, CHAR_WRITING_PLAIN);
     char_nfa_close(&a);
-    return ST_OK;
+    return st == ST_OK ? ST_OK : fail_within(st, "response_format.regex");
 }
 
 static status write_choices(writer *w, uint32_t from) {

@@ -357,13 +357,10 @@ def test_a_server_that_dies_is_an_error(fake):
     assert process.returncode == 1 and errors.startswith(b"gemmactl: ") or b"\ngemmactl: " in errors
 
 
-def test_control_characters_do_not_reach_a_terminal(fake):
-    fake.text = "a\x1b[31mb\x9bc\td"
-    raw = ctl("generate", "--prompt", "x", server=fake.address).stdout
-    assert raw == fake.text + "\n"
+def shown_on_a_terminal(fake, *words):
     leader, follower = pty.openpty()
-    process = subprocess.Popen([BUILD / "gemmactl", "--server", fake.address, "generate", "--prompt", "x"],
-                               stdout=follower, stderr=subprocess.DEVNULL)
+    process = subprocess.Popen([BUILD / "gemmactl", "--server", fake.address, *words], stdout=follower,
+                               stderr=subprocess.DEVNULL)
     os.close(follower)
     shown = b""
     try:
@@ -371,9 +368,25 @@ def test_control_characters_do_not_reach_a_terminal(fake):
             shown += block
     except OSError:
         pass  # how a closed terminal reads
-    assert process.wait(20) == 0
+    process.wait(20)
     os.close(leader)
-    assert "a\ufffd[31mb\ufffdc\td" in shown.decode() and b"\x1b" not in shown
+    return process.returncode, shown.decode()
+
+
+def test_control_characters_do_not_reach_a_terminal(fake):
+    fake.text = "a\x1b[31mb\x9bc\td"
+    raw = ctl("generate", "--prompt", "x", server=fake.address).stdout
+    assert raw == fake.text + "\n"
+    code, shown = shown_on_a_terminal(fake, "generate", "--prompt", "x")
+    assert code == 0 and "a\ufffd[31mb\ufffdc\td" in shown and "\x1b" not in shown
+
+
+@pytest.mark.parametrize("words", [["status"], ["status", "--json"], ["top", "--once"]], ids=" ".join)
+def test_a_server_cannot_move_the_cursor(fake, words):
+    fake.failure = "lost\x1b]0;title\x07 and \x9b2J"
+    code, shown = shown_on_a_terminal(fake, *words)
+    assert code == 0 and "lost" in shown and "title" in shown
+    assert not set("\x1b\x07\x9b") & set(shown)
 
 
 def test_standard_output_that_fails_is_an_error(fake):

@@ -261,8 +261,9 @@ def test_gemmactl_shows_a_key(keyed, tmp_path):
     assert ctl("models", server=keyed.tcp, env={"GEMMACTL_KEY": keyed.key["alice"]}).returncode == 0
     without = ctl("models", server=keyed.tcp, env={"GEMMACTL_KEY": ""})
     assert without.returncode == 1 and "UNAUTHENTICATED" in without.stderr
-    away = ctl("models", "--key-file", file, server="192.0.2.1:50051")
-    assert away.returncode == 1 and "would be readable on its way" in away.stderr
+    for elsewhere in ("192.0.2.1:50051", "127.example.invalid:50051"):
+        away = ctl("models", "--key-file", file, server=elsewhere)
+        assert away.returncode == 1 and "would be readable on its way" in away.stderr
 
 
 def test_key_files(tmp_path):

@@ -209,6 +209,12 @@ def test_errors_stand_where_they_happen(tab, web):
     tab.run("document.querySelector('#max_tokens').value = 4")
     tab.run("[...document.querySelectorAll('article .problem button')].at(-1).click()")
     assert answered(tab) is not None
+    # A question that another one has followed is not to be tried again.
+    ask(tab, "hello", max_tokens=999999)
+    tab.wait("document.querySelector('article .problem button')")
+    ask(tab, "bye", max_tokens=4)
+    assert tab.run("document.querySelectorAll('article .problem').length") == 1
+    assert tab.run("document.querySelectorAll('article .problem button').length") == 0
     # The browser itself reports the answer that was no success.
     tab.problems[:] = [p for p in tab.problems if "status of 400" not in p]
 

@@ -30,6 +30,12 @@ TEST(lines_are_text_or_json) {
     CHECK(strstr(said, "Z info  part[1] two lines and \"quotes\"\n"));
     CHECK_THAT(said[4] == '-' && said[10] == 'T' && said[23] == 'Z', "%s", said);
 
+    log_capture_begin();
+    log_info("a client's \x1B[2J\x07\xC2\x9B"
+             "2J\x7F\xC3\xA4");
+    log_capture_end(said, sizeof said);
+    CHECK_THAT(strstr(said, "a client's  [2J  2J \xC3\xA4\n"), "%s", said);
+
     log_set_format(LOG_FORMAT_JSON);
     log_capture_begin();
     log_warn("two\nlines \\ \"%s\" \xC3\xA4 \xFF\x01\x7F", "quotes");
@@ -49,17 +55,26 @@ TEST(lines_are_text_or_json) {
 
 TEST(events_have_fields) {
     const log_field fields[] = {
-        log_field_text("id", "a-1"),     log_field_text("client", "uid 0 \"me\"\n"),
-        log_field_text("absent", NULL),  log_field_count("tokens", INT64_MAX),
-        log_field_ms("queue_ms", 1.25),  log_field_ms("odd", (double)NAN),
+        log_field_text("id", "a-1"),
+        log_field_text("client", "uid 0 \"me\"\n"),
+        log_field_text("absent", NULL),
+        log_field_count("tokens", INT64_MAX),
+        log_field_ms("queue_ms", 1.25),
+        log_field_ms("odd", (double)NAN),
         log_field_bytes("empty", "", 0),
+        log_field_text("csi", "\xC2\x9B"
+                              "2J"),
+        log_field_text("raw", "\x9B"
+                              "2J"),
+        log_field_text("name", "\xC3\xA4"),
     };
     log_capture_begin();
     log_event(LOG_INFO, "request finished", fields, sizeof fields / sizeof *fields);
     log_capture_end(said, sizeof said);
     CHECK_THAT(strstr(said,
                       "request finished id=a-1 client=\"uid 0 \\\"me\\\"\\u000a\" tokens=9223372036854775807 "
-                      "queue_ms=1.250 odd=0.000 empty=\"\"\n"),
+                      "queue_ms=1.250 odd=0.000 empty=\"\" csi=\"\\u009b2J\" raw=\"\xEF\xBF\xBD"
+                      "2J\" name=\xC3\xA4\n"),
                "%s", said);
     log_set_format(LOG_FORMAT_JSON);
     log_capture_begin();
@@ -68,6 +83,9 @@ TEST(events_have_fields) {
     json_t *o = one_object();
     check_text(o, "client", "uid 0 \"me\"\n");
     check_text(o, "empty", "");
+    check_text(o, "csi",
+               "\xC2\x9B"
+               "2J");
     CHECK(json_real_value(json_object_get(o, "queue_ms")) == 1.25);
     CHECK(!json_object_get(o, "absent"));
     json_decref(o);

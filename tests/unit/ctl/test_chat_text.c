@@ -131,7 +131,7 @@ TEST(programs_are_run_to_their_end) {
     CHECK_STATUS(run_shell("cat", large, sizeof large, 1000, 0, &out, &code), ST_FORMAT);
     CHECK_STATUS(run_shell("sleep 60", NULL, 0, 0, 50, &out, &code), ST_TIMEOUT);
     /* What it leaves behind with its output open is not waited for. */
-    CHECK_STATUS(run_shell("sleep 60 & echo done", NULL, 0, 100, 20000, &out, &code), ST_OK);
+    CHECK_STATUS(run_shell("sleep 60 2>&- & echo done", NULL, 0, 100, 20000, &out, &code), ST_OK);
     CHECK(code == 0 && !strcmp(strbuf_text(&out), "done\n"));
     const char *argv[] = {"/nonexistent/program", NULL};
     CHECK_STATUS(child_run(&(child_options){.argv = argv}, &out, &code), ST_NOT_FOUND);

@@ -71,10 +71,10 @@ static void quiet(void *context, http_exchange *x) {
     held = x;
 }
 
-static const http_route routes[] = {{"GET", "/a", answer_path},   {"POST", "/a", answer_path},
-                                    {"GET", "/m/*", answer_path}, {"GET", "/hold", hold},
-                                    {"GET", "/stream", stream},   {"GET", "/quiet", quiet},
-                                    {"", "/any", answer_path}};
+static const http_route routes[] = {
+    {"GET", "/a", answer_path}, {"POST", "/a", answer_path}, {"GET", "/m/*", answer_path},
+    {"GET", "/hold", hold},     {"GET", "/stream", stream},  {"GET", "/quiet", quiet},
+    {"POST", "/hold", hold},    {"POST", "/quiet", quiet},   {"", "/any", answer_path}};
 enum { ROUTES = sizeof routes / sizeof *routes };
 
 static bool has(char *answer, const char *part) {
@@ -207,6 +207,27 @@ TEST(clients_that_leave_are_noticed) {
     fixture_close(&f);
 }
 
+/* The body comes in many turns, and the end of the connection is seen in one of the first. */
+TEST(who_leaves_behind_a_long_body_is_noticed) {
+    static char body[(400 << 10) + 1];
+    const char *const paths[] = {"/hold", "/quiet"};
+    fixture f;
+    fixture_open(&f, NULL, routes, ROUTES, "me");
+    memset(body, 'x', sizeof body - 1);
+    left_count = 0;
+    for (int i = 0; i < 6; i++) {
+        char head[128];
+        int fd = fixture_dial(&f);
+        snprintf(head, sizeof head, "POST %s HTTP/1.1\r\nHost: x\r\nContent-Length: %zu\r\n\r\n",
+                 paths[i % 2], sizeof body - 1);
+        fixture_say(fd, head);
+        fixture_say(fd, body);
+        close(fd);
+        CHECK_THAT(becomes(&left_count, i + 1), "%s: %d of %d", paths[i % 2], left_count, i + 1);
+    }
+    fixture_close(&f);
+}
+
 TEST(a_stream_waits_for_its_reader) {
     fixture f;
     fixture_open(&f, NULL, routes, ROUTES, "me");
@@ -282,6 +303,7 @@ int main(void) {
     RUN(bodies_have_an_end);
     RUN(slow_clients_are_cut_off);
     RUN(clients_that_leave_are_noticed);
+    RUN(who_leaves_behind_a_long_body_is_noticed);
     RUN(a_stream_waits_for_its_reader);
     RUN(stopping_cuts_off_what_does_not_end);
     RUN(a_gate_decides_before_the_body);

@@ -383,6 +383,8 @@ TEST(refused_with_the_field) {
     refuse(&r, "response_format.regex: byte 1: back-reference");
     f.regex = "[]";
     refuse(&r, "response_format.regex: no text matches");
+    f.regex = "ab[]";
+    refuse(&r, "response_format.regex: no text matches");
     f.format_case = GEMMAD__V1__RESPONSE_FORMAT__FORMAT_CHOICES;
     f.choices = &choices;
     refuse(&r, "response_format.choices has 0 choices");
