@@ -55,9 +55,12 @@ static const http_route refused[] = {
     {"", "/v1/chat/completions/*", openai_refused},
 };
 
+enum { LONG_BODIES = 1 }; /* read at once: with the core's long jobs, under the number of workers */
+
 void openai_open(openai **out, http_server *server, const openai_backend *backend) {
     *out = memory_alloc(sizeof **out);
     (*out)->backend = *backend;
+    (*out)->lane.most = LONG_BODIES;
     (*out)->created = openai_now();
     http_add_routes(server, routes, sizeof routes / sizeof *routes, *out);
     http_add_routes(server, refused, sizeof refused / sizeof *refused, *out);

@@ -13,6 +13,7 @@
 status core_open(core **out, uv_loop_t *loop) {
     *out = memory_alloc(sizeof **out);
     (*out)->loop = loop;
+    (*out)->lane = (job_lane){.loop = loop, .most = CORE_LONG_JOBS};
     (*out)->limits = (core_limits){CORE_QUEUE, CORE_QUEUE_PER_CLIENT};
     (*out)->metrics = metrics_open();
     (*out)->forms = chat_grammar_cache_open(CHAT_GRAMMAR_CACHE_BYTES);
@@ -37,6 +38,11 @@ void core_close(core *c) {
     metrics_close(c->metrics);
     chat_grammar_cache_close(c->forms);
     free(c);
+}
+
+void core_start_job(core *c, const call *k, job *j, core_job kind) {
+    if (kind == CORE_JOB_LONG) job_start_in(&c->lane, k->peer, j);
+    else job_start(c->loop, j, kind == CORE_JOB_TINY);
 }
 
 void core_set_limits(core *c, core_limits limits) { c->limits = limits; }

@@ -143,5 +143,7 @@ void core_generate(void *context, call *k, const ProtobufCMessage *message) {
     generate *g = (generate *)generation_open(sizeof *g, ops, context, k);
     g->base.prompt_field = is_text ? "the prompt's token" : "token_ids";
     status st = prepare(g, r);
-    generation_start(&g->base, st, g->text_bytes <= CORE_TINY_BYTES && !g->format);
+    generation_start(&g->base, st,
+                     g->format ? CORE_JOB_LONG
+                               : core_job_of(g->text_bytes <= CORE_TINY_BYTES, g->text_bytes));
 }

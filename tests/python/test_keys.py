@@ -137,6 +137,15 @@ def test_models_that_a_key_may_not_use_are_not_there(keyed):
     assert answer["model"] == "second", "nor is another named in an answer"
 
 
+def test_without_a_name_it_is_the_first_that_the_key_may_use(keyed):
+    headers = {"Authorization": f"Bearer {keyed.key['one']}"}
+    asked = {"max_tokens": 1}
+    for path, body in (("completions", {**asked, "prompt": "a"}), ("responses", {"input": "a", "max_output_tokens": 16}),
+                       ("chat/completions", {**asked, "messages": [{"role": "user", "content": "a"}]})):
+        answer = requests.post(f"http://{keyed.web}/v1/{path}", json=body, headers=headers, timeout=PATIENCE_SECONDS)
+        assert answer.json()["model"] == "second", (path, answer.text)
+
+
 def test_only_an_administrator_may_drain(keyed):
     control = rpc.ControlStub(keyed.channel())
     code, text = refusal(lambda: control.Drain(pb.DrainRequest(), metadata=bearer(keyed.key["alice"]), timeout=10))
