@@ -243,6 +243,8 @@ status engine_check_submit(const Gemmad__Engine__Submit *s, const engine_bounds 
     if (s->has_grammar && (s->grammar.len == 0 || s->grammar.len > LIMIT_GRAMMAR_BYTES))
         return fail(ST_FORMAT, "submit: a grammar of %zu bytes, allowed are 1 to %d", s->grammar.len,
                     LIMIT_GRAMMAR_BYTES);
+    if (s->has_grammar && s->same_grammar)
+        return fail(ST_FORMAT, "submit: a grammar, and the same as before");
     TRY(check_sampling(s->sampling, b));
     /* max_tokens counts from the prompt's end: what a replayed request has already emitted is part of it. */
     if (s->n_tokens - s->prompt_count >= s->sampling->max_tokens)

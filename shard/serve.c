@@ -185,7 +185,8 @@ static status take_event(leader *l, link_event *e) {
                            .group = r->group,
                            .sampling = r->sampling,
                            .grammar = r->grammar,
-                           .grammar_bytes = r->grammar_bytes};
+                           .grammar_bytes = r->grammar_bytes,
+                           .same_grammar = r->same_grammar};
         r->tokens = NULL;
         r->grammar = NULL;
         link_request_free(r);

@@ -51,6 +51,7 @@ typedef struct supervisor {
     bool keeper_running, keeper_known; /* known: its handle must be closed */
     int64_t exit_code;
     int exit_signal;
+    uint64_t grammar_sent; /* engine_request.grammar_id of the grammar that the leader had last */
     bool welcomed, vocabulary_sent, heart_beats, failing, stopping, hurried, draining, closing;
     uint32_t ticks_waiting, ticks_silent;
     uint64_t bytes_seen;
@@ -334,6 +335,7 @@ static status handle_hello(supervisor *s, const Gemmad__Engine__Hello *h) {
     TRY(send_welcome(s));
     s->welcomed = true;
     s->vocabulary_sent = false;
+    s->grammar_sent = 0;
     if (!engine_hello_is_ready(h)) return ST_OK;
     model_facts *facts = &s->base.facts;
     if (h->context_tokens < facts->context_tokens) {
@@ -434,7 +436,7 @@ static status supervisor_submit(engine *e, const engine_request *request, const 
     submit_pack p;
     engine_frame f = GEMMAD__ENGINE__FRAME__INIT;
     engine_bounds bounds = {.vocab = e->facts.vocab, .context_tokens = e->facts.context_tokens};
-    requests_pack(&p, s->next_id, request);
+    requests_pack(&p, s->next_id, request, s->grammar_sent);
     f.kind_case = GEMMAD__ENGINE__FRAME__KIND_SUBMIT;
     f.submit = &p.submit;
     status st = engine_check_submit(&p.submit, &bounds);
@@ -442,6 +444,7 @@ static status supervisor_submit(engine *e, const engine_request *request, const 
     if (st == ST_FORMAT) st = ST_INVALID;
     if (st == ST_OK && request->grammar && !s->vocabulary_sent) st = send_vocabulary(s, request->vocabulary);
     if (st == ST_OK) st = leader_send(s->leader, &f);
+    if (st == ST_OK && p.submit.has_grammar) s->grammar_sent = request->grammar_id;
     requests_pack_free(&p);
     TRY(st);
     *id = s->next_id++;

@@ -137,6 +137,7 @@ typedef struct engine_request {
      * engine with the first such request and must live as long as the engine. NULL: nothing. */
     const uint8_t *grammar;
     size_t grammar_bytes;
+    uint64_t grammar_id; /* of these bytes alone; requests in a row with the same id send them once. 0: always send them */
     const vocabulary *vocabulary;
 } engine_request;
 

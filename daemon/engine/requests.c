@@ -240,7 +240,7 @@ static void pack_sampling(submit_pack *p, const engine_sampling *s) {
     m->logit_bias = p->bias_list;
 }
 
-void requests_pack(submit_pack *p, uint64_t id, const engine_request *r) {
+void requests_pack(submit_pack *p, uint64_t id, const engine_request *r, uint64_t grammar_there) {
     Gemmad__Engine__Submit *m = &p->submit;
     gemmad__engine__submit__init(m);
     m->has_id = m->has_prompt_count = m->has_sample_index = m->has_priority = m->has_deadline_ms = true;
@@ -255,7 +255,8 @@ void requests_pack(submit_pack *p, uint64_t id, const engine_request *r) {
     m->client = r->client;
     m->has_group = r->group != 0;
     m->group = r->group;
-    m->has_grammar = r->grammar != NULL;
+    m->has_same_grammar = m->same_grammar = r->grammar && r->grammar_id && r->grammar_id == grammar_there;
+    m->has_grammar = r->grammar && !m->same_grammar;
     m->grammar = (ProtobufCBinaryData){.len = r->grammar_bytes, .data = (uint8_t *)r->grammar};
     pack_sampling(p, &r->sampling);
     m->sampling = &p->sampling;

@@ -31,7 +31,8 @@ typedef struct submit_pack {
     Gemmad__Engine__Sampling sampling;
     Gemmad__Engine__LogitBias *bias, **bias_list; /* requests_pack_free releases */
 } submit_pack;
-void requests_pack(submit_pack *p, uint64_t id, const engine_request *r);
+/* grammar_there: the grammar_id of the grammar that the leader had last; 0: none. */
+void requests_pack(submit_pack *p, uint64_t id, const engine_request *r, uint64_t grammar_there);
 void requests_pack_free(submit_pack *p);
 
 #endif

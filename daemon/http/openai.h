@@ -17,9 +17,9 @@ typedef struct openai_backend {
     uint32_t method_count;
     void *core;
     const char *(*state)(void *core); /* "starting", "ready", "draining", "failed" */
-    /* Of a model by its name, NULL or "" for the first; NULL: there is none. */
+    /* Of a model by its name; NULL: there is none. */
     const tokenizer *(*tokenizer)(void *core, const char *model);
-    /* The name that requests without one mean, of those that the key may use; "": there is none. */
+    /* The name that requests of this key without one mean. */
     const char *(*first_model)(void *core, const auth_key *who);
 } openai_backend;
 

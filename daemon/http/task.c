@@ -24,10 +24,12 @@ void task_end(task *t) {
 
 /* Browsers send other pages' forms and text without asking; application/json they ask for first, and are told nothing. */
 static bool is_json(const http_exchange *x) {
+    static const char name[] = "application/json";
     const char *type = http_header(x, "content-type");
-    return type && !strncasecmp(type, "application/json", 16) &&
-           strspn(type + 16, " ;") ==
-               strcspn(type + 16, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ");
+    if (!type || strncasecmp(type, name, sizeof name - 1) != 0) return false;
+    type += sizeof name - 1;
+    type += strspn(type, " \t");
+    return !*type || *type == ';';
 }
 
 static status run(job *j) {

@@ -85,6 +85,7 @@ static void shrink(chat_grammar_cache *c) {
 }
 
 static status make(entry *e, const chat_grammar_model *m, const form_answer *f) {
+    static atomic_uint_fast64_t ids;
     uint8_t *bytes = NULL;
     size_t size = 0;
     grammar *g = grammar_open();
@@ -98,7 +99,7 @@ static status make(entry *e, const chat_grammar_model *m, const form_answer *f) 
                                                           : "response_format and tools");
     }
     grammar_close(g);
-    e->form = (chat_grammar){bytes, size};
+    e->form = (chat_grammar){bytes, size, atomic_fetch_add(&ids, 1) + 1};
     return st;
 }
 

@@ -21,6 +21,7 @@ typedef struct chat_grammar_cache chat_grammar_cache;
 typedef struct chat_grammar {
     const uint8_t *bytes; /* of grammar_compile, never changed */
     size_t size;
+    uint64_t id; /* of no other form of this process; not 0 */
 } chat_grammar;
 
 /* What of a model a form depends on: its tokenizer and the ids that end an answer. */

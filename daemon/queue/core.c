@@ -107,7 +107,7 @@ status core_add_replica(core *c, const char *name, engine *e) {
 }
 
 const tokenizer *core_tokenizer(core *c, const char *model) {
-    const core_model *m = model && model[0] ? find_model(c, model) : c->model_count ? &c->model[0] : NULL;
+    const core_model *m = find_model(c, model);
     return m ? m->tokenizer : NULL;
 }
 

@@ -138,6 +138,7 @@ static status submit(generation *g) {
                               .group = g->sampling.n > 1 ? ++g->core->groups : 0,
                               .grammar = g->grammar ? g->grammar->bytes : NULL,
                               .grammar_bytes = g->grammar ? g->grammar->size : 0,
+                              .grammar_id = g->grammar ? g->grammar->id : 0,
                               .vocabulary = g->vocabulary};
     TRY(open_samples(g, &request));
     auth_key_tokens(g->call->who, g->prompt_tokens);

@@ -55,7 +55,7 @@ uint32_t char_nfa_add_state(char_nfa *a, bool accepts);
 uint32_t char_nfa_add_set(char_nfa *a, const char_set *s); /* copies */
 void char_nfa_add_edge(char_nfa *a, uint32_t from, uint32_t set, uint32_t to);
 uint32_t char_nfa_add_any(char_nfa *a); /* the set of all characters */
-/* States that take more than 64 characters: each costs whoever compiles it a set of tokens, some 15 ms. */
+/* States that take more than 64 characters: each costs whoever compiles it a set of tokens, 1 to 15 ms. */
 uint32_t char_nfa_wide_states(const char_nfa *a);
 bool char_nfa_equal(const char_nfa *a, const char_nfa *b); /* built alike */
 /* ST_INVALID when there are more states or edges than the maxima. */

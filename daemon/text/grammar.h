@@ -59,9 +59,10 @@ void grammar_loop_any(grammar *g, uint32_t state);
 /* The automaton as it goes to an engine (free()), beside tokenizer_vocabulary(t): what the leader follows and takes its
  * masks from. `ends` are the ids that may follow a complete answer. Deterministic: same input, same bytes.
  * ST_INVALID also for a rule that recurs on its left, a unit that cannot be counted, a grammar that matches nothing, and
- * one whose automaton grows beyond GRAMMAR_STATES_MAX states, LIMIT_GRAMMAR_MASKS sets of tokens or LIMIT_GRAMMAR_BYTES.
- * Time goes by the states that take many tokens and differ: some 5 ms each. A class repeated {20,400} has 70 of them when
- * it is written out in states, one as grammar_edge_repeat. */
+ * one whose automaton grows beyond GRAMMAR_STATES_MAX states, LIMIT_GRAMMAR_MASKS sets of tokens or LIMIT_GRAMMAR_BYTES, or takes
+ * more than about a second of one processor; with both numbers.
+ * Time: some 30 ms for a string of any length; states that take many tokens and differ in what follows late cost 1 ms each. A
+ * class repeated {20,400} has 70 of them when it is written out in states, one as grammar_edge_repeat. */
 STATUS_CHECKED status grammar_compile(const grammar *g, const tokenizer *t, const uint32_t *ends,
                                       uint32_t end_count, uint8_t **bytes, size_t *size);
 

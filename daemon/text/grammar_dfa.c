@@ -32,11 +32,13 @@ typedef struct builder {
     uint32_t count, subset_cap, member_count, member_cap, base;
     uint32_t *mark, round; /* [states] */
     uint32_t *gathered, gathered_count;
+    uint64_t work; /* edges looked at */
     bool over;
 } builder;
 
-/* Subsets of one rule have so many members together, and all rules so many ranges, or it is given up. */
-enum { BUCKETS = 1 << 14, MEMBERS_MAX = 1 << 24, RANGES_MAX = 1 << 22 };
+/* Subsets of one rule have so many members together, and all rules so many ranges and edges looked at (half a second), or it
+ * is given up. */
+enum { BUCKETS = 1 << 14, MEMBERS_MAX = 1 << 24, RANGES_MAX = 1 << 22, WORK_MAX = 1 << 26 };
 
 static void *grown(void *array, uint32_t need, uint32_t *cap, size_t size) {
     if (need <= *cap) return array;
@@ -66,6 +68,7 @@ static int rising(const void *a, const void *b) {
 static uint32_t gather_end(builder *b) {
     for (uint32_t i = 0; i < b->gathered_count; i++) {
         uint32_t s = b->gathered[i];
+        b->work += 4 + b->out_first[s + 1] - b->out_first[s];
         for (uint32_t k = b->out_first[s]; k < b->out_first[s + 1]; k++) {
             const grammar_edge *e = &b->g->edge[b->out_edge[k]];
             if (grammar_edge_is_empty(b->g, b->can, e)) gather(b, e->to);
@@ -161,6 +164,7 @@ static void byte_ranges(builder *b, const ways *w) {
         high = low;
         while (high < 255 && !cut[high + 1]) high++;
         gather_begin(b);
+        b->work += w->count / 4;
         for (uint32_t i = 0; i < w->count; i++)
             if (w->list[i].low <= low && low <= w->list[i].high) gather(b, w->list[i].to);
         if (b->gathered_count == 0) continue;
@@ -237,7 +241,7 @@ static void make_rule(builder *b, uint32_t index, ways *w) {
     for (uint32_t i = 0; i < b->count && !b->over; i++) {
         make_state(b, i, r->end, w);
         b->over = p->states + b->count - i > GRAMMAR_STATES_MAX || b->member_count > MEMBERS_MAX ||
-                  p->ranges > RANGES_MAX;
+                  p->ranges > RANGES_MAX || b->work > WORK_MAX;
     }
     p->rule[index + 1] = p->states;
 }
@@ -346,6 +350,10 @@ static status make_rules(builder *b) {
     symbol_for(b, &answer);
     for (uint32_t i = 0; i < b->p->rules && !b->over; i++) make_rule(b, i, w);
     for (int i = 0; i < 3; i++) free(w[i].list);
+    if (b->over && b->work > WORK_MAX)
+        return fail(ST_INVALID,
+                    "the grammar is too ambiguous: %u states of its automaton took %llu steps, at most %d",
+                    b->p->states, (unsigned long long)b->work, WORK_MAX);
     if (b->over)
         return fail(ST_INVALID, "the grammar needs more than %d states of an automaton", GRAMMAR_STATES_MAX);
     TRY(check_units(b));

@@ -5,9 +5,9 @@
 #include <string.h>
 
 #include "base/memory.h"
-#include "daemon/text/grammar_internal.h"
+#include "daemon/text/grammar_walk.h"
 
-enum { RESTS_MAX = 1 << 19, NO_CLASS = 0 };
+enum { RESTS_MAX = 1 << 19 };
 
 typedef struct byte_set {
     uint64_t bits[4];
@@ -29,18 +29,25 @@ typedef struct rest {
     uint32_t size, units, token;
 } rest;
 
+/* Tables by what decides about them; AUTOMATON_NONE is one as well: the state is narrow. */
+typedef struct known_table {
+    uint64_t key; /* 0: free */
+    uint32_t table;
+} known_table;
+
 typedef struct maker {
     automaton *a;
     automaton_parts *p;
     const token_trie *trie;
-    uint32_t root[256];                   /* node of each first byte; AUTOMATON_NONE */
-    byte_set *first, *follow;             /* [rules]: bytes a rule begins with, and that may come behind it */
-    uint32_t *taken[TOKEN_BYTES_MAX + 2]; /* by units touched: [p->words], NULL until first needed */
+    grammar_walk walk; /* of rules that are not counted; */
+    uint32_t
+        *taken[TOKEN_BYTES_MAX + 2]; /* of units, by units touched: [p->words], NULL until first needed */
     bool any_taken[TOKEN_BYTES_MAX + 2];
+    byte_set *first, *follow; /* [rules]: bytes a rule begins with, and that may come behind it */
     rest *rests;
-    uint32_t rest_count, rest_cap, visited, narrow;
-    bool over;       /* too many places at once to be looked at beforehand */
-    uint64_t *class; /* [states]: equal where no token can tell two states apart */
+    uint32_t rest_count, rest_cap, narrow;
+    known_table *known;        /* [known_size], a power of two, more than there are states */
+    uint32_t known_size, wide; /* wide: states done */
     uint64_t *mask_hash;
     uint32_t mask_hash_cap;
 } maker;
@@ -117,13 +124,13 @@ static void take_rests(maker *m, uint32_t node, uint32_t units, const byte_set *
     }
 }
 
-/* Units have one way for each byte and begin again where they end. */
-static void walk_unit(maker *m, uint32_t rule, uint32_t start, uint32_t from, uint32_t root) {
+/* Units have one way for each byte and begin again where they end. The nodes seen. */
+static uint32_t walk_unit(maker *m, uint32_t rule, uint32_t start, uint32_t from, uint32_t root) {
     const token_trie *t = m->trie;
-    uint32_t state[TOKEN_BYTES_MAX + 1] = {start}, units[TOKEN_BYTES_MAX + 1] = {0};
+    uint32_t state[TOKEN_BYTES_MAX + 1] = {start}, units[TOKEN_BYTES_MAX + 1] = {0}, visited = 0;
     for (uint32_t i = root; i < t->end[root];) {
         uint32_t d = t->depth[i], next = automaton_next(m->p, d == 1 ? from : state[d - 1], t->byte[i]);
-        m->visited++;
+        visited++;
         if (next == AUTOMATON_NONE) {
             i = t->end[i];
             continue;
@@ -135,101 +142,32 @@ static void walk_unit(maker *m, uint32_t rule, uint32_t start, uint32_t from, ui
         if (whole) take_rests(m, i, units[d], &m->follow[rule]);
         i++;
     }
+    return visited;
 }
 
-/* From a state that calls others, at a node that has just been reached, with all that begins like it. */
-static void walk_calls(maker *m, uint32_t rule, uint32_t symbol, uint32_t state, uint32_t root) {
-    const token_trie *t = m->trie;
-    automaton_cursor *c = automaton_cursor_at(m->a, symbol, state);
-    bool alive = automaton_push_here(c);
-    for (uint32_t i = root; i < t->end[root] && !c->over;) {
-        if (i != root) {
-            automaton_pop_to(c, t->depth[i] - t->depth[root] + 1u);
-            alive = automaton_push(c, t->byte[i]);
-            m->visited++;
-        }
-        if (!alive) {
-            i = t->end[i];
-            continue;
-        }
-        take(m, i, 0);
-        if (c->level[c->levels - 1].outside) take_rests(m, i, 0, &m->follow[rule]);
-        i++;
-    }
-    m->over |= c->over;
-    automaton_cursor_close(c);
-}
-
-static void walk_plain(maker *m, uint32_t rule, uint32_t symbol, uint32_t from, uint32_t root) {
-    const token_trie *t = m->trie;
-    uint32_t state[TOKEN_BYTES_MAX + 1] = {from};
-    for (uint32_t i = root; i < t->end[root];) {
-        uint32_t d = t->depth[i], next = automaton_next(m->p, state[d - 1], t->byte[i]);
-        m->visited++;
-        state[d] = next;
-        if (next == AUTOMATON_NONE) {
-            i = t->end[i];
-        } else if (m->p->state[next].call != m->p->state[next + 1].call) {
-            walk_calls(m, rule, symbol, next, i);
-            i = t->end[i];
-        } else {
-            take(m, i, 0);
-            if (m->p->state[next].accept) take_rests(m, i, 0, &m->follow[rule]);
-            i++;
-        }
-    }
-}
-
-static void walk_state(maker *m, uint32_t rule, uint32_t symbol, uint32_t state) {
+/* False: the state is narrow. */
+static bool walk_units(maker *m, uint32_t rule, uint32_t state) {
     const automaton_parts *p = m->p;
-    m->rest_count = m->visited = 0;
+    uint32_t visited = 0;
     forget_taken(m);
     for (uint32_t i = p->state[state].range; i < p->state[state + 1].range; i++)
-        for (unsigned b = p->range[i].low; b <= p->range[i].high; b++) {
-            if (m->root[b] == AUTOMATON_NONE) continue;
-            if (p->symbol[symbol].counted) walk_unit(m, rule, p->rule[rule], state, m->root[b]);
-            else walk_plain(m, rule, symbol, state, m->root[b]);
-        }
+        for (unsigned b = p->range[i].low; b <= p->range[i].high; b++)
+            if (m->walk.root[b] != AUTOMATON_NONE)
+                visited += walk_unit(m, rule, p->rule[rule], state, m->walk.root[b]);
+    m->walk.work += visited;
+    return visited > m->narrow;
 }
 
-/* ---- states that no token can tell apart ---- */
-
-static uint64_t mixed(uint64_t h, uint64_t x) {
-    h = (h ^ x) * UINT64_C(0x9E3779B97F4A7C15);
-    return h ^ h >> 29;
-}
-
-static uint64_t look_once(const maker *m, uint32_t state) {
-    const automaton_parts *p = m->p;
-    uint64_t h = 1 + p->state[state].accept, class = NO_CLASS;
-    unsigned behind = 256;
-    for (uint32_t i = p->state[state].range; i < p->state[state + 1].range; i++) {
-        const automaton_range *r = &p->range[i];
-        if (r->low != behind || m->class[r->target] != class) {
-            class = m->class[r->target];
-            h = mixed(mixed(mixed(h, behind), r->low), class);
-        }
-        behind = r->high + 1u;
-    }
-    h = mixed(h, behind);
-    for (uint32_t i = p->state[state].call; i < p->state[state + 1].call; i++)
-        h = mixed(mixed(h, p->call[i].symbol), m->class[p->call[i].target]);
-    return h;
-}
-
-/* As many rounds as a token has bytes: the states of a{20,400} differ near its ends only, for tokens. */
-static void find_classes(maker *m, uint32_t rule) {
-    const automaton_parts *p = m->p;
-    uint32_t first = p->rule[rule], n = p->rule[rule + 1] - first, rounds = 0;
-    uint64_t *next = memory_alloc_array((size_t)n + 1, sizeof *next);
-    for (uint32_t i = 0; i < m->trie->nodes; i++)
-        if (m->trie->depth[i] > rounds) rounds = m->trie->depth[i];
-    for (uint32_t s = 0; s < n; s++) m->class[first + s] = 1 + p->state[first + s].accept;
-    for (uint32_t r = 0; r < rounds; r++) {
-        for (uint32_t s = 0; s < n; s++) next[s] = look_once(m, first + s);
-        memcpy(m->class + first, next, n * sizeof *next);
-    }
-    free(next);
+static bool walk_state(maker *m, uint32_t rule, uint32_t symbol, uint32_t state) {
+    m->rest_count = 0;
+    if (m->p->symbol[symbol].counted) return walk_units(m, rule, state);
+    if (!grammar_walk_is_wide(&m->walk, symbol, state, m->narrow)) return false;
+    grammar_walk_from(&m->walk, symbol, state);
+    for (uint32_t i = 0; i <= m->trie->nodes / 64; i++)
+        for (uint64_t left = m->walk.ends[i]; left; left &= left - 1)
+            take_rests(m, i * 64 + (uint32_t)__builtin_ctzll(left), 0, &m->follow[rule]);
+    m->walk.work += m->rest_count * UINT64_C(4);
+    return true;
 }
 
 /* ---- tables ---- */
@@ -259,15 +197,18 @@ static uint32_t mask_number(maker *m, const uint32_t *words) {
     return p->masks++;
 }
 
-static void add_groups(maker *m, automaton_table *table) {
+static void add_group(maker *m, uint32_t units, const uint32_t *words) {
     automaton_parts *p = m->p;
-    table->group = p->groups;
-    for (uint32_t units = 0; units < TOKEN_BYTES_MAX + 2; units++) {
-        if (!m->any_taken[units]) continue;
-        p->group = grown(p->group, p->groups + 1, &p->group_cap, sizeof *p->group);
-        p->group[p->groups++] = (automaton_group){units, mask_number(m, m->taken[units])};
-    }
-    table->groups = p->groups - table->group;
+    p->group = grown(p->group, p->groups + 1, &p->group_cap, sizeof *p->group);
+    p->group[p->groups++] = (automaton_group){units, mask_number(m, words)};
+}
+
+static void add_groups(maker *m, automaton_table *table, bool counted) {
+    table->group = m->p->groups;
+    if (!counted) add_group(m, 0, m->walk.taken);
+    for (uint32_t units = 0; counted && units < TOKEN_BYTES_MAX + 2; units++)
+        if (m->any_taken[units]) add_group(m, units, m->taken[units]);
+    table->groups = m->p->groups - table->group;
 }
 
 /* What is allowed whatever follows need not be looked at again. */
@@ -275,7 +216,7 @@ static void drop_taken_rests(maker *m) {
     uint32_t kept = 0;
     for (uint32_t i = 0; i < m->rest_count; i++) {
         uint32_t token = m->rests[i].token;
-        if (!m->any_taken[0] || !(m->taken[0][token / 32] >> token % 32 & 1)) m->rests[kept++] = m->rests[i];
+        if (!(m->walk.taken[token / 32] >> token % 32 & 1)) m->rests[kept++] = m->rests[i];
     }
     m->rest_count = kept;
 }
@@ -306,76 +247,136 @@ static bool may_be_wide(const maker *m, uint32_t state) {
     uint64_t nodes = 0;
     for (uint32_t i = p->state[state].range; i < p->state[state + 1].range; i++)
         for (unsigned b = p->range[i].low; b <= p->range[i].high; b++)
-            if (m->root[b] != AUTOMATON_NONE) nodes += m->trie->end[m->root[b]] - m->root[b];
+            if (m->walk.root[b] != AUTOMATON_NONE) nodes += m->trie->end[m->walk.root[b]] - m->walk.root[b];
     return nodes > m->narrow;
 }
 
-/* A leader that had to walk the vocabulary for a wide state would hold up everybody: such a grammar is refused. */
-static status make_table(maker *m, uint32_t rule, uint32_t symbol, uint32_t state) {
-    automaton_parts *p = m->p;
-    walk_state(m, rule, symbol, state);
-    if (m->visited <= m->narrow) return ST_OK;
-    if (!p->symbol[symbol].counted) drop_taken_rests(m);
-    if (m->over || m->rest_count > RESTS_MAX)
+static status check_work(const maker *m) {
+    const grammar_walk *w = &m->walk;
+    if (w->over || m->rest_count > RESTS_MAX)
         return fail(ST_INVALID,
                     "the grammar is too ambiguous: from one of its states a token can lead to more than %d "
-                    "places, or end "
-                    "its rule in more than %d ways",
+                    "places, or end its rule in more than %d ways",
                     LIMIT_GRAMMAR_PLACES, RESTS_MAX);
-    if (p->groups + distinct_units(m) > LIMIT_GRAMMAR_MASKS)
+    if (w->work > GRAMMAR_WORK_MAX)
+        return fail(ST_INVALID,
+                    "the grammar is too large: of its %u states %u that take many tokens took %llu steps "
+                    "through the vocabulary, at most %d",
+                    m->p->states, m->wide + 1, (unsigned long long)w->work, GRAMMAR_WORK_MAX);
+    return ST_OK;
+}
+
+/* A leader that had to walk the vocabulary for a wide state would hold up everybody: such a grammar is refused. */
+static status make_table(maker *m, uint32_t rule, uint32_t symbol, uint32_t state, uint32_t *out) {
+    automaton_parts *p = m->p;
+    bool counted = p->symbol[symbol].counted, wide = walk_state(m, rule, symbol, state);
+    TRY(check_work(m));
+    *out = AUTOMATON_NONE;
+    if (!wide) return ST_OK;
+    m->wide++;
+    if (!counted) drop_taken_rests(m);
+    if (p->groups + (counted ? distinct_units(m) : 1) > LIMIT_GRAMMAR_MASKS)
         return fail(ST_INVALID, "the grammar has more than %d states that differ in the tokens they take",
                     LIMIT_GRAMMAR_MASKS);
     p->table = grown(p->table, p->tables + 1, &p->table_cap, sizeof *p->table);
     automaton_table *table = &p->table[p->tables];
     *table = (automaton_table){0};
-    add_groups(m, table);
+    add_groups(m, table, counted);
     add_rests(m, table);
-    p->state[state].table = p->tables++;
+    *out = p->tables++;
     return ST_OK;
 }
 
-/* The latest state of the rule that tokens cannot tell from this one, among those with tables. */
-static uint32_t twin(const maker *m, uint32_t rule, uint32_t state) {
-    for (uint32_t s = state; s-- > m->p->rule[rule];)
-        if (m->class[s] == m->class[state]) return s;
-    return AUTOMATON_NONE;
+/* What decides about the table of a state: what tokens can tell of it, and what may come behind its rule. */
+static uint64_t table_key(const maker *m, uint32_t rule, bool counted, uint32_t state) {
+    uint64_t key = grammar_walk_class(&m->walk, state);
+    if (counted) key = grammar_walk_mixed(key, grammar_walk_class(&m->walk, m->p->rule[rule]));
+    for (int i = 0; i < 4; i++) key = grammar_walk_mixed(key, m->follow[rule].bits[i]);
+    return key | 1;
+}
+
+static known_table *find_known(maker *m, uint64_t key) {
+    uint32_t at = (uint32_t)(key >> 20) & (m->known_size - 1);
+    while (m->known[at].key != 0 && m->known[at].key != key) at = (at + 1) & (m->known_size - 1);
+    return &m->known[at];
+}
+
+/* States that differ late come behind each other: a walk then finds most of what it looks for. */
+typedef struct wide_state {
+    uint64_t class[4];
+    uint32_t state;
+} wide_state;
+
+static int by_class(const void *a, const void *b) {
+    const wide_state *x = a, *y = b;
+    for (int i = 0; i < 4; i++)
+        if (x->class[i] != y->class[i]) return x->class[i] < y->class[i] ? -1 : 1;
+    return x->state < y->state ? -1 : x->state > y->state;
+}
+
+static status table_for(maker *m, uint32_t rule, uint32_t symbol, uint32_t state) {
+    uint64_t key = table_key(m, rule, m->p->symbol[symbol].counted, state);
+    known_table *known = find_known(m, key);
+    if (known->key == 0) {
+        TRY(make_table(m, rule, symbol, state, &known->table));
+        known->key = key;
+    }
+    m->p->state[state].table = known->table;
+    return ST_OK;
 }
 
 static status make_tables(maker *m, uint32_t rule, uint32_t symbol) {
+    static const uint32_t bytes[] = {3, 6, 12, 24};
     automaton_parts *p = m->p;
-    uint32_t wide = 0;
-    for (uint32_t s = p->rule[rule]; s < p->rule[rule + 1]; s++) wide += may_be_wide(m, s);
-    bool classes = wide > 1;
-    if (classes) find_classes(m, rule);
-    for (uint32_t s = p->rule[rule]; s < p->rule[rule + 1]; s++) {
+    uint32_t first = p->rule[rule], end = p->rule[rule + 1], count = 0;
+    wide_state *list = NULL;
+    for (uint32_t s = first; s < end; s++) {
         if (!may_be_wide(m, s)) continue;
-        uint32_t same = classes ? twin(m, rule, s) : AUTOMATON_NONE;
-        if (same != AUTOMATON_NONE) p->state[s].table = p->state[same].table;
-        else TRY(make_table(m, rule, symbol, s));
+        if (!list) {
+            list = memory_alloc_array(end - s, sizeof *list);
+            grammar_walk_begin(&m->walk, rule);
+        }
+        for (int i = 0; i < 4; i++) list[count].class[i] = grammar_walk_class_within(&m->walk, s, bytes[i]);
+        list[count++].state = s;
     }
-    return ST_OK;
+    if (count) qsort(list, count, sizeof *list, by_class);
+    status st = ST_OK;
+    for (uint32_t i = 0; i < count && st == ST_OK; i++) st = table_for(m, rule, symbol, list[i].state);
+    free(list);
+    return st;
+}
+
+static void open_maker(maker *m, automaton *a, uint32_t narrow_nodes) {
+    automaton_parts *p = &a->p;
+    *m = (maker){.a = a, .p = p, .trie = vocabulary_trie(a->v), .narrow = narrow_nodes, .known_size = 64};
+    while (m->known_size < 2 * p->states) m->known_size *= 2;
+    m->known = memory_alloc_array(m->known_size, sizeof *m->known);
+    m->first = memory_alloc_array(p->rules, sizeof *m->first);
+    m->follow = memory_alloc_array(p->rules, sizeof *m->follow);
+    grammar_walk_open(&m->walk, a);
+    find_follow(m);
+}
+
+static void close_maker(maker *m) {
+    grammar_walk_close(&m->walk);
+    free(m->known);
+    free(m->first);
+    free(m->follow);
+    for (uint32_t units = 0; units < TOKEN_BYTES_MAX + 2; units++) free(m->taken[units]);
+    free(m->rests);
+    free(m->mask_hash);
 }
 
 status grammar_add_tables(automaton *a, uint32_t narrow_nodes) {
-    maker m = {.a = a, .p = &a->p, .trie = vocabulary_trie(a->v), .narrow = narrow_nodes};
+    maker m;
     automaton_parts *p = &a->p;
-    memset(m.root, 0xFF, sizeof m.root);
-    for (uint32_t i = 0; i < m.trie->nodes; i = m.trie->end[i]) m.root[m.trie->byte[i]] = i;
-    m.first = memory_alloc_array(p->rules, sizeof *m.first);
-    m.follow = memory_alloc_array(p->rules, sizeof *m.follow);
-    m.class = memory_alloc_array(p->states, sizeof *m.class);
-    find_follow(&m);
+    open_maker(&m, a, narrow_nodes);
     uint32_t *symbol =
         memory_alloc_array(p->rules, sizeof *symbol); /* one that calls the rule: all are of one kind */
     for (uint32_t i = 0; i < p->symbols; i++) symbol[p->symbol[i].rule] = i;
     status st = ST_OK;
     for (uint32_t r = 0; r < p->rules && st == ST_OK; r++) st = make_tables(&m, r, symbol[r]);
     free(symbol);
-    free(m.first);
-    free(m.follow);
-    free(m.class);
-    for (uint32_t units = 0; units < TOKEN_BYTES_MAX + 2; units++) free(m.taken[units]);
-    free(m.rests);
-    free(m.mask_hash);
+    close_maker(&m);
     return st;
 }

@@ -200,8 +200,12 @@ status value_write_other_key(value_notation *n, uint32_t rule, uint32_t from, ui
     status st = char_nfa_none_of(&others, &alphabet, names, count, !n->gemma);
     char_set_close(&alphabet);
     if (st != ST_OK) return st;
-    if (n->gemma) char_nfa_write(&others, n->g, rule, from, behind, CHAR_WRITING_PLAIN);
-    else value_write_strings(n, rule, from, behind, &others);
+    /* A rule of its own: beside the names it would be made again for each set of names that may still come. */
+    uint32_t other = grammar_add_rule(n->g);
+    uint32_t start = grammar_rule_start(n->g, other), end = grammar_rule_end(n->g, other);
+    if (n->gemma) char_nfa_write(&others, n->g, other, start, end, CHAR_WRITING_PLAIN);
+    else value_write_strings(n, other, start, end, &others);
+    grammar_edge_call(n->g, from, other, behind);
     char_nfa_close(&others);
     write_colon(n, rule, behind, to);
     return ST_OK;

@@ -56,6 +56,7 @@ typedef struct link_request {
     sampling sampling;
     uint8_t *grammar; /* [grammar_bytes]: what the answer must follow (base/automaton.h); NULL: nothing */
     size_t grammar_bytes;
+    bool same_grammar; /* as the latest request that brought one */
 } link_request;
 
 typedef enum link_event_kind { LINK_SUBMIT, LINK_CANCEL, LINK_DRAIN, LINK_PAUSE, LINK_VOCABULARY } link_event_kind;

@@ -38,6 +38,7 @@ link_request *link_request_unpack(const Gemmad__Engine__Submit *s) {
     r->tokens = memory_alloc_array(s->n_tokens, sizeof *r->tokens);
     memcpy(r->tokens, s->tokens, s->n_tokens * sizeof *r->tokens);
     unpack_sampling(s, &r->sampling);
+    r->same_grammar = s->same_grammar;
     if (s->has_grammar) {
         r->grammar_bytes = s->grammar.len;
         r->grammar = memory_alloc(r->grammar_bytes);

@@ -23,6 +23,7 @@ struct grammar_book {
     uint32_t vocab;
     vocabulary *vocabulary;
     entry *latest;
+    entry *taken; /* what states are opened with; NULL: none, or one that was refused. It counts as a user */
 };
 
 struct grammar_state {
@@ -43,8 +44,14 @@ static void free_entry(entry *e) {
     free(e);
 }
 
+static void let_go(grammar_book *b) {
+    if (b->taken) b->taken->users--;
+    b->taken = NULL;
+}
+
 void grammar_book_close(grammar_book *b) {
     if (!b) return;
+    let_go(b);
     while (b->latest) {
         entry *e = b->latest;
         INVARIANT(e->users == 0);
@@ -108,6 +115,16 @@ static status find_entry(grammar_book *b, const uint8_t *bytes, size_t n, entry 
     return ST_OK;
 }
 
+status grammar_book_take_grammar(grammar_book *b, const uint8_t *bytes, size_t n) {
+    entry *e;
+    let_go(b);
+    if (!b->vocabulary) return fail(ST_INVALID, "a grammar came before the vocabulary it is about");
+    TRY(find_entry(b, bytes, n, &e));
+    e->users++;
+    b->taken = e;
+    return ST_OK;
+}
+
 static status look_ahead(grammar_state *g) {
     return automaton_ended(g->cursor) ? ST_OK : automaton_mask(g->cursor, g->allowed);
 }
@@ -122,11 +139,9 @@ static status replay(grammar_state *g, const uint32_t *emitted, uint32_t count) 
     return look_ahead(g);
 }
 
-status grammar_state_open(grammar_state **out, grammar_book *b, const uint8_t *bytes, size_t n,
-                          const uint32_t *emitted, uint32_t count) {
-    entry *e;
-    if (!b->vocabulary) return fail(ST_INVALID, "a grammar came before the vocabulary it is about");
-    TRY(find_entry(b, bytes, n, &e));
+status grammar_state_open(grammar_state **out, grammar_book *b, const uint32_t *emitted, uint32_t count) {
+    entry *e = b->taken;
+    if (!e) return fail(ST_INVALID, "the one of the request before was refused, or there was none");
     grammar_state *g = memory_alloc(sizeof *g);
     g->of = e;
     e->users++;

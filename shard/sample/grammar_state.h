@@ -23,9 +23,13 @@ void grammar_book_close(grammar_book *b);        /* NULL is fine */
 /* What tokens stand for (base/vocabulary.h), before the first state. The same may come again, another may not. */
 STATUS_CHECKED status grammar_book_take_vocabulary(grammar_book *b, const uint8_t *bytes, size_t n);
 
+/* The grammar of the states that are opened from here on, until the next one; the book keeps it. Bytes that are refused leave
+ * none: opening then fails. */
+STATUS_CHECKED status grammar_book_take_grammar(grammar_book *b, const uint8_t *bytes, size_t n);
+
 /* emitted[count]: tokens of the answer that are there already; the grammar goes on behind them. */
-STATUS_CHECKED status grammar_state_open(grammar_state **out, grammar_book *b, const uint8_t *bytes, size_t n,
-                                         const uint32_t *emitted, uint32_t count);
+STATUS_CHECKED status grammar_state_open(grammar_state **out, grammar_book *b, const uint32_t *emitted,
+                                         uint32_t count);
 void grammar_state_close(grammar_state *g); /* NULL is fine */
 /* Goes on by a drawn token. */
 STATUS_CHECKED status grammar_state_take(grammar_state *g, uint32_t token);

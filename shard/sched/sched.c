@@ -116,11 +116,12 @@ status sched_submit(sched *s, sched_request *request) {
     request->tokens = NULL;
     q->submitted_ns = sched_now(s);
     request->grammar = NULL;
-    status st = validate(s, q);
-    if (st == ST_OK) st = grammar_begin(s, q);
+    bool follows = q->r.grammar || q->r.same_grammar;
+    status st = grammar_arrive(s, q);
+    if (st == ST_OK) st = validate(s, q);
+    if (st == ST_OK && follows) st = grammar_begin(s, q);
     if (st != ST_OK) {
         status told = tell_finished(s, q, "error", false, 0, st);
-        free(q->r.grammar);
         free(q->r.tokens);
         free(q);
         return told;

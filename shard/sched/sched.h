@@ -33,6 +33,7 @@ typedef struct sched_request {
     uint8_t *grammar;             /* [grammar_bytes], malloc'ed; the scheduler frees it. What the answer must follow
                                      (base/automaton.h); NULL: nothing. */
     size_t grammar_bytes;
+    bool same_grammar;            /* as the latest request that brought one, even if that was refused for another reason */
     sampling sampling;
 } sched_request;
 

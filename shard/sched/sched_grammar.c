@@ -9,13 +9,19 @@ status sched_take_vocabulary(sched *s, const uint8_t *bytes, size_t n) {
     return grammar_book_take_vocabulary(s->grammars, bytes, n);
 }
 
-status grammar_begin(sched *s, sequence *q) {
+status grammar_arrive(sched *s, sequence *q) {
     sched_request *r = &q->r;
     if (!r->grammar) return ST_OK;
-    status st = grammar_state_open(&q->grammar, s->grammars, r->grammar, r->grammar_bytes,
-                                   r->tokens + r->prompt_count, r->token_count - r->prompt_count);
+    status st = grammar_book_take_grammar(s->grammars, r->grammar, r->grammar_bytes);
     free(r->grammar);
     r->grammar = NULL;
+    return st == ST_OK ? ST_OK : fail_within(st, "grammar");
+}
+
+status grammar_begin(sched *s, sequence *q) {
+    const sched_request *r = &q->r;
+    status st = grammar_state_open(&q->grammar, s->grammars, r->tokens + r->prompt_count,
+                                   r->token_count - r->prompt_count);
     return st == ST_OK ? ST_OK : fail_within(st, "grammar");
 }
 

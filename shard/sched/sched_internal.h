@@ -109,6 +109,8 @@ void running_remove(sched *s, sequence *q);
 
 /* ---- answers that follow a grammar (sched_grammar.c); for others these do nothing ---- */
 
+/* Before anything else of a request, since others may share what it brings. */
+status grammar_arrive(sched *s, sequence *q);
 status grammar_begin(sched *s, sequence *q);
 status grammar_took(sequence *q, uint32_t token);
 bool grammar_ended(const sequence *q);

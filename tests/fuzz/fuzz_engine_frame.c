@@ -62,6 +62,7 @@ static status at_leader(const engine_frame *f) {
     for (uint32_t i = 0; i < r->token_count; i++) INVARIANT(r->tokens[i] < 1000);
     INVARIANT(r->sampling.sample_index < LIMIT_SAMPLES);
     INVARIANT(r->sampling.temperature >= 0 && r->sampling.stop_token_count <= LIMIT_STOP_TOKENS * 2);
+    INVARIANT(!r->grammar || !r->same_grammar);
     INVARIANT(!r->grammar || (r->grammar_bytes >= 1 && r->grammar_bytes <= LIMIT_GRAMMAR_BYTES));
     link_request_free(r);
     return ST_OK;

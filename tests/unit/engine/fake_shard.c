@@ -1,5 +1,5 @@
 /* gemmad-shard's command line and link without a model: token i of a request is (sum of its tokens + i) mod
- * vocab. What it does wrong is chosen by FAKE_SHARD; it writes the pids of its processes into FAKE_DIR.
+ * vocab; a grammar adds its size, one that is the same as before 500. What it does wrong is chosen by FAKE_SHARD; it writes the pids of its processes into FAKE_DIR.
  *
  *   plan:  refuse, untold, crash, garbage
  *   serve: refuse, die, bite, mute, stop, stubborn, wrong-model, overrun, give-up */
@@ -109,7 +109,7 @@ static status step(link_connection *l, run *r, bool *done) {
         TRY(link_send_progress(l, q->id, q->token_count));
         TRY(send_prompt_logprobs(l, q));
     }
-    uint32_t token = r->emitted;
+    uint32_t token = r->emitted + (uint32_t)q->grammar_bytes + (q->same_grammar ? 500 : 0);
     for (uint32_t i = 0; i < q->token_count; i++) token += q->tokens[i];
     token %= VOCAB;
     top_entry top[2] = {{token, -0.5F}, {(token + 1) % VOCAB, -1.5F}};
@@ -174,6 +174,7 @@ static status serve_requests(link_connection *l) {
         status st = link_poll(l, run_count ? 1 : -1, &e);
         if (st == ST_OK && e.kind == LINK_SUBMIT) st = start_request(l, e.request);
         else if (st == ST_OK && e.kind == LINK_DRAIN) drained = true;
+        else if (st == ST_OK && e.kind == LINK_VOCABULARY) free(e.data);
         else if (st == ST_OK) take_word(&e);
         if (st == ST_TIMEOUT) st = step_all(l);
         TRY(st);

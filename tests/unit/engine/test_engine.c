@@ -178,12 +178,21 @@ static void finish(engine *e, seen *s, bool drain) {
     CHECK(!scratch_is_left());
 }
 
+static const vocabulary *words;
+static uint64_t grammar_id;
+static size_t grammar_bytes; /* 0: requests have none */
+
 static status ask(engine *e, answer *a, uint32_t max_tokens, int32_t logprobs) {
+    static const uint8_t grammar[64];
     static const uint32_t prompt[4] = {2, 30, 40, 50}, stop[1] = {999};
     engine_request r = {.tokens = prompt,
                         .token_count = 4,
                         .prompt_count = 4,
                         .deadline_ms = 0,
+                        .grammar = grammar_bytes ? grammar : NULL,
+                        .grammar_bytes = grammar_bytes,
+                        .grammar_id = grammar_id,
+                        .vocabulary = words,
                         .sampling = {.max_tokens = max_tokens,
                                      .temperature = 1,
                                      .top_p = 1,
@@ -224,6 +233,41 @@ TEST(answers_come_token_by_token) {
           now.running == 0);
     finish(e, &s, true);
     CHECK(s.failed == 0);
+}
+
+TEST(a_grammar_travels_once_for_requests_in_a_row) {
+    static const struct {
+        uint64_t id;
+        size_t bytes;
+        uint32_t first; /* 122 are the tokens of the prompt */
+    } list[] = {{7, 10, 132}, {7, 10, 622}, {0, 0, 122},  {7, 10, 622},
+                {8, 20, 142}, {7, 10, 132}, {0, 30, 152}, {0, 30, 152}};
+    enum { COUNT = sizeof list / sizeof *list };
+    seen s;
+    vocabulary *v;
+    vocabulary_token token = {(const uint8_t *)"a", 1};
+    CHECK_STATUS(vocabulary_make(&v, &token, 1), ST_OK);
+    words = v;
+    for (int round = 0; round < 2; round++) { /* another engine knows nothing of the first one's */
+        engine *e = start(&s, "", 1, NULL);
+        CHECK(until(&s.ready));
+        answer a[COUNT] = {0};
+        for (int i = 0; i < COUNT; i++) {
+            grammar_id = list[i].id;
+            grammar_bytes = list[i].bytes;
+            a[i].cancel_at = i == 0; /* what it brought stays for the next one */
+            CHECK_STATUS(ask(e, &a[i], 20, -1), ST_OK);
+        }
+        grammar_id = grammar_bytes = 0;
+        for (int i = 0; i < COUNT; i++) {
+            CHECK(until(&a[i].ended));
+            CHECK_THAT(a[i].count > 0 && a[i].token[0] == list[i].first, "request %d: token %u", i,
+                       a[i].token[0]);
+        }
+        finish(e, &s, true);
+    }
+    words = NULL;
+    vocabulary_close(v);
 }
 
 TEST(a_cancelled_request_ends_so) {
@@ -668,6 +712,7 @@ int main(int argc, char **argv) {
     uv_loop_init(&loop);
     uv_timer_init(&loop, &waker);
     RUN(answers_come_token_by_token);
+    RUN(a_grammar_travels_once_for_requests_in_a_row);
     RUN(a_cancelled_request_ends_so);
     RUN(a_paused_request_waits_and_others_do_not);
     RUN(draining_lets_requests_finish);

@@ -246,7 +246,7 @@ TEST(requests_come_in_as_structs) {
     CHECK(r->deadline_ms == 9000 && r->sampling.sample_index == 3 && r->sampling.seed == UINT64_MAX);
     CHECK(r->sampling.max_tokens == 10 && r->sampling.temperature == 0.5F && r->sampling.top_p == 0.25F);
     CHECK(r->sampling.top_k == 64 && r->sampling.logprobs == 2 && r->sampling.prompt_logprobs == -1);
-    CHECK(r->grammar_bytes == 7 && !memcmp(r->grammar, "grammar", 7));
+    CHECK(!r->same_grammar && r->grammar_bytes == 7 && !memcmp(r->grammar, "grammar", 7));
     CHECK(r->sampling.stop_token_count == 2 && r->sampling.stop_token[1] == 6 && r->sampling.bias_count == 0);
     link_request_free(e.request);
     CHECK_STATUS(link_poll(l, 1000, &e), ST_OK);

@@ -253,7 +253,7 @@ static inline void submit(world *w, sched_request q) {
     }
     q.sampling.seed = q.id * 2654435761u;
     r->seed = seed_of(&q.sampling);
-    r->grammar = q.grammar != NULL;
+    r->grammar = q.grammar || q.same_grammar;
     r->prompt = q.prompt_count;
     r->tokens = q.token_count - q.prompt_count;
     r->max_tokens = q.sampling.max_tokens;

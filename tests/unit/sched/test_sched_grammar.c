@@ -123,6 +123,39 @@ TEST(bad_grammars_end_their_request_alone) {
     close_fixture(&f);
 }
 
+/* A request may bring nothing but "the same", and what became of the one that brought it does not matter. */
+TEST(grammars_are_shared) {
+    world *w = memory_alloc(sizeof *w);
+    fixture f;
+    open_world(w, 6, 60, false);
+    open_fixture(&f, w);
+    for (uint32_t i = 0; i < 6; i++) {
+        sched_request q = request(&f, i, 10, 0, 40);
+        if (i == 1) q.tokens[3] = VOCAB; /* refused, but not for its grammar */
+        if (i != 1 && i != 4) {
+            free(q.grammar);
+            q.grammar = NULL;
+            q.same_grammar = true;
+        }
+        if (i == 4) q.grammar_bytes -= 3;
+        submit(w, q);
+        if (i == 2) CHECK_STATUS(sched_cancel(w->s, 2), ST_OK);
+    }
+    CHECK(w->r[0].ended && w->r[0].error == ST_INVALID);
+    CHECK(w->r[1].ended && w->r[1].error == ST_INVALID);
+    CHECK(w->r[2].ended && !strcmp(w->r[2].reason, "cancelled"));
+    CHECK(!w->r[3].ended);
+    CHECK(w->r[4].ended && w->r[4].error == ST_FORMAT);
+    CHECK(w->r[5].ended && w->r[5].error == ST_INVALID);
+    CHECK_SENTENCE("grammar: the one of the request before was refused");
+    uint32_t steps = 0;
+    for (; w->live > 0 && steps < 1000; steps++) step(w);
+    CHECK(w->r[3].ended && w->r[3].error == ST_OK && steps < 1000);
+    close_world(w);
+    close_fixture(&f);
+    free(w);
+}
+
 /* Inside an answer of two sets in turn the ranks get each of them once. */
 TEST(sets_travel_once) {
     world *w = memory_alloc(sizeof *w);
@@ -152,6 +185,7 @@ TEST(sets_travel_once) {
 int main(void) {
     RUN(answers_follow_their_grammar);
     RUN(bad_grammars_end_their_request_alone);
+    RUN(grammars_are_shared);
     RUN(sets_travel_once);
     return test_result();
 }
