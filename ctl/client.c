@@ -1,5 +1,6 @@
 #include "ctl/client.h"
 
+#include <errno.h>
 #include <grpc/byte_buffer.h>
 #include <grpc/byte_buffer_reader.h>
 #include <grpc/grpc.h>
@@ -12,6 +13,7 @@
 #include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "base/clock.h"
 #include "base/invariant.h"
@@ -93,8 +95,11 @@ static status connect_channel(client *c, uint32_t connect_ms) {
     for (;;) {
         grpc_connectivity_state state = grpc_channel_check_connectivity_state(c->channel, 1);
         if (state == GRPC_CHANNEL_READY) return ST_OK;
-        if (state == GRPC_CHANNEL_TRANSIENT_FAILURE || state == GRPC_CHANNEL_SHUTDOWN)
+        if (state == GRPC_CHANNEL_TRANSIENT_FAILURE || state == GRPC_CHANNEL_SHUTDOWN) {
+            if (!strncmp(c->address, "unix:", 5) && access(c->address + 5, W_OK) && errno == EACCES)
+                return fail(ST_DENIED, "%s lets only its own user connect", c->address);
             return fail(ST_UNAVAILABLE, "no gemmad answers at %s", c->address);
+        }
         if (client_interrupt()) return fail(ST_CANCELLED, "interrupted");
         uint64_t now_ns = clock_now_ns();
         if (now_ns >= end_ns)

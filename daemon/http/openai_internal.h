@@ -38,8 +38,6 @@ const char *openai_model_name(const openai *o, const http_exchange *x, const cha
 /* Ids of answers: "chatcmpl-" and 24 hexadecimal digits. */
 enum { OPENAI_ID_BYTES = 48 };
 void openai_make_id(const char *prefix, char id[OPENAI_ID_BYTES]);
-/* What a request means that asked for a model by this name; NULL or "": by none. */
-const char *openai_model_name(const openai *o, const http_exchange *x, const char *asked);
 uint64_t openai_now(void); /* Unix seconds */
 
 http_handler openai_models, openai_model, openai_health, openai_version, openai_chat, openai_completions,

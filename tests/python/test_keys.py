@@ -14,7 +14,7 @@ import requests
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from secure import bearer, key_command, make_key
-from support import MODELS, PATIENCE_SECONDS, Daemon, collect, ctl, eventually, free_port, pb, request, rpc, run_gemmad
+from support import BUILD, MODELS, PATIENCE_SECONDS, Daemon, collect, ctl, eventually, free_port, pb, request, rpc, run_gemmad
 
 Code = grpc.StatusCode
 
@@ -338,6 +338,9 @@ def test_a_second_local_user(tmp_path):
     with Daemon("tiny-dense", ranks=1) as daemon:
         daemon.dir.chmod(0o755)
         assert as_nobody(daemon.address) == "UNAVAILABLE", "the socket's mode keeps them out"
+        told = subprocess.run(["setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups", BUILD / "gemmactl", "--server",
+                               daemon.address, "models"], capture_output=True, text=True, timeout=PATIENCE_SECONDS)
+        assert told.returncode == 1 and "lets only its own user connect" in told.stderr
         (daemon.dir / "s").chmod(0o666)
         assert as_nobody(daemon.address) == "UNAVAILABLE", "and so does gemmad"
         assert "a connection of user 65534" in daemon.log()
