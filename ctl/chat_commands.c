@@ -12,7 +12,7 @@
 #include "ctl/terminal.h"
 
 void chat_say(const chat *h, const char *format, ...) {
-    strbuf line = {0}, safe = {0};
+    strbuf safe = {0};
     FILE *out = line_is_edited(h->input) ? stdout : stderr;
     va_list args;
     char *text = NULL;
@@ -25,7 +25,6 @@ void chat_say(const chat *h, const char *format, ...) {
     fflush(out);
     free(text);
     strbuf_close(&safe);
-    strbuf_close(&line);
 }
 
 /* ---- models ---- */
@@ -88,12 +87,15 @@ static status do_model(chat *h, const char *name) {
 static status do_file(chat *h, const char *path) {
     if (!*path) return fail(ST_INVALID, "/file needs a PATH");
     if (!strcmp(path, "-")) return fail(ST_INVALID, "/file - is what you type; name a file");
+    size_t before = h->pending.count;
     TRY(documents_add(&h->pending, path));
     strbuf line = {0};
     status st = documents_count(&h->pending, h->server, h->model);
     if (st == ST_OK) {
         documents_describe(&line, &h->pending.at[h->pending.count - 1], true);
         chat_say(h, "%s; goes with the next question", strbuf_text(&line));
+    } else {
+        documents_cut(&h->pending, before); /* who tries again does not want it twice */
     }
     strbuf_close(&line);
     return st;

@@ -42,11 +42,16 @@ void documents_trim(const char **text, size_t *n) {
     *n = left;
 }
 
-void documents_close(documents *d) {
-    for (size_t i = 0; i < d->count; i++) {
-        free(d->at[i].path);
-        free(d->at[i].text);
+void documents_cut(documents *d, size_t count) {
+    while (d->count > count) {
+        document *last = &d->at[--d->count];
+        free(last->path);
+        free(last->text);
     }
+}
+
+void documents_close(documents *d) {
+    documents_cut(d, 0);
     free(d->at);
     *d = (documents){0};
 }

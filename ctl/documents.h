@@ -23,6 +23,8 @@ typedef struct documents {
 } documents;
 
 void documents_close(documents *d);
+/* Only the first `count` stay. */
+void documents_cut(documents *d, size_t count);
 /* White space at both ends is dropped, as the template does: exactly what Python's str.strip drops. */
 void documents_trim(const char **text, size_t *n);
 /* "-" is standard input. */

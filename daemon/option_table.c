@@ -58,7 +58,7 @@ const option gemmad_option_table[] = {
     {"queue-per-client", OPTION_U32, 0, FIELD(queue_per_client), .value = "N", .unit = "requests", .preset = "256",
      .least = 1, .most = LIMIT_QUEUE_PER_MODEL, .help = "how many may wait of one user (of a Unix socket) or address (of a network's)"},
     {"http", OPTION_TEXT, 0, FIELD(http), .value = "ADDR",
-     .help = "address of OpenAI-compatible HTTP, unix:/path or host:port; off unless given"},
+     .help = "address of OpenAI-compatible HTTP, unix:/path, host:port or systemd:NAME; off unless given"},
     {"keys", OPTION_TEXT, 0, FIELD(keys), .value = "FILE",
      .help = "clients must show one of these keys, made by `gemmactl key`; the daemon's own user and root need none on a "
              "Unix socket; read again on SIGHUP"},

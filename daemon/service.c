@@ -377,7 +377,7 @@ static status listen_grpc(service *s, const char *address) {
 
 static const tokenizer *tokenizer_of(void *c, const char *model) { return core_tokenizer(c, model); }
 
-static const char *first_model(void *c) { return core_first_model(c); }
+static const char *first_model(void *c, const auth_key *who) { return core_first_model(c, who); }
 
 static status open_http(service *s, const call_method *methods, uint32_t count) {
     if (!s->settings->options.http) return ST_OK;

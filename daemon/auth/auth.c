@@ -56,9 +56,14 @@ static void take_entry(auth_key *k, const key_entry *from) {
     for (uint32_t i = 0; i < from->model_count; i++) key_entry_add_model(&k->entry, from->model[i]);
 }
 
-static auth_key *find(const auth *a, const char *name) {
-    for (uint32_t i = 0; i < a->count; i++)
-        if (!strcmp(a->key[i]->entry.name, name)) return a->key[i];
+/* From *at on, and around; *at is then the place behind it. Files mostly keep their order: all keys are found in one round. */
+static auth_key *find(const auth *a, const char *name, uint32_t *at) {
+    for (uint32_t i = 0; i < a->count; i++) {
+        uint32_t k = (*at + i) % a->count;
+        if (strcmp(a->key[k]->entry.name, name) != 0) continue;
+        *at = k + 1;
+        return a->key[k];
+    }
     return NULL;
 }
 
@@ -77,9 +82,10 @@ static void unlist(auth_key *k) {
 
 void auth_replace(auth *a, const key_file *keys) {
     auth_key **list = memory_alloc_array(keys->count + 1, sizeof *list);
+    uint32_t at = 0;
     for (uint32_t i = 0; i < a->count; i++) a->key[i]->listed = false;
     for (uint32_t i = 0; i < keys->count; i++) {
-        auth_key *k = find(a, keys->entry[i].name);
+        auth_key *k = find(a, keys->entry[i].name, &at);
         list[i] = k ? k : make_key(a);
         take_entry(list[i], &keys->entry[i]);
         list[i]->listed = true;

@@ -120,8 +120,7 @@ static void begin(task *base) {
     chat_task *t = (chat_task *)(void *)base;
     const openai_backend *b = &base->api->backend;
     const sampling_body *common = &t->body.common;
-    const char *name = common->model && *common->model ? common->model : b->first_model(b->core);
-    snprintf(t->model, sizeof t->model, "%s", name);
+    snprintf(t->model, sizeof t->model, "%s", openai_model_name(base->api, base->exchange, common->model));
     t->stream = common->stream;
     t->want_usage = common->include_usage;
     t->answer.model = t->model;

@@ -9,8 +9,6 @@
 #include "daemon/http/token_text.h"
 #include "proto/limits.h"
 
-enum { CALLS_MAX = 1024 };
-
 static void close_choice(chat_choice *c) {
     strbuf_close(&c->content);
     strbuf_close(&c->reasoning);
@@ -38,8 +36,8 @@ static void add_logprobs(const chat_answer *a, const Gemmad__V1__ChatDelta *d, s
     for (size_t i = 0; i < d->n_logprobs; i++) token_write_chat(a->tokenizer, d->logprobs[i], a->top, out);
 }
 
-static void add_call(chat_choice *c, const Gemmad__V1__ToolCall *d) {
-    if (d->index >= CALLS_MAX) return;
+static void add_call(chat_answer *a, chat_choice *c, const Gemmad__V1__ToolCall *d) {
+    if (d->index >= LIMIT_CONTEXT_TOKENS) return; /* none is lost: each takes a token at least */
     while (c->calls <= d->index) {
         c->call = memory_grow(c->call, (c->calls + 1) * sizeof *c->call);
         c->call[c->calls++] = (chat_call){0};
@@ -48,6 +46,7 @@ static void add_call(chat_choice *c, const Gemmad__V1__ToolCall *d) {
     if (d->id) strbuf_add_string(&to->id, d->id);
     if (d->name) strbuf_add_string(&to->name, d->name);
     if (d->arguments_json) strbuf_add_string(&to->arguments, d->arguments_json);
+    if (d->arguments_json) a->collected += strlen(d->arguments_json);
 }
 
 /* An absent field's bytes are anything. */
@@ -66,7 +65,7 @@ void chat_answer_delta(chat_answer *a, const Gemmad__V1__ChatDelta *d) {
     const ProtobufCBinaryData content = content_of(d), reasoning = reasoning_of(d);
     strbuf_add(&c->content, content.data, content.len);
     strbuf_add(&c->reasoning, reasoning.data, reasoning.len);
-    for (size_t i = 0; i < d->n_tool_calls; i++) add_call(c, d->tool_calls[i]);
+    for (size_t i = 0; i < d->n_tool_calls; i++) add_call(a, c, d->tool_calls[i]);
     if (a->logprobs) add_logprobs(a, d, &c->logprobs);
     a->collected += content.len + reasoning.len + (c->logprobs.size - before);
 }

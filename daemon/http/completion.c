@@ -45,7 +45,7 @@ struct completion_task {
     status failure; /* the first */
     char *failure_text;
     uint32_t retry_after_ms;
-    size_t collected;
+    size_t collected; /* bytes that are held until they can be sent: of a stream, those of echoes alone */
 };
 
 static completion_task *of_task(task *t) { return (completion_task *)(void *)t; }
@@ -132,6 +132,7 @@ static void keep_echo(completion_part *p, const completion_prompt *from) {
         }
     }
     p->echo_characters = token_characters(strbuf_text(&p->echo), p->echo.size);
+    p->owner->collected += p->echo.size * t->samples;
     if (t->body.logprobs) begin_echo_logprobs(p, from);
 }
 
@@ -162,7 +163,8 @@ static void add_delta(completion_part *p, completion_choice *c, const Gemmad__V1
         const char *bytes = token_bytes(t->tokenizer, d->logprobs[i]->token_id, &n, room);
         c->offset += token_characters(bytes, n);
     }
-    t->collected += d->text.len + c->logprobs.tokens.size + c->logprobs.top_logprobs.size - before;
+    if (!t->body.common.stream)
+        t->collected += d->text.len + c->logprobs.tokens.size + c->logprobs.top_logprobs.size - before;
 }
 
 static void on_delta(completion_part *p, const Gemmad__V1__GenerateDelta *d) {
@@ -195,7 +197,7 @@ static void on_prompt_logprobs(completion_part *p, const Gemmad__V1__PromptLogpr
     completion_task *t = p->owner;
     size_t before = p->echo_logprobs.tokens.size + p->echo_logprobs.top_logprobs.size;
     for (size_t i = 0; i < e->n_logprobs; i++) add_echo_token(p, e->logprobs[i]->token_id, e->logprobs[i]);
-    t->collected += p->echo_logprobs.tokens.size + p->echo_logprobs.top_logprobs.size - before;
+    t->collected += (p->echo_logprobs.tokens.size + p->echo_logprobs.top_logprobs.size - before) * t->samples;
 }
 
 static void cancel_all(completion_task *t) {
@@ -213,6 +215,14 @@ static void fail_task(completion_task *t, status st, const char *text, uint32_t 
     t->retry_after_ms = retry_after_ms;
 }
 
+static void check_collected(completion_task *t) {
+    if (t->collected <= ANSWER_COLLECTED_MAX) return;
+    status st = fail(ST_INVALID, "the answer has more than %d bytes; ask for %s", ANSWER_COLLECTED_MAX,
+                     t->body.common.stream || t->body.echo ? "less at once" : "a stream or less at once");
+    fail_task(t, st, status_text(), 0);
+    cancel_all(t);
+}
+
 static void on_event(remote *r, const ProtobufCMessage *message) {
     completion_part *p = r->owner;
     completion_task *t = p->owner;
@@ -228,11 +238,7 @@ static void on_event(remote *r, const ProtobufCMessage *message) {
     case GEMMAD__V1__GENERATE_EVENT__EVENT_FINISHED: on_finished_sample(p, e->finished); break;
     default: break;
     }
-    if (t->streaming || t->collected <= ANSWER_COLLECTED_MAX) return;
-    status st = fail(ST_INVALID, "the answer has more than %d bytes; ask for a stream or less at once",
-                     ANSWER_COLLECTED_MAX);
-    fail_task(t, st, status_text(), 0);
-    cancel_all(t);
+    check_collected(t);
 }
 
 /* ---- the end ---- */
@@ -323,6 +329,7 @@ static void begin_parts(completion_task *t) {
         p->remote =
             (remote){.exchange = t->task.exchange, .event = on_event, .finished = on_finished, .owner = p};
         keep_echo(p, &t->body.prompt[i]);
+        check_collected(t);
         if (t->failure != ST_OK) continue;
         snprintf(id, sizeof id, "%s-%u", t->id, i);
         t->body.prompt[i].request.request_id = id;
@@ -338,8 +345,7 @@ static void begin(task *base) {
     completion_task *t = of_task(base);
     const openai_backend *b = &base->api->backend;
     const sampling_body *common = &t->body.common;
-    snprintf(t->model, sizeof t->model, "%s",
-             common->model && *common->model ? common->model : b->first_model(b->core));
+    snprintf(t->model, sizeof t->model, "%s", openai_model_name(base->api, base->exchange, common->model));
     t->created = openai_now();
     t->tokenizer = b->tokenizer(b->core, t->model);
     t->count = t->body.count;

@@ -4,6 +4,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <strings.h>
 #include <sys/random.h>
 
 #include "base/invariant.h"
@@ -85,6 +86,37 @@ static void check_length(http_exchange *x) {
     }
 }
 
+typedef struct framing {
+    uint32_t lengths, encodings, hosts;
+    bool odd; /* a name with white space, which some read as another header */
+} framing;
+
+static bool is_name(const char *name, size_t bytes, const char *wanted) {
+    return bytes == strlen(wanted) && !strncasecmp(name, wanted, bytes);
+}
+
+static enum MHD_Result see_framing(void *context, enum MHD_ValueKind kind, const char *name, size_t bytes,
+                                   const char *value, size_t value_bytes) {
+    framing *f = context;
+    (void)kind, (void)value, (void)value_bytes;
+    f->lengths += is_name(name, bytes, "content-length");
+    f->encodings += is_name(name, bytes, "transfer-encoding");
+    f->hosts += is_name(name, bytes, "host");
+    f->odd |= memchr(name, ' ', bytes) || memchr(name, '\t', bytes);
+    return MHD_YES;
+}
+
+/* Where a proxy could see another end of the body than libmicrohttpd does, what follows could be another's request. */
+static void check_framing(http_exchange *x) {
+    framing f = {0};
+    MHD_get_connection_values_n(x->connection->handle, MHD_HEADER_KIND, see_framing, &f);
+    if (f.lengths + f.encodings <= 1 && f.hosts <= 1 && !f.odd) return;
+    x->closes = true;
+    http_refuse(
+        x, 400, NULL, "bad_request",
+        "the headers say in two ways what the request's length or host is, or a name of one has a space");
+}
+
 static void ask_gate(http_exchange *x) {
     http_gate *g = &x->server->gate;
     if (!g->admit) return;
@@ -112,11 +144,12 @@ http_exchange *http_exchange_begin(http_connection *c, const char *method, const
     snprintf(x->caller, sizeof x->caller, "%s", c->peer);
     name_exchange(x);
     if (x->server->stopping) http_refuse(x, 503, NULL, "unavailable", "gemmad is stopping");
+    if (!x->answered) check_framing(x);
     /* First, so that strangers are not told what there is. */
     if (!x->answered) ask_gate(x);
     if (!x->answered) http_route_find(x);
     if (!x->answered) check_length(x);
-    x->early = x->early || (x->answered && body_is_long(x));
+    x->early = x->early || x->closes || (x->answered && body_is_long(x));
     return x;
 }
 
@@ -315,6 +348,7 @@ enum MHD_Result http_exchange_queue(http_exchange *x, struct MHD_Connection *han
     if (!r) return MHD_NO;
     x->queued = true;
     if (x->type) MHD_add_response_header(r, "Content-Type", x->type);
+    if (x->closes) MHD_add_response_header(r, "Connection", "close");
     MHD_add_response_header(r, "x-request-id", x->id);
     MHD_add_response_header(r, "X-Content-Type-Options", "nosniff");
     if (x->streams) MHD_add_response_header(r, "Cache-Control", "no-cache");

@@ -125,9 +125,9 @@ static status admit(void *context, http_exchange *x) {
     gate *g = context;
     auth_key *who = NULL;
     char caller[KEY_NAME_BYTES_MAX + 8];
-    TRY(check_certificate(x));
     TRY(check_browser(g, x));
-    status st = check_key(g, x, &who);
+    status st = check_certificate(x);
+    if (st == ST_OK) st = check_key(g, x, &who);
     if (st != ST_OK) {
         log_stranger(LOG_WARN, "a request of %s is refused: %s", http_peer(x), status_text());
         if (g->keys) auth_refused(g->keys);

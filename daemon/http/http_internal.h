@@ -74,6 +74,7 @@ struct http_exchange {
     strbuf body;
     uint64_t discarded;   /* of a body that was refused */
     bool admitted, early; /* early: refused before its body is read, which is long */
+    bool closes;          /* the connection, with the answer */
     void *gate_data;
     /* The handler's side. */
     bool handling, told_left;

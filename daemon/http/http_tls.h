@@ -29,7 +29,7 @@ int http_tls_give(gnutls_session_t session, const gnutls_datum_t *authorities, i
                   unsigned *count, gnutls_privkey_t *key);
 /* PEM for MHD_OPTION_HTTPS_MEM_TRUST; NULL: clients show no certificate. The http_tls' own. */
 const char *http_tls_client_ca(const http_tls *t);
-/* ST_DENIED unless the client has shown a certificate that is trusted, where one is asked for. */
+/* ST_DENIED unless the client has shown a certificate that is trusted now, where one is asked for. */
 STATUS_CHECKED status http_tls_check_client(const http_tls *t, gnutls_session_t session);
 
 #endif

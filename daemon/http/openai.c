@@ -7,6 +7,7 @@
 
 #include "base/invariant.h"
 #include "base/memory.h"
+#include "daemon/http/gate.h"
 #include "daemon/http/openai_internal.h"
 
 static const http_route routes[] = {
@@ -54,15 +55,22 @@ static const http_route refused[] = {
     {"", "/v1/chat/completions/*", openai_refused},
 };
 
+enum { LONG_BODIES = 1 }; /* read at once: with the core's long jobs, under the number of workers */
+
 void openai_open(openai **out, http_server *server, const openai_backend *backend) {
     *out = memory_alloc(sizeof **out);
     (*out)->backend = *backend;
+    (*out)->lane.most = LONG_BODIES;
     (*out)->created = openai_now();
     http_add_routes(server, routes, sizeof routes / sizeof *routes, *out);
     http_add_routes(server, refused, sizeof refused / sizeof *refused, *out);
 }
 
 void openai_close(openai *o) { free(o); }
+
+const char *openai_model_name(const openai *o, const http_exchange *x, const char *asked) {
+    return asked && *asked ? asked : o->backend.first_model(o->backend.core, gate_key(x));
+}
 
 uint64_t openai_now(void) { return (uint64_t)time(NULL); }
 

@@ -17,9 +17,10 @@ typedef struct openai_backend {
     uint32_t method_count;
     void *core;
     const char *(*state)(void *core); /* "starting", "ready", "draining", "failed" */
-    /* Of a model by its name, NULL or "" for the first; NULL: there is none. */
+    /* Of a model by its name; NULL: there is none. */
     const tokenizer *(*tokenizer)(void *core, const char *model);
-    const char *(*first_model)(void *core); /* the name that requests without one mean */
+    /* The name that requests of this key without one mean. */
+    const char *(*first_model)(void *core, const auth_key *who);
 } openai_backend;
 
 void openai_open(openai **out, http_server *server, const openai_backend *backend);

@@ -5,11 +5,13 @@
 
 #include "daemon/http/json_out.h"
 #include "daemon/http/openai.h"
+#include "daemon/queue/job.h"
 #include "proto/gemmad.pb-c.h"
 
 struct openai {
     openai_backend backend;
     uint64_t created; /* Unix seconds: when this gemmad began to serve */
+    job_lane lane;    /* of long bodies, which take up to a second to read */
 };
 
 /* A call of the core on behalf of an exchange. */
@@ -30,9 +32,14 @@ void remote_cancel(remote *r);
 /* The exchange's backlog has become less. */
 void remote_drained(remote *r);
 
+/* The name of the model that a request is for: asked, or the core's for the first that its key may use. */
+const char *openai_model_name(const openai *o, const http_exchange *x, const char *asked);
+
 /* Ids of answers: "chatcmpl-" and 24 hexadecimal digits. */
 enum { OPENAI_ID_BYTES = 48 };
 void openai_make_id(const char *prefix, char id[OPENAI_ID_BYTES]);
+/* What a request means that asked for a model by this name; NULL or "": by none. */
+const char *openai_model_name(const openai *o, const http_exchange *x, const char *asked);
 uint64_t openai_now(void); /* Unix seconds */
 
 http_handler openai_models, openai_model, openai_health, openai_version, openai_chat, openai_completions,

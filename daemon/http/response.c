@@ -74,9 +74,8 @@ static void on_finished(remote *r, status st, const char *text, uint32_t retry_a
 
 static void begin(task *base) {
     response_task *t = of_task(base);
-    const openai_backend *b = &base->api->backend;
-    const char *asked = t->body.common.model;
-    snprintf(t->model, sizeof t->model, "%s", asked && *asked ? asked : b->first_model(b->core));
+    snprintf(t->model, sizeof t->model, "%s",
+             openai_model_name(base->api, base->exchange, t->body.common.model));
     t->stream = t->body.common.stream;
     t->answer.model = t->model;
     t->answer.created = openai_now();

@@ -99,6 +99,9 @@ static status read_call(body *b, const json_value *v, const char *where, respons
     TRY(body_read_string(b, v, "arguments", &arguments));
     if (!name || !*name) return body_invalid(b, where, "the call has no name");
     Gemmad__V1__Message *m = assistant_turn(b, out, false);
+    /* Each call copies the list of those before it. */
+    if (m->n_tool_calls == LIMIT_MESSAGE_CALLS)
+        return body_invalid(b, where, "more than %d calls stand together", LIMIT_MESSAGE_CALLS);
     Gemmad__V1__ToolCall *c = arena_alloc(&b->memory, 1, sizeof *c);
     Gemmad__V1__ToolCall **list = arena_alloc(&b->memory, m->n_tool_calls + 1, sizeof *list);
     gemmad__v1__tool_call__init(c);

@@ -9,7 +9,10 @@
 #include "base/memory.h"
 #include "daemon/http/fault.h"
 
-enum { READ_HERE_BYTES = 64 << 10 }; /* under a millisecond */
+enum {
+    READ_HERE_BYTES = 64 << 10, /* under a millisecond */
+    LONG_BYTES = 1 << 20        /* above: tens of milliseconds and more */
+};
 
 static task *of_job(job *j) { return (task *)((char *)j - offsetof(task, job)); }
 
@@ -21,10 +24,12 @@ void task_end(task *t) {
 
 /* Browsers send other pages' forms and text without asking; application/json they ask for first, and are told nothing. */
 static bool is_json(const http_exchange *x) {
+    static const char name[] = "application/json";
     const char *type = http_header(x, "content-type");
-    return type && !strncasecmp(type, "application/json", 16) &&
-           strspn(type + 16, " ;") ==
-               strcspn(type + 16, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ");
+    if (!type || strncasecmp(type, name, sizeof name - 1) != 0) return false;
+    type += sizeof name - 1;
+    type += strspn(type, " \t");
+    return !*type || *type == ';';
 }
 
 static status run(job *j) {
@@ -70,7 +75,7 @@ static void on_drained(void *context, http_exchange *x) {
     if (t->begun && t->endpoint->drained) t->endpoint->drained(t);
 }
 
-void task_start(const openai *o, http_exchange *x, const task_endpoint *e) {
+void task_start(openai *o, http_exchange *x, const task_endpoint *e) {
     size_t bytes;
     if (!is_json(x)) {
         http_refuse(x, 415, NULL, "unsupported_media_type",
@@ -85,7 +90,9 @@ void task_start(const openai *o, http_exchange *x, const task_endpoint *e) {
     t->job.done = done;
     http_watch(x, on_left, on_drained, t);
     (void)http_body(x, &bytes);
-    job_start(http_loop(x), &t->job, bytes <= READ_HERE_BYTES);
+    o->lane.loop = http_loop(x);
+    if (bytes > LONG_BYTES) job_start_in(&o->lane, http_caller(x), &t->job);
+    else job_start(http_loop(x), &t->job, bytes <= READ_HERE_BYTES);
 }
 
 /* "sampling.top_p is 2, …": the field of the request is top_p, and its clients know no "sampling". */

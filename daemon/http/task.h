@@ -30,7 +30,7 @@ struct task {
     bool begun, left;
 };
 
-void task_start(const openai *o, http_exchange *x, const task_endpoint *e);
+void task_start(openai *o, http_exchange *x, const task_endpoint *e);
 void task_end(task *t);
 /* Answers with what the core refused: its sentence, and the field if the sentence names one. */
 void task_refuse(http_exchange *x, status st, const char *text, uint32_t retry_after_ms);

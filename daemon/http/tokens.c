@@ -153,7 +153,7 @@ static void begin_tokenize(task *base) {
     const openai_backend *b = &base->api->backend;
     t->remote = (remote){.exchange = base->exchange, .event = on_models, .finished = on_listed, .owner = t};
     remote_start(&t->remote, base->api, "/gemmad.v1.Inference/ListModels", &list.base);
-    t->tokenizer = b->tokenizer(b->core, t->model);
+    t->tokenizer = b->tokenizer(b->core, openai_model_name(base->api, base->exchange, t->model));
     t->remote = (remote){.exchange = base->exchange, .event = on_ids, .finished = on_encoded, .owner = t};
     if (t->of_messages)
         remote_start(&t->remote, base->api, "/gemmad.v1.Inference/RenderChat", &t->chat.request.base);

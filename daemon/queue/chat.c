@@ -117,5 +117,7 @@ void core_chat(void *context, call *k, const ProtobufCMessage *message) {
     chat *c = (chat *)generation_open(sizeof *c, &ops, context, k);
     c->base.prompt_field = "the prompt's token";
     status st = prepare(c, r);
-    generation_start(&c->base, st, chat_prompt_is_tiny(r) && !chat_grammar_wanted(r));
+    generation_start(&c->base, st,
+                     chat_grammar_wanted(r) ? CORE_JOB_LONG
+                                            : core_job_of(chat_prompt_is_tiny(r), c->request.size));
 }

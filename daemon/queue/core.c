@@ -13,6 +13,7 @@
 status core_open(core **out, uv_loop_t *loop) {
     *out = memory_alloc(sizeof **out);
     (*out)->loop = loop;
+    (*out)->lane = (job_lane){.loop = loop, .most = CORE_LONG_JOBS};
     (*out)->limits = (core_limits){CORE_QUEUE, CORE_QUEUE_PER_CLIENT};
     (*out)->metrics = metrics_open();
     (*out)->forms = chat_grammar_cache_open(CHAT_GRAMMAR_CACHE_BYTES);
@@ -37,6 +38,11 @@ void core_close(core *c) {
     metrics_close(c->metrics);
     chat_grammar_cache_close(c->forms);
     free(c);
+}
+
+void core_start_job(core *c, const call *k, job *j, core_job kind) {
+    if (kind == CORE_JOB_LONG) job_start_in(&c->lane, k->peer, j);
+    else job_start(c->loop, j, kind == CORE_JOB_TINY);
 }
 
 void core_set_limits(core *c, core_limits limits) { c->limits = limits; }
@@ -101,7 +107,7 @@ status core_add_replica(core *c, const char *name, engine *e) {
 }
 
 const tokenizer *core_tokenizer(core *c, const char *model) {
-    const core_model *m = model && model[0] ? find_model(c, model) : c->model_count ? &c->model[0] : NULL;
+    const core_model *m = find_model(c, model);
     return m ? m->tokenizer : NULL;
 }
 
@@ -130,7 +136,11 @@ status core_enter(core *c, call *k, const char *name, core_model **out) {
     return auth_key_request(k->who, &k->retry_after_ms);
 }
 
-const char *core_first_model(const core *c) { return c->model_count > 0 ? c->model[0].name : ""; }
+const char *core_first_model(const core *c, const auth_key *who) {
+    for (uint32_t i = 0; i < c->model_count; i++)
+        if (auth_key_may_use(who, c->model[i].name)) return c->model[i].name;
+    return "";
+}
 
 static engine_state worst_state(const core *c) {
     /* A model that is gone makes the daemon failed: whoever watches shall hear of it, though others still

@@ -23,9 +23,10 @@ void core_close(core *c);
 STATUS_CHECKED status core_add_model(core *c, const char *name, const tokenizer *tokens, engine *e);
 /* What chats of a model that was added are rendered with; copied. Until then it serves none. */
 STATUS_CHECKED status core_set_chat(core *c, const char *name, const chat_choice *chat);
-/* Of a model by its name, NULL or "" for the first; NULL: no such model, or it serves token ids only. */
+/* Of a model by its name; NULL: no such model, or it serves token ids only. */
 const tokenizer *core_tokenizer(core *c, const char *model);
-const char *core_first_model(const core *c); /* its name; "" while there is none */
+/* The name of the one that a request of this key without a name means; "": there is none. */
+const char *core_first_model(const core *c, const auth_key *who);
 /* One more engine of a model that was added; it must be of the same checkpoint and vocabulary. */
 STATUS_CHECKED status core_add_replica(core *c, const char *name, engine *e);
 /* Requests that may wait for an engine to begin them; beyond, ST_BUSY. */

@@ -6,6 +6,7 @@
 #include "daemon/observe/metrics.h"
 #include "daemon/queue/chat_grammar.h"
 #include "daemon/queue/core.h"
+#include "daemon/queue/job.h"
 #include "daemon/queue/prefix_index.h"
 #include "daemon/queue/retry.h"
 #include "proto/gemmad.pb-c.h"
@@ -90,6 +91,7 @@ struct core {
     bool log_prompts;
     struct core_watch *watch;
     chat_grammar_cache *forms; /* any thread */
+    job_lane lane;             /* of CORE_JOB_LONG */
     core_ticket *bucket[CORE_TICKET_BUCKETS];
     core_client *client[CORE_CLIENT_BUCKETS];
 };
@@ -97,6 +99,8 @@ struct core {
 enum {
     CORE_TINY_BYTES = 2048, /* text tokenised on the loop: 0.2 ms at 10 MB/s */
     CORE_TINY_TOKENS = 4096,
+    CORE_SHORT_BYTES = 256 << 10, /* of a request whose work takes up to 50 ms */
+    CORE_LONG_JOBS = 2,           /* at once */
     CORE_RETRY_AFTER_MS = 1000,
 };
 
@@ -139,6 +143,13 @@ void core_call_ends(core *c);
 
 /* ST_DENIED unless the caller may stop or change the daemon. `what` is the rpc, for the sentence. */
 STATUS_CHECKED status core_check_admin(const call *k, const char *what);
+
+/* TINY: well under 1 ms, done on the loop at once. LONG: it may take seconds, so clients take turns with it. */
+typedef enum core_job { CORE_JOB_TINY, CORE_JOB_SHORT, CORE_JOB_LONG } core_job;
+static inline core_job core_job_of(bool tiny, size_t bytes) {
+    return tiny ? CORE_JOB_TINY : bytes <= CORE_SHORT_BYTES ? CORE_JOB_SHORT : CORE_JOB_LONG;
+}
+void core_start_job(core *c, const call *k, job *j, core_job kind);
 
 /* Answers with the thread's sentence. */
 void core_refuse(call *k, status st);

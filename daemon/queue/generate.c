@@ -12,7 +12,8 @@ typedef struct generate {
     size_t text_bytes;
     bool parse_special, add_bos;
     uint32_t bos;
-    Gemmad__V1__ResponseFormat *format; /* NULL: any text */
+    uint8_t *format; /* the response_format, packed, until the grammar is made; NULL: any text */
+    size_t format_bytes;
 } generate;
 
 static status encode(generate *g) {
@@ -30,13 +31,25 @@ static status encode(generate *g) {
     return ST_OK;
 }
 
-static status make_prompt(generation *base) {
-    generate *g = (generate *)base;
+static status make_form(generate *g, const chat_grammar **out) {
+    const generation *base = &g->base;
     const generation_ends ends = generation_end_tokens(base->model);
     const chat_grammar_model model = {base->model->tokenizer, ends.id, ends.count};
+    ProtobufCMessage *format;
+    TRY(message_unpack(&gemmad__v1__response_format__descriptor, g->format, g->format_bytes, &format));
+    free(g->format);
+    g->format = NULL;
+    status st =
+        chat_grammar_make_format(out, base->core->forms, &model, (Gemmad__V1__ResponseFormat *)format);
+    protobuf_c_message_free_unpacked(format, NULL);
+    return st;
+}
+
+static status make_prompt(generation *base) {
+    generate *g = (generate *)base;
     const chat_grammar *form = NULL;
     if (g->text) TRY(encode(g));
-    if (g->format) TRY(chat_grammar_make_format(&form, base->core->forms, &model, g->format));
+    if (g->format) TRY(make_form(g, &form));
     return generation_take_grammar(base, form);
 }
 
@@ -65,18 +78,15 @@ static void delta(generation *g, uint32_t index, const answer_part *part) {
 static void close_request(generation *base) {
     generate *g = (generate *)base;
     free(g->text);
-    if (g->format) protobuf_c_message_free_unpacked(&g->format->base, NULL);
+    free(g->format);
 }
 
 static status take_format(generate *g, const Gemmad__V1__ResponseFormat *format) {
-    ProtobufCMessage *copy;
     size_t n = protobuf_c_message_get_packed_size(&format->base);
-    uint8_t *bytes = memory_alloc(n);
-    protobuf_c_message_pack(&format->base, bytes);
-    status st = message_unpack(&gemmad__v1__response_format__descriptor, bytes, n, &copy);
-    free(bytes);
-    if (st != ST_OK) return st;
-    g->format = (Gemmad__V1__ResponseFormat *)copy;
+    if (n > LIMIT_PROMPT_BYTES)
+        return fail(ST_INVALID, "response_format has %zu bytes, at most %d", n, LIMIT_PROMPT_BYTES);
+    g->format = memory_alloc(n + 1);
+    g->format_bytes = protobuf_c_message_pack(&format->base, g->format);
     return ST_OK;
 }
 
@@ -133,5 +143,7 @@ void core_generate(void *context, call *k, const ProtobufCMessage *message) {
     generate *g = (generate *)generation_open(sizeof *g, ops, context, k);
     g->base.prompt_field = is_text ? "the prompt's token" : "token_ids";
     status st = prepare(g, r);
-    generation_start(&g->base, st, g->text_bytes <= CORE_TINY_BYTES && !g->format);
+    generation_start(&g->base, st,
+                     g->format ? CORE_JOB_LONG
+                               : core_job_of(g->text_bytes <= CORE_TINY_BYTES, g->text_bytes));
 }

@@ -235,12 +235,12 @@ generation *generation_open(size_t owner_bytes, const generation_ops *ops, core 
     return g;
 }
 
-void generation_start(generation *g, status st, bool tiny) {
+void generation_start(generation *g, status st, core_job kind) {
     if (st == ST_OK && g->ops->make_prompt) {
         g->busy++;
         g->job.run = make_prompt;
         g->job.done = prompt_made;
-        job_start(g->core->loop, &g->job, tiny);
+        core_start_job(g->core, g->call, &g->job, kind);
     } else if (st == ST_OK) {
         st = submit(g);
     }

@@ -9,7 +9,6 @@
 #define DAEMON_QUEUE_GENERATION_H
 
 #include "daemon/queue/core_internal.h"
-#include "daemon/queue/job.h"
 #include "daemon/queue/request_log.h"
 #include "daemon/queue/sampling.h"
 #include "daemon/queue/session.h"
@@ -26,7 +25,7 @@ typedef enum generation_event {
 } generation_event;
 
 typedef struct generation_ops {
-    /* On a worker, unless `tiny` of generation_start: fills tokens and token_count, and the grammar if one is asked for.
+    /* On a worker, unless generation_start's kind is CORE_JOB_TINY: fills tokens and token_count, and the grammar if one is asked for.
      * NULL: they are there. */
     status (*make_prompt)(generation *g);
     void (*send)(generation *g, generation_event kind, void *message);
@@ -93,7 +92,7 @@ STATUS_CHECKED status generation_take_grammar(generation *g, const chat_grammar 
 /* A place in the queue. */
 STATUS_CHECKED status generation_admit(generation *g, const char *request_id);
 /* The end of the handler: st is how reading the request went, with the thread's sentence. */
-void generation_start(generation *g, status st, bool tiny);
+void generation_start(generation *g, status st, core_job kind);
 
 /* The call ends with st and text, unless it failed before; its samples are cancelled. */
 void generation_fail(generation *g, status st, const char *text);

@@ -141,5 +141,5 @@ void core_parse_chat(void *context, call *k, const ProtobufCMessage *message) {
     p->id_count = r->n_token_ids;
     p->ids = memory_alloc_array(p->id_count, sizeof *p->ids);
     if (p->id_count > 0) memcpy(p->ids, r->token_ids, p->id_count * sizeof *p->ids);
-    work_start(w, parse, parsed, p->id_count <= CORE_TINY_TOKENS);
+    work_start(w, parse, parsed, core_job_of(p->id_count <= CORE_TINY_TOKENS, p->id_count));
 }

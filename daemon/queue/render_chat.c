@@ -43,5 +43,7 @@ void core_render_chat(void *context, call *k, const ProtobufCMessage *message) {
     st = core_check_chat(w->model);
     if (st == ST_OK) st = chat_request_keep(&((render_call *)w)->request, request);
     if (st != ST_OK) work_refuse(w, st);
-    else work_start(w, render, rendered, chat_prompt_is_tiny(request));
+    else
+        work_start(w, render, rendered,
+                   core_job_of(chat_prompt_is_tiny(request), ((render_call *)w)->request.size));
 }

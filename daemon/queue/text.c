@@ -71,7 +71,7 @@ void core_tokenize(void *context, call *k, const ProtobufCMessage *message) {
     t->flag = r->parse_special;
     t->add_bos = r->add_bos;
     strbuf_add(&t->text, r->text.data, r->text.len);
-    work_start(&t->work, encode, encoded, r->text.len <= CORE_TINY_BYTES);
+    work_start(&t->work, encode, encoded, core_job_of(r->text.len <= CORE_TINY_BYTES, r->text.len));
 }
 
 static status decode(job *j) {
@@ -104,5 +104,5 @@ void core_detokenize(void *context, call *k, const ProtobufCMessage *message) {
     t->id_count = r->n_token_ids;
     t->ids = memory_alloc_array(r->n_token_ids, sizeof *t->ids);
     if (r->n_token_ids > 0) memcpy(t->ids, r->token_ids, r->n_token_ids * sizeof *t->ids);
-    work_start(&t->work, decode, decoded, r->n_token_ids <= CORE_TINY_TOKENS);
+    work_start(&t->work, decode, decoded, core_job_of(r->n_token_ids <= CORE_TINY_TOKENS, r->n_token_ids));
 }

@@ -28,12 +28,12 @@ static void cancelled(call *k, void *context, status why) {
     job_cancel(&w->job);
 }
 
-void work_start(work_call *w, status (*run)(job *), void (*done)(job *), bool tiny) {
+void work_start(work_call *w, status (*run)(job *), void (*done)(job *), core_job kind) {
     w->job.run = run;
     w->job.done = done;
     w->call->cancelled = cancelled;
     w->call->context = w;
-    job_start(w->core->loop, &w->job, tiny);
+    core_start_job(w->core, w->call, &w->job, kind);
 }
 
 static void close_call(work_call *w) {

@@ -7,7 +7,6 @@
 #define DAEMON_QUEUE_WORK_CALL_H
 
 #include "daemon/queue/core_internal.h"
-#include "daemon/queue/job.h"
 
 typedef struct work_call {
     core *core;
@@ -24,8 +23,8 @@ static inline work_call *work_of(job *j) { return (work_call *)((char *)j - offs
  * ends with work_end. */
 STATUS_CHECKED status work_open(work_call **out, size_t owner_bytes, core *c, call *k, const char *model,
                                 void (*release)(work_call *w));
-/* done calls work_end. tiny: as job_start. */
-void work_start(work_call *w, status (*run)(job *), void (*done)(job *), bool tiny);
+/* done calls work_end. */
+void work_start(work_call *w, status (*run)(job *), void (*done)(job *), core_job kind);
 /* Instead of work_start: the request is wrong, with the thread's sentence. */
 void work_refuse(work_call *w, status st);
 /* Answers: with message; without one, with the job's failure; with neither when the client gave up. */

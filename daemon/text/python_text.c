@@ -1,5 +1,6 @@
 #include "daemon/text/python_text.h"
 
+#include <float.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -157,12 +158,14 @@ static bool round_up(char *text) {
     return false; /* 9.99: what is above has fewer digits and was tried before */
 }
 
-/* The fewest digits that are read back to d > 0, as "d.ddde±xx". The nearest decimal of a length is the one to try; just above a
- * power of two neighbours are twice as far as below, so that there the next one up may do as well. */
+/* The fewest digits that are read back to d > 0, as "d.ddde±xx", maybe with zeros behind them. The nearest decimal of a length
+ * is the one to try; just above a power of two neighbours are twice as far as below, so that there the next one up may do as
+ * well. A decimal of DBL_DIG digits survives its way through a normal double: fewer digits are these with zeros behind, and
+ * need no tries of their own, of which a long list of numbers would take seconds. */
 static void find_shortest(double d, char text[32]) {
     int exponent;
     bool power_of_two = frexp(d, &exponent) == 0.5;
-    for (int digits = 1; digits <= DIGITS_MAX; digits++) {
+    for (int digits = d >= DBL_MIN ? DBL_DIG : 1; digits <= DIGITS_MAX; digits++) {
         snprintf(text, 32, "%.*e", digits - 1, d);
         if (strtod(text, NULL) == d) return;
         if (power_of_two && round_up(text) && strtod(text, NULL) == d) return;
@@ -182,6 +185,7 @@ static void write_float(strbuf *out, double d) {
     char *e = strchr(text, 'e');
     for (char *p = text; p < e; p++)
         if (*p != '.') digits[n++] = *p;
+    while (n > 1 && digits[n - 1] == '0') n--;
     int exponent = (int)strtol(e + 1, NULL, 10);
     if (exponent < -4 || exponent >= 16) {
         strbuf_add(out, digits, 1);

@@ -309,6 +309,23 @@ def test_a_file_that_is_no_history_is_left_alone(fake, terminal, tmp_path):
     assert history.read_text() == "somebody's\n"
 
 
+def test_a_file_that_could_not_be_counted_does_not_go_along(fake, terminal, tmp_path):
+    document = tmp_path / "a.txt"
+    document.write_text("Text.")
+    t = terminal()
+    fake.fail_with = (grpc.StatusCode.UNAVAILABLE, "the engine is away")
+    t.type(f"/file {document}\n")
+    t.until("the engine is away")
+    t.until("> ")
+    fake.fail_with = None
+    t.type(f"/file {document}\n")
+    t.until("goes with the next question")
+    t.type("Who?\n")
+    t.until("yes")
+    assert t.leave() == 0
+    assert contents(fake.requests[-1]) == [("user", "Text.\n\nWho?")]
+
+
 def test_an_interrupt_stops_the_answer_and_not_the_program(fake, terminal):
     fake.chat, fake.hang_after = [chat_answer("one two three four")], 7
     t = terminal()

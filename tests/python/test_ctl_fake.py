@@ -354,7 +354,7 @@ def test_a_server_that_dies_is_an_error(fake):
     assert process.stdout.read(1)
     fake.server.stop(None)
     _, errors = process.communicate(timeout=20)
-    assert process.returncode == 1 and errors.startswith(b"gemmactl: ") or b"\ngemmactl: " in errors
+    assert process.returncode == 1 and (errors.startswith(b"gemmactl: ") or b"\ngemmactl: " in errors)
 
 
 def shown_on_a_terminal(fake, *words):

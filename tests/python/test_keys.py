@@ -50,6 +50,10 @@ class Keyed:
             headers["Authorization"] = f"Bearer {key}"
         return requests.get(f"http://{self.web}{path}", headers=headers, timeout=PATIENCE_SECONDS)
 
+    def post(self, path, key, **body):
+        return requests.post(f"http://{self.web}{path}", json=body, headers={"Authorization": f"Bearer {key}"},
+                             timeout=PATIENCE_SECONDS)
+
 
 @pytest.fixture(scope="module")
 def keyed(tmp_path_factory):
@@ -129,6 +133,17 @@ def test_models_that_a_key_may_not_use_are_not_there(keyed):
     status = rpc.ControlStub(channel).GetStatus(pb.GetStatusRequest(), metadata=bearer(key), timeout=10)
     assert [m.name for m in status.models] == ["second"]
     assert [m["id"] for m in keyed.get("/v1/models", key).json()["data"]] == ["second"]
+    answer = keyed.post("/v1/completions", key, prompt="x", max_tokens=1).json()
+    assert answer["model"] == "second", "nor is another named in an answer"
+
+
+def test_without_a_name_it_is_the_first_that_the_key_may_use(keyed):
+    headers = {"Authorization": f"Bearer {keyed.key['one']}"}
+    asked = {"max_tokens": 1}
+    for path, body in (("completions", {**asked, "prompt": "a"}), ("responses", {"input": "a", "max_output_tokens": 16}),
+                       ("chat/completions", {**asked, "messages": [{"role": "user", "content": "a"}]})):
+        answer = requests.post(f"http://{keyed.web}/v1/{path}", json=body, headers=headers, timeout=PATIENCE_SECONDS)
+        assert answer.json()["model"] == "second", (path, answer.text)
 
 
 def test_only_an_administrator_may_drain(keyed):

@@ -127,8 +127,8 @@ def sum_of_matrices():
 
 
 def lines_of(daemon, request_id, field="request_id"):
-    found = [json.loads(line) for line in daemon.log().splitlines()]
-    return [line for line in found if line.get(field) == request_id]
+    """A client may see the end of its stream before the line is there."""
+    return eventually(lambda: [line for line in map(json.loads, daemon.log().splitlines()) if line.get(field) == request_id]) or []
 
 
 def test_a_request_leaves_one_line(web):

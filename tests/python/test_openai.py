@@ -222,7 +222,11 @@ def test_errors_of_the_transport(server):
     assert refused("POST", "/v1/completions", "{", {"Content-Type": "application/json"})[:2] == (400, "invalid_json")
     assert refused("POST", "/v1/completions", "[]", {"Content-Type": "application/json"})[:2] == (400, "invalid_json")
     assert refused("POST", "/v1/completions", "a=b")[:2] == (415, "unsupported_media_type")
+    for media, want in (("application/jsonl", 415), ("application/json-seq", 415), ("Application/JSON ; charset=utf-8", 400)):
+        assert refused("POST", "/v1/completions", "{", {"Content-Type": media})[0] == want, media
     assert refused("POST", "/v1/completions", {"model": "none", "prompt": "x"})[:2] == (404, "model_not_found")
+    code, _, text = ask(server, "POST", "/v1/completions", {"prompt": "x" * (5 << 20), "n": 64, "echo": True})
+    assert code == 400 and "the answer has more than 268435456 bytes" in json.loads(text)["error"]["message"]
     for path in ("/v1/files", "/v1/batches", "/v1/messages", "/v1/embeddings", "/v1/batches/b/cancel"):
         code, word, _ = refused("POST", path, {})
         assert (code, word) == (501, "not_implemented"), path

@@ -1,5 +1,6 @@
 """TLS for gRPC and HTTP with stock clients: who trusts whom, versions, and certificates that change while it runs."""
 import json
+import re
 import shutil
 import signal
 import socket
@@ -52,7 +53,9 @@ def encrypted(certificates, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def mutual(certificates, tmp_path_factory):
-    e = Encrypted(tmp_path_factory.mktemp("mtls"), certificates, "--tls-client-ca", certificates.path("ca.pem"))
+    folder = tmp_path_factory.mktemp("mtls")
+    shutil.copy(certificates.path("ca.pem"), folder / "clients.pem")
+    e = Encrypted(folder, certificates, "--tls-client-ca", folder / "clients.pem")
     with e.daemon:
         yield e
 
@@ -178,13 +181,39 @@ def test_clients_show_a_certificate_where_they_must(mutual):
     def pair(name):
         return certificates.path(f"{name}.pem"), certificates.path(f"{name}.key")
 
+    def refusals():
+        text = requests.get(f"https://{mutual.web}/metrics", headers={"Authorization": f"Bearer {mutual.key}"}, cert=pair("client"),
+                            verify=certificates.path("ca.pem"), timeout=10).text
+        return float(re.search(r"^gemmad:auth_failures_total (\S+)$", text, re.M)[1])
+
     assert web_models(mutual, cert=pair("client")) == ["tiny-dense"]
+    before = refusals()
     for cert in (None, pair("stranger")):
         try:
             answer = requests.get(f"https://{mutual.web}/health", verify=certificates.path("ca.pem"), cert=cert, timeout=10)
         except requests.exceptions.ConnectionError:
             continue
         assert answer.status_code == 403, "even what needs no key"
+    assert refusals() == before + 2
+    assert "a client's certificate is needed" in mutual.daemon.log()
+
+
+def test_who_signs_clients_changes_while_it_runs(mutual):
+    def may(name):
+        files = mutual.certificates.path(f"{name}.pem"), mutual.certificates.path(f"{name}.key")
+        try:
+            return web_models(mutual, cert=files) == ["tiny-dense"]
+        except (requests.exceptions.ConnectionError, AssertionError):
+            return False
+
+    assert (may("client"), may("stranger")) == (True, False)
+    shutil.copy(mutual.certificates.path("other-ca.pem"), mutual.dir / "clients.pem")
+    mutual.reload("is good until")
+    assert (may("client"), may("stranger")) == (False, True)
+    assert models(mutual.certificates.channel(mutual.tcp, client="stranger"), mutual.key) == ["tiny-dense"]
+    shutil.copy(mutual.certificates.path("ca.pem"), mutual.dir / "clients.pem")
+    mutual.reload("is good until")
+    assert (may("client"), may("stranger")) == (True, False)
 
 
 def test_gemmactl_over_tls(encrypted, mutual, tmp_path):

@@ -198,6 +198,32 @@ TEST(a_new_file_keeps_what_was_used_and_drops_who_is_gone) {
     close_auth();
 }
 
+/* Whatever place a name has in the next file. */
+TEST(keys_stay_when_the_file_is_put_in_another_order) {
+    static const char *const orders[] = {"abcde", "edcba", "cde", "xcabe", "b"};
+    char name[2] = {0}, text[16];
+    uint32_t ms = 0;
+    open_auth();
+    for (size_t i = 0; i < sizeof orders / sizeof *orders; i++) {
+        key_file_close(&file);
+        for (const char *p = orders[i]; *p; p++) {
+            name[0] = *p;
+            add(name, name)->requests_per_minute = 1;
+        }
+        auth_replace(a, &file);
+        CHECK(auth_key_count(a) == strlen(orders[i]));
+        for (const char *p = orders[i]; *p; p++) {
+            snprintf(text, sizeof text, "Bearer %c", *p);
+            CHECK_STATUS(show(text), ST_OK);
+            /* Used up when it came first, unless it was away. */
+            bool fresh = i == 0 || !strchr(orders[i - 1], *p);
+            CHECK_STATUS(auth_key_request(shown, &ms), fresh ? ST_OK : ST_BUSY);
+            auth_key_release(shown);
+        }
+    }
+    close_auth();
+}
+
 TEST(a_bucket_without_a_limit_is_never_empty) {
     bucket b = {0};
     bucket_take(&b, 0, 1e9, 1);
@@ -218,6 +244,7 @@ int main(void) {
     RUN(tokens_a_minute_may_be_overdrawn_and_are_owed);
     RUN(concurrent_requests);
     RUN(a_new_file_keeps_what_was_used_and_drops_who_is_gone);
+    RUN(keys_stay_when_the_file_is_put_in_another_order);
     RUN(a_bucket_without_a_limit_is_never_empty);
     return test_result();
 }

@@ -189,6 +189,22 @@ static bool is_json(const strbuf *text) {
     return st == ST_OK;
 }
 
+TEST(calls_of_a_response_have_a_bound) {
+    for (int count = 128; count <= 129; count++) {
+        strbuf text = {0};
+        strbuf_add_string(&text, "{\"input\":[");
+        for (int i = 0; i < count; i++)
+            strbuf_add_format(&text, "%s{\"type\":\"function_call\",\"name\":\"f\"}", i ? "," : "");
+        strbuf_add_string(&text, "]}");
+        CHECK_STATUS(read_response(strbuf_text(&text)), count == 128 ? ST_OK : ST_INVALID);
+        CHECK(response.request.n_messages == 1 && response.request.messages[0]->n_tool_calls == 128);
+        if (count == 129) CHECK_THAT(!strcmp(b.param, "input[128]"), "%s", b.param);
+        strbuf_close(&response.echo);
+        body_close(&b);
+        strbuf_close(&text);
+    }
+}
+
 TEST(json_is_json_whatever_goes_in) {
     strbuf out = {0};
     out_object(&out, NULL);
@@ -273,6 +289,7 @@ int main(void) {
     RUN(refusals_name_the_field);
     RUN(prompts_of_completions);
     RUN(items_of_responses_become_messages);
+    RUN(calls_of_a_response_have_a_bound);
     RUN(json_is_json_whatever_goes_in);
     RUN(columns_have_one_entry_for_each_token);
     RUN(a_response_grows_item_by_item);

@@ -148,6 +148,28 @@ static bool is_closed_within(int fd, int ms) {
     return closed && clock_now_ns() - begin < (uint64_t)ms * 1000000;
 }
 
+/* A request whose end two readers could see in two places is the last of its connection. */
+TEST(what_could_smuggle_a_request_is_refused) {
+    static const char *const heads[] = {
+        "POST /a HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+        "POST /a HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\nContent-Length: 50\r\n\r\nhello",
+        "POST /a HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: "
+        "identity\r\n\r\n0\r\n\r\n",
+        "GET /a HTTP/1.1\r\nHost: x\r\nHost: y\r\n\r\n",
+        "GET /a HTTP/1.1\r\nHost: x\r\nContent-Length : 5\r\n\r\n"};
+    fixture f;
+    fixture_open(&f, NULL, routes, ROUTES, "me");
+    for (size_t i = 0; i < sizeof heads / sizeof *heads; i++) {
+        char request[512];
+        snprintf(request, sizeof request, "%sGET /a?smuggled HTTP/1.1\r\n" CLOSE "\r\n", heads[i]);
+        char *answer = fixture_ask(&f, request, 3000);
+        CHECK(has(answer, "HTTP/1.1 400") && has(answer, "Connection: close") && has(answer, "bad_request"));
+        CHECK(!strstr(answer, "200 OK"));
+        free(answer);
+    }
+    fixture_close(&f);
+}
+
 TEST(slow_clients_are_cut_off) {
     const http_options options = {.header_ms = 300, .idle_ms = 400, .body_ms = 300};
     fixture f;
@@ -301,6 +323,7 @@ TEST(a_gate_decides_before_the_body) {
 int main(void) {
     RUN(routes_and_refusals);
     RUN(bodies_have_an_end);
+    RUN(what_could_smuggle_a_request_is_refused);
     RUN(slow_clients_are_cut_off);
     RUN(clients_that_leave_are_noticed);
     RUN(who_leaves_behind_a_long_body_is_noticed);

@@ -12,7 +12,8 @@ TEST(plain_stream) {
     fake_request *q = begin(&f, &r);
     CHECK(q && q->token_count == 3 && !memcmp(q->tokens, hello_ids, sizeof hello_ids) && q->priority == -7);
     const engine_sampling *s = &q->sampling;
-    CHECK(s->max_tokens == 97 && s->temperature == 0.5f && s->top_p == 0.9f && s->top_k == 40 && s->min_p == 0);
+    CHECK(s->max_tokens == 97 && s->temperature == 0.5f && s->top_p == 0.9f && s->top_k == 40 &&
+          s->min_p == 0);
     CHECK(s->repetition_penalty == 1 && s->presence_penalty == 0 && s->frequency_penalty == 0);
     CHECK(s->logprobs == -1 && s->prompt_logprobs == -1 && s->bias_count == 0);
     CHECK(s->stop_token_count == 1 && q->stop_token[0] == EOS && q->deadline_ms == 0);
@@ -28,7 +29,8 @@ TEST(plain_stream) {
     check_stream(&f, "hello world", 3, "stop");
     fake_stream got;
     fake_read(&f, &got);
-    CHECK(!strcmp(got.start->request_id, "mine") && got.start->prompt_tokens == 3 && got.start->cached_tokens == 2);
+    CHECK(!strcmp(got.start->request_id, "mine") && got.start->prompt_tokens == 3 &&
+          got.start->cached_tokens == 2);
     CHECK(got.start->has_seed && got.start->seed == seed && got.progress == 3 && got.logprobs == 0);
     CHECK(got.ids[0] == HELLO && got.ids[1] == WORLD && got.ids[2] == EOS && got.deltas == 3);
     CHECK(got.finished->usage->prompt_tokens == 3 && got.finished->usage->cached_tokens == 2);
@@ -45,7 +47,8 @@ TEST(seeds_and_ids_are_drawn) {
     for (int i = 0; i < 2; i++) q[i] = begin_started(&f[i], &r);
     const Gemmad__V1__Started *s[2];
     for (int i = 0; i < 2; i++) s[i] = ((Gemmad__V1__GenerateEvent *)f[i].sent[0])->started;
-    CHECK(s[0]->seed != s[1]->seed && strcmp(s[0]->request_id, s[1]->request_id) && strlen(s[0]->request_id) == 32);
+    CHECK(s[0]->seed != s[1]->seed && strcmp(s[0]->request_id, s[1]->request_id) &&
+          strlen(s[0]->request_id) == 32);
     for (int i = 0; i < 2; i++) {
         fake_finish(&dense, q[i], "length");
         check_stream(&f[i], "", 0, "length");
@@ -228,7 +231,12 @@ TEST(characters_in_pieces) {
     fake_token(q, B);
     fake_finish(&dense, q, "length");
     fake_read(&f, &got);
-    CHECK(got.text.size == 6 && !memcmp(got.text.data, "a\0\xEF\xBF\xBD" "b", 6) && got.id_count == 4);
+    CHECK(got.text.size == 6 &&
+          !memcmp(got.text.data,
+                  "a\0\xEF\xBF\xBD"
+                  "b",
+                  6) &&
+          got.id_count == 4);
     strbuf_close(&got.text);
     fake_call_close(&f);
     dense.base.facts.vocab = FAKE_VOCAB;
@@ -270,7 +278,8 @@ TEST(logprobs_go_with_their_ids) {
     fake_read(&f, &got);
     CHECK(got.prompt_logprobs == 2 && got.logprobs == 2 && got.id_count == 2);
     const Gemmad__V1__TokenLogprob *l = ((Gemmad__V1__GenerateEvent *)f.sent[3])->delta->logprobs[0];
-    CHECK(l->logprob == -(float)AB && l->n_top == FAKE_VOCAB && l->top[3]->token_id == 3 && l->top[3]->logprob == -3);
+    CHECK(l->logprob == -(float)AB && l->n_top == FAKE_VOCAB && l->top[3]->token_id == 3 &&
+          l->top[3]->logprob == -3);
     l = ((Gemmad__V1__GenerateEvent *)f.sent[1])->prompt_logprobs->logprobs[0];
     CHECK(l->token_id == HELLO && l->logprob == -1 && l->n_top == FAKE_VOCAB);
     strbuf_close(&got.text);
@@ -357,6 +366,20 @@ TEST(prompts_refused) {
     check_refused(&r, ST_INVALID, "request_id has 257 bytes, at most 256");
 }
 
+TEST(formats_have_a_bound) {
+    generate_request r = ids_request(NULL);
+    Gemmad__V1__ResponseFormat f = GEMMAD__V1__RESPONSE_FORMAT__INIT;
+    char *regex = memory_alloc(LIMIT_PROMPT_BYTES + 1);
+    memset(regex, 'a', LIMIT_PROMPT_BYTES);
+    f.format_case = GEMMAD__V1__RESPONSE_FORMAT__FORMAT_REGEX;
+    f.regex = regex;
+    r.response_format = &f;
+    check_refused(&r, ST_INVALID, "response_format has 8388613 bytes, at most 8388608");
+    f.regex = "(";
+    check_refused(&r, ST_INVALID, "response_format.regex");
+    free(regex);
+}
+
 TEST(model_without_tokenizer) {
     fake_call f;
     generate_request r = ids_request(NULL);
@@ -384,7 +407,13 @@ TEST(model_without_tokenizer) {
 TEST(floats_refused) {
     sampling_message s = GEMMAD__V1__SAMPLING__INIT;
     generate_request r = ids_request(&s);
-    struct { const char *name; protobuf_c_boolean *has; float *value; float bad[2]; const char *bounds; } v[] = {
+    struct {
+        const char *name;
+        protobuf_c_boolean *has;
+        float *value;
+        float bad[2];
+        const char *bounds;
+    } v[] = {
         {"temperature", &s.has_temperature, &s.temperature, {-0.01f, 2.01f}, "[0, 2]"},
         {"top_p", &s.has_top_p, &s.top_p, {0, 1.01f}, "(0, 1]"},
         {"min_p", &s.has_min_p, &s.min_p, {-0.1f, 1.1f}, "[0, 1]"},
@@ -419,7 +448,8 @@ TEST(floats_passed_on) {
     s.repetition_penalty = 10;
     s.presence_penalty = -2;
     s.frequency_penalty = 2;
-    Gemmad__V1__LogitBias b[2] = {GEMMAD__V1__LOGIT_BIAS__INIT, GEMMAD__V1__LOGIT_BIAS__INIT}, *list[] = {b, b + 1};
+    Gemmad__V1__LogitBias b[2] = {GEMMAD__V1__LOGIT_BIAS__INIT, GEMMAD__V1__LOGIT_BIAS__INIT},
+                          *list[] = {b, b + 1};
     b[0].has_token_id = b[0].has_bias = b[1].has_token_id = b[1].has_bias = 1;
     b[0].token_id = 9;
     b[0].bias = -100;
@@ -432,7 +462,8 @@ TEST(floats_passed_on) {
     generate_request r = ids_request(&s);
     fake_request *q = begin_started(&f, &r);
     const engine_sampling *e = &q->sampling;
-    CHECK(e->temperature == 0 && e->top_p == 1 && e->min_p == 1 && e->top_k == FAKE_VOCAB && e->max_tokens == 97);
+    CHECK(e->temperature == 0 && e->top_p == 1 && e->min_p == 1 && e->top_k == FAKE_VOCAB &&
+          e->max_tokens == 97);
     CHECK(e->repetition_penalty == 10 && e->presence_penalty == -2 && e->frequency_penalty == 2);
     CHECK(e->bias_count == 2 && q->bias[0].token == 4 && q->bias[0].bias == 100 && q->bias[1].token == 9);
     fake_finish(&dense, q, "length");
@@ -445,7 +476,9 @@ TEST(other_fields_refused) {
     s.has_max_tokens = 1;
     check_refused(&r, ST_INVALID, "sampling.max_tokens is 0");
     s.max_tokens = 98;
-    check_refused(&r, ST_INVALID, "the prompt has 3 tokens and sampling.max_tokens is 98: together 101, and the context is 100");
+    check_refused(
+        &r, ST_INVALID,
+        "the prompt has 3 tokens and sampling.max_tokens is 98: together 101, and the context is 100");
     s.max_tokens = UINT32_MAX;
     check_refused(&r, ST_INVALID, "together 4294967298");
     s.has_max_tokens = 0;
@@ -528,6 +561,7 @@ int main(void) {
     RUN(logprobs_go_with_their_ids);
     RUN(large_prompt_logprobs_come_in_pieces);
     RUN(prompts_refused);
+    RUN(formats_have_a_bound);
     RUN(model_without_tokenizer);
     RUN(floats_refused);
     RUN(floats_passed_on);

@@ -139,6 +139,7 @@ TEST(other_models_are_not_there) {
     CHECK_THAT(f.st == ST_NOT_FOUND && !strcmp(f.text, "there are the models ids; none is \"dense\""), "%s",
                f.text);
     fake_call_close(&f);
+    CHECK(!strcmp(core_first_model(c, alice), "ids") && !strcmp(core_first_model(c, NULL), "dense"));
     call_as(&f, ""); /* the first that it may use */
     CHECK(f.finished == 0 && ids_only.live == 1);
     fake_finish(&ids_only, fake_find(&ids_only, ids_only.submitted), "stop");
