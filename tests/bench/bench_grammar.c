@@ -284,12 +284,12 @@ static status measure_large(const plan *p) {
                      "{\"type\": \"string\", \"maxLength\": 30}}, \"required\": [\"kind\"]}",
                      40, "]}"));
     strbuf deep = {0};
-    for (int i = 0; i < 60; i++)
+    for (int i = 0; i < 25; i++)
         add_text(&deep, "{\"anyOf\": [{\"type\": \"number\"}, {\"type\": \"array\", \"items\": ");
     add_text(&deep, "{\"type\": \"string\"}");
-    for (int i = 0; i < 60; i++) add_text(&deep, "}]}");
+    for (int i = 0; i < 25; i++) add_text(&deep, "}]}");
     strbuf_add(&deep, "", 1);
-    status st = measure_form(p, "anyOf, 60 deep", FORM_SCHEMA, deep.data);
+    status st = measure_form(p, "anyOf, 25 deep", FORM_SCHEMA, deep.data);
     strbuf_close(&deep);
     return st;
 }

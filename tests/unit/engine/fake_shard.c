@@ -1,5 +1,6 @@
 /* gemmad-shard's command line and link without a model: token i of a request is (sum of its tokens + i) mod
- * vocab; a grammar adds its size, one that is the same as before 500. What it does wrong is chosen by FAKE_SHARD; it writes the pids of its processes into FAKE_DIR.
+ * vocab; a grammar adds its size, one that is the same as before 500. What it does wrong is chosen by
+ * FAKE_SHARD; it writes the pids of its processes into FAKE_DIR.
  *
  *   plan:  refuse, untold, crash, garbage
  *   serve: refuse, die, bite, mute, stop, stubborn, wrong-model, overrun, give-up */
