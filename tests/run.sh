@@ -35,7 +35,7 @@ jobs=$(nproc)
 logs=$root/build-logs
 python=$root/.venv/bin/python
 fuzz_seconds=${long:+60}
-fuzz_seconds=${fuzz_seconds:-10}
+fuzz_seconds=${fuzz_seconds:-15}
 soak_seconds=${long:+600}
 soak_seconds=${soak_seconds:-30}
 passed=0 failed=0 skipped=0
