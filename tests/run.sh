@@ -4,7 +4,7 @@
 #
 #   tests/run.sh [--long] [--only STEP]...
 #
-# --long      a minute of fuzzing for each target instead of 10 s, ten minutes of soak instead of 30 s, and the slow tests
+# --long      a minute of fuzzing for each target instead of 15 s, ten minutes of soak instead of 30 s, and the slow tests
 # --only STEP one step (may repeat); those before it must have built what it needs. Steps, in order:
 #             packages venv style layering build asan tsan core fuzz-build
 #             unit unit-asan unit-tsan unit-core fuzz quickstart python python-asan cluster soak acceptance

@@ -1,6 +1,5 @@
 #include "daemon/http/task.h"
 
-#include <ctype.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -95,25 +94,41 @@ void task_start(openai *o, http_exchange *x, const task_endpoint *e) {
     else job_start(http_loop(x), &t->job, bytes <= READ_HERE_BYTES);
 }
 
-/* "sampling.top_p is 2, …": the field of the request is top_p, and its clients know no "sampling". */
-static bool find_field(const char *text, char field[64], char plain[STATUS_TEXT_MAX]) {
+/* The core's sentences begin with the field they are about. "sampling.top_p is 2, …": the field of the request is top_p, and
+ * its clients know no "sampling". "messages[1].content: …": messages[1].content. */
+static bool find_field(const char *text, char field[64], const char **plain) {
     static const char prefix[] = "sampling.";
-    const size_t n = sizeof prefix - 1;
-    const char *at = strstr(text, prefix);
-    size_t length = 0;
-    if (!at) return false;
-    while (length < 63 && (islower((unsigned char)at[n + length]) || at[n + length] == '_')) length++;
-    memcpy(field, at + n, length);
+    static const char *const known[] = {"messages", "tools", "tool_choice", "response_format"};
+    bool ours = !strncmp(text, prefix, sizeof prefix - 1);
+    if (ours) text += sizeof prefix - 1;
+    size_t length = strspn(text, "abcdefghijklmnopqrstuvwxyz_0123456789[]."), name = strcspn(text, ".[: ");
+    for (size_t i = 0; i < sizeof known / sizeof *known; i++)
+        ours = ours || (strlen(known[i]) == name && !memcmp(text, known[i], name));
+    if (!ours || length == 0 || length >= 64) return false;
+    memcpy(field, text, length);
     field[length] = 0;
-    snprintf(plain, STATUS_TEXT_MAX, "%.*s%s", (int)(at - text), text, at + n);
-    return length > 0;
+    *plain = text;
+    return true;
+}
+
+/* What sampling_fit says of a prompt that, with max_tokens if they are given, the context has no room for. */
+static bool refuse_too_long(http_exchange *x, const char *text) {
+    char plain[STATUS_TEXT_MAX];
+    if (strncmp(text, "the prompt has ", 15) != 0 || !strstr(text, "context")) return false;
+    const char *at = strstr(text, "sampling.max_tokens");
+    if (at) snprintf(plain, sizeof plain, "%.*s%s", (int)(at - text), text, strchr(at, '.') + 1);
+    else snprintf(plain, sizeof plain, "%s", text);
+    http_refuse(x, 400, at ? "max_tokens" : NULL, "context_length_exceeded", plain);
+    return true;
 }
 
 void task_refuse(http_exchange *x, status st, const char *text, uint32_t retry_after_ms) {
-    char field[64], plain[STATUS_TEXT_MAX];
+    char field[64];
+    const char *plain;
     if (retry_after_ms) http_set_retry(x, retry_after_ms);
     if (st == ST_NOT_FOUND) http_refuse(x, 404, "model", "model_not_found", text);
-    else if (st == ST_INVALID && find_field(text, field, plain))
+    else if (st == ST_INVALID && refuse_too_long(x, text)) return;
+    else if (st == ST_INVALID && find_field(text, field, &plain))
         http_refuse(x, 400, field, "invalid_value", plain);
     else http_refuse_status(x, st, text);
 }

@@ -201,13 +201,18 @@ def test_formats(client):
     ({"response_format": {"type": "xml"}}, "response_format"), ({"functions": [{"name": "f"}]}, "functions"),
     ({"best_of": 2}, "best_of"), ({"chat_template_kwargs": {"x": 1}}, "chat_template_kwargs.x"),
     ({"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}]},
-     "messages[0].content[0]")])
+     "messages[0].content[0]"),
+    ({"messages": [{"role": "user", "content": "sampling.top_p is"}, {"role": "elf", "content": "x"}]}, "messages[1]"),
+    ({"tools": [{"type": "function", "function": {"name": "a b"}}]}, "tools[0]"),
+    ({"response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": {"not": {}}}}},
+     "response_format.json_schema")])
 def test_a_refusal_names_the_field(server, fault, field):
     code, headers, text = ask(server, "POST", "/v1/chat/completions",
                               {"messages": [{"role": "user", "content": "Hi"}], **fault})
     error = json.loads(text)["error"]
     assert (code, error["param"]) == (400, field) and set(error) == {"message", "type", "param", "code"}
     assert error["type"] == "invalid_request_error" and headers["x-request-id"]
+    assert (error["code"] == "context_length_exceeded") == (fault.get("max_tokens") == 100000)
 
 
 def test_errors_of_the_transport(server):
