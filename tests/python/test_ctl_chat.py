@@ -1,4 +1,5 @@
 """gemmactl chat and ask over Chat, against a server without a model; on a terminal (a pty) and without one."""
+import contextlib
 import json
 import os
 import pty
@@ -59,9 +60,14 @@ class Terminal:
         os.write(self.leader, text.encode())
 
     def leave(self):
-        """Ctrl-D at the next prompt; before it, the terminal would take it for itself. The exit code."""
+        """Ctrl-D at the next prompt, again while it is not taken: until the line editor has set the terminal up, a moment after
+        the prompt, the terminal takes it for itself. The exit code."""
         self.until("> ")
-        self.type("\x04")
+        end = time.monotonic() + PATIENCE_SECONDS
+        while self.process.poll() is None and time.monotonic() < end:
+            self.type("\x04")
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self.process.wait(0.5)
         return self.close()[1]
 
     def close(self):
