@@ -24,15 +24,18 @@ struct line_input {
     HistoryW *history;
     char *file; /* NULL: nothing is kept */
     const char *prompt;
+    bool begun; /* a character of the line has been read */
 };
 
 /* ---- on a terminal ---- */
 
-static char *give_prompt(EditLine *e) {
+static line_input *line_of(EditLine *e) {
     void *l = NULL;
     el_get(e, EL_CLIENTDATA, &l);
-    return (char *)(uintptr_t)((line_input *)l)->prompt;
+    return l;
 }
+
+static char *give_prompt(EditLine *e) { return (char *)(uintptr_t)line_of(e)->prompt; }
 
 /* 1, 0 at the end, -1 after an interrupt: libedit's own reader would try again after the signal. */
 static int read_byte(unsigned char *out) {
@@ -46,12 +49,19 @@ static int read_byte(unsigned char *out) {
     }
 }
 
+/* Ctrl-D that begins a line ends it. One that is typed before libedit has set the terminal up may come as NUL, and is lost; libedit
+ * would take what it makes of it for a letter, and the next Ctrl-D would not end the line. */
 static int read_character(EditLine *e, wchar_t *out) {
+    enum { END = 4 };
     unsigned char bytes[4];
     uint32_t code = 0xFFFD;
-    (void)e;
-    int got = read_byte(bytes);
+    line_input *l = line_of(e);
+    int got;
+    do got = read_byte(bytes);
+    while (got > 0 && bytes[0] == 0);
+    if (got > 0 && bytes[0] == END && !l->begun) got = 0;
     if (got <= 0) return got;
+    l->begun = true;
     unsigned length = utf8_length(bytes[0]);
     for (unsigned i = 1; i < length; i++)
         if ((got = read_byte(bytes + i)) <= 0) return got;
@@ -125,6 +135,7 @@ static void remember(line_input *l, const wchar_t *line) {
 /* The line without its end. */
 static status read_edited(line_input *l, line_end *how, strbuf *line) {
     int count = 0;
+    l->begun = false;
     el_resize(l->editor);
     const wchar_t *text = el_wgets(l->editor, &count);
     *how = LINE_TEXT;

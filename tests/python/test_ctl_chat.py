@@ -332,6 +332,15 @@ def test_a_file_that_could_not_be_counted_does_not_go_along(fake, terminal, tmp_
     assert contents(fake.requests[-1]) == [("user", "Text.\n\nWho?")]
 
 
+def test_an_end_typed_before_the_prompt_is_no_letter(fake, terminal):
+    """The line editor has not set the terminal up yet: a letter on the line would keep the next Ctrl-D from ending it."""
+    t = terminal()
+    t.type("Who?\n")
+    t.until("yes")
+    t.type("\x04")
+    assert t.leave() == 0
+
+
 def test_an_interrupt_stops_the_answer_and_not_the_program(fake, terminal):
     fake.chat, fake.hang_after = [chat_answer("one two three four")], 7
     t = terminal()
