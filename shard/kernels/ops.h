@@ -1,9 +1,9 @@
-/* The operators of a decoder step, behind which a device sits: kernels/cpu now, kernels/cuda with the GPU. Everything
+/* The operators of a decoder step, behind which a device sits: kernels/cpu, kernels/cuda. Everything
  * above this header is the same code on every device.
  *
  * Memory:  pointers to floats are backend memory (taken with alloc) unless "host" is said. Operators own nothing.
- * Threads: the engine thread only. An operator may return before it is done; `finish` waits, and every read of backend
- *          memory by the host comes after it. (The CPU back end is always done at return.)
+ * Threads: the engine thread only. An operator may return before it is done; `finish` waits. The host reads and writes
+ *          backend memory with get and put alone, unless is_host.
  * Numbers: docs/numerics.md. No operator's result depends on how many rows a call has.
  * Shapes:  n rows of activations, row-major; strides in elements. */
 #ifndef SHARD_KERNELS_OPS_H
@@ -53,8 +53,26 @@ static inline void *kv_head_page(const kv_view *v, uint32_t page, uint32_t kv_he
 typedef struct row_span {
     uint32_t row, count;
     uint32_t position;          /* of the first row */
+    uint32_t slot;              /* of the sequence; names its page tables */
     const uint32_t *pages;      /* host; pages[i] holds positions 64·i … 64·i + 63 */
 } row_span;
+
+/* Sequences have a table of pages for each kind of layer. */
+enum { PAGE_TABLES = 2 };
+
+/* The rows that the following calls are about; host memory that stays as it is until the next rows_begin or the end of
+ * the step. */
+typedef struct step_rows {
+    uint32_t n;                 /* rows that are there */
+    const uint32_t *token, *position; /* [n] */
+    const row_span *spans[PAGE_TABLES]; /* [span_count]; all rows, in order */
+    uint32_t span_count;
+} step_rows;
+
+/* Entry `index` of a table of a sequence is now `page`; UINT32_MAX: none. */
+typedef struct page_change {
+    uint32_t table, slot, index, page;
+} page_change;
 
 /* Angles of one rotary embedding: p · base^(-2i / head_dim) for i < pairs. */
 typedef struct rope rope;
@@ -65,6 +83,7 @@ typedef struct attention_layer {
     uint32_t heads;             /* query heads of this rank */
     uint32_t first_head, heads_per_kv, first_kv; /* local head h reads local KV head (first_head+h)/heads_per_kv-first_kv */
     uint32_t window;            /* sliding: p sees p-window+1 … p; 0: all before it */
+    uint32_t table;             /* which page table of a sequence */
     const float *q_norm, *k_norm; /* [head_dim] */
     float eps;
 } attention_layer;
@@ -89,62 +108,113 @@ enum { PRODUCTS_MAX = 3 };
 
 typedef struct backend backend;
 
+/* What is wanted of one row of logits, and what all ranks know of it before they look (shard/sample/sampler.c). A row's
+ * record is a scan_head, then `tops` and `candidates` entries of (float logit, uint32 token), falling, ties by lowest id,
+ * and `blocks` floats. */
+typedef struct scan_change {
+    uint32_t at;                /* index in the share; an index may come more than once: in order */
+    float add, times;           /* 0: x + add; else x > 0 ? x / times : x · times, and then x + add */
+} scan_change;
+typedef struct scan_row {
+    uint32_t row;               /* of the logits */
+    uint32_t tops, candidates, blocks; /* entries, at most the share; block sums, all or none */
+    uint32_t known;             /* index in the share whose logit is wanted; UINT32_MAX: none */
+    bool raw, draw;             /* the sum over the logits as they are; everything that adjusted logits are for */
+    float factor;               /* 1 / temperature, of the block sums */
+    const scan_change *changes; /* host */
+    uint32_t change_count;
+    const uint32_t *allowed;    /* host, NULL: all; words from that of the share's first id on, bit id % 32 */
+    bool allowed_new;           /* differs from what was at this pointer in earlier calls */
+} scan_row;
+typedef struct scan_head {
+    float raw_max, raw_sum;     /* Σ exp(raw - raw_max); -inf and 0 for an empty share */
+    float max;                  /* of the adjusted logits; -inf: nothing is allowed here */
+    uint32_t argmax;            /* lowest id that has it; UINT32_MAX: none */
+    float argmax_raw, known_raw;
+} scan_head;
+
 typedef struct backend_ops {
     void (*close)(backend *b);
     /* Zeroed; `what` for the message. */
     status (*alloc)(backend *b, size_t bytes, const char *what, void **out);
     void (*release)(backend *b, void *p, size_t bytes);
-    void (*finish)(backend *b);
+    /* Waits for all calls so far. ST_INTERNAL or ST_NO_MEMORY with the device's own word for it once anything has failed
+     * there; the back end can then only be closed. */
+    status (*finish)(backend *b);
+    /* Between host and backend memory, in the order of calls. put: src may be changed as soon as it returns. get: done
+     * when it returns; errors as finish. */
+    void (*put)(backend *b, void *to, const void *host, size_t bytes);
+    status (*get)(backend *b, void *host, const void *from, size_t bytes);
+
     /* context: positions that half-size layers reach, whose queries rotate by pages; 0: no such layer. */
     status (*rope_open)(backend *b, double base, uint32_t head_dim, uint32_t pairs, uint32_t context, uint32_t rows_max,
                         rope **out);
     void (*rope_close)(backend *b, rope *r);
-    /* Angles of the rows of the following attention calls; positions host [n]. */
-    void (*rope_begin)(backend *b, rope *r, const uint32_t *positions, uint32_t n);
 
-    /* y[n, cols] = table[ids[i] - first_id] · factor; ids host, all in the table. */
-    void (*embed)(backend *b, float *y, const weight *table, uint32_t first_id, const uint32_t *ids, uint32_t n,
-                  float factor);
-    /* y[n, dim] = x[index[i]]; index host. */
+    /* NULL where spans' own pages are enough. */
+    void (*pages_change)(backend *b, const page_change *changes, uint32_t count);
+    void (*rows_begin)(backend *b, const step_rows *rows);
+    /* Angles of the current rows. */
+    void (*rope_begin)(backend *b, rope *r);
+
+    /* Calls from record_begin to record_end are kept, and made again by replay, for other rows of the same number and
+     * kind: a step that only decodes. replay: false if nothing is kept under the key. NULL: not offered.
+     * padded: rows that the calls have, at least those of rows_begin; what the others hold is finite and means nothing. */
+    bool (*replay)(backend *b, uint64_t key);
+    status (*record_begin)(backend *b, uint64_t key);
+    status (*record_end)(backend *b);
+
+    /* y[n, cols] = table[token - first_id] · factor of the current rows, zeros where the table does not have the token. */
+    void (*embed)(backend *b, float *y, const weight *table, uint32_t first_id, uint32_t n, float factor);
+    /* y[n, dim] = x[index[i]]; index is backend memory. */
     void (*gather)(backend *b, float *y, const float *x, const uint32_t *index, uint32_t n, uint32_t dim);
     /* y[count] = x[0][count] + x[1][count] + … over `blocks`, in that order: partial sums of ranks. */
     void (*sum_blocks)(backend *b, float *y, const float *x, uint32_t blocks, size_t count);
     /* y = rms(x) · w, w NULL: without. */
     void (*norm)(backend *b, float *y, const float *x, const float *w, float eps, uint32_t n, uint32_t dim);
-    /* h = (h + rms(x) · w) · scale */
-    void (*add_norm)(backend *b, float *h, const float *x, const float *w, float eps, float scale, uint32_t n,
-                     uint32_t dim);
+    /* h = (h + rms(x) · w) · scale; and where y is not NULL, what the next operator begins with: y = rms(h) · next. */
+    void (*add_norm)(backend *b, float *h, const float *x, const float *w, float eps, float scale, float *y,
+                     const float *next, uint32_t n, uint32_t dim);
     /* Up to PRODUCTS_MAX products of x[n, cols], whose weights agree in cols. */
     void (*linear)(backend *b, const product *products, uint32_t count, const float *x, size_t x_stride, uint32_t n);
+    /* gate[n, rows] = gelu(G x) · U x, with up[n, rows] as scratch. */
+    void (*gated)(backend *b, float *gate, float *up, const weight *g, const weight *u, const float *x, size_t x_stride,
+                  uint32_t n);
     /* gate = gelu(gate) · up, [n, dim] each with its stride. */
     void (*gelu_multiply)(backend *b, float *gate, size_t gate_stride, const float *up, size_t up_stride, uint32_t n,
                           uint32_t dim);
     void (*softcap)(backend *b, float *x, float cap, uint32_t n, uint32_t dim);
     /* Per-layer embeddings: ple[n, layers·width] holds W_ctx h0; becomes
-     * (rms_slice(ple · scale) · norm + table[ids] · factor) · sqrt(1/2), slices of `width`. ids host. */
-    void (*ple_mix)(backend *b, float *ple, const weight *table, const uint32_t *ids, const float *norm, float eps,
-                    float scale, float factor, uint32_t width, uint32_t n);
+     * (rms_slice(ple · scale) · norm + table[token] · factor) · sqrt(1/2), slices of `width`, of the current rows. */
+    void (*ple_mix)(backend *b, float *ple, const weight *table, const float *norm, float eps, float scale, float factor,
+                    uint32_t width, uint32_t n);
 
     /* Normalises q and rotates it (half_size: folds k_norm into the dimensions that do not rotate and leaves the rest to
      * attention), and writes this step's keys and values, rounded to the cache's type. k NULL: the layer owns no cache.
-     * q[n, heads·head_dim] in place, k and v [n, kv_heads·head_dim] are scratch afterwards. */
-    void (*attention_prepare)(backend *b, const attention_layer *l, const row_span *spans, uint32_t span_count, float *q,
-                              float *k, float *v);
-    /* y[n, heads·head_dim] from prepared q and the cache. Every row of the spans is written. */
-    void (*attention)(backend *b, const attention_layer *l, const row_span *spans, uint32_t span_count, const float *q,
-                      float *y);
+     * q[n, heads·head_dim] in place, k and v [n, kv_heads·head_dim] are scratch afterwards. Of the current rows. */
+    void (*attention_prepare)(backend *b, const attention_layer *l, float *q, float *k, float *v);
+    /* y[n, heads·head_dim] from prepared q and the cache, of the current rows. */
+    void (*attention)(backend *b, const attention_layer *l, const float *q, float *y);
 
-    /* Routing of h[n, hidden]: ids and weights (host, [n, active], falling probability; ties: lowest id). */
+    /* Routing of h[n, hidden]: ids and weights (backend memory, [n, active], falling probability; ties: lowest id). Rows
+     * that are not there have ids of UINT32_MAX. */
     void (*route)(backend *b, const moe_layer *m, const float *h, uint32_t n, uint32_t *ids, float *weights);
     /* y[n, hidden] = Σ over own experts in id order of weight · D(gelu(G x) · U x). */
     void (*experts)(backend *b, const moe_layer *m, const float *x, uint32_t n, const uint32_t *ids,
                     const float *weights, float *y);
+
+    /* Records of rows of logits[…, share] into out (host), one behind the other; the logits stay as they are, and those of
+     * rows that are drawn, as changed and allowed, are at *adjusted (backend memory, one row of `share` for each of rows[n])
+     * until the next call. first_id: of the share. NULL: the sampler looks at logits itself, on the host. */
+    status (*scan)(backend *b, const float *logits, uint32_t share, uint32_t first_id, const scan_row *rows, uint32_t n,
+                   void *out, const float **adjusted);
 } backend_ops;
 
 struct backend {
     const backend_ops *ops;
-    const char *name;     /* "cpu avx2" */
+    const char *name;     /* "cpu avx2", "cuda NVIDIA H200" */
     uint32_t threads;
+    bool is_host;         /* backend memory is host memory, and calls are done when they return */
 };
 
 typedef struct cpu_backend_options {

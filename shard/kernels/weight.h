@@ -8,6 +8,10 @@
  *     quants of a Q4 group: 4 chunks of 64 bytes; byte 4·row + k of chunk v has column 4·v + k in its low nibble and
  *                           column 16 + 4·v + k in its high one, stored as value + 8
  *
+ * FP8 (e4m3: 1, 4 and 3 bits, no infinity) has one float scale a row, in strips of 16 rows as well:
+ *
+ *     strip = 16 rows · fp8_row_bytes(cols), columns in order, then the 16 rows' scales as floats
+ *
  * A weight is value · scale; Q4's values (-8 … 7) and scales are exactly those of GGUF's Q4_0, Q8's those of Q8_0. Rows
  * that do not exist have scale 0; columns that do not exist hold anything, since activations are 0 there. */
 #ifndef SHARD_KERNELS_WEIGHT_H
@@ -24,6 +28,7 @@ typedef enum weight_type {
     WEIGHT_FLOAT_TYPES, /* how many of them are floats */
     WEIGHT_Q8 = WEIGHT_FLOAT_TYPES,
     WEIGHT_Q4,
+    WEIGHT_FP8,    /* on a GPU */
     WEIGHT_BLOCKS, /* rows as a GGUF file stores them: tables that are looked up in the mapped file, never multiplied */
     WEIGHT_TYPES
 } weight_type;
@@ -51,14 +56,21 @@ static inline uint32_t quant_groups(uint32_t cols) { return cols / QUANT_GROUP +
 
 static inline uint32_t quant_group_bytes(weight_type type) { return type == WEIGHT_Q8 ? Q8_GROUP_BYTES : Q4_GROUP_BYTES; }
 
+/* A row of FP8 in a strip: whole 16 bytes; columns that do not exist are 0. */
+static inline uint32_t fp8_row_bytes(uint32_t cols) { return (cols + 15) / 16 * 16; }
+
+/* Types that lie in strips of QUANT_ROWS rows. */
+static inline bool weight_in_strips(weight_type type) { return type == WEIGHT_FP8 || weight_is_quantised(type); }
+
 static inline uint64_t quant_strip_bytes(weight_type type, uint32_t cols) {
+    if (type == WEIGHT_FP8) return (uint64_t)QUANT_ROWS * fp8_row_bytes(cols) + QUANT_ROWS * sizeof(float);
     uint64_t bytes = (uint64_t)quant_groups(cols) * (quant_group_bytes(type) + QUANT_SCALE_BYTES);
     return (bytes + 63) / 64 * 64;
 }
 
-/* Bytes of `rows` rows in memory; of quantised types the whole strips that hold them. */
+/* Bytes of `rows` rows in memory; of types in strips the whole strips that hold them. */
 static inline uint64_t weight_rows_bytes(weight_type type, uint64_t rows, uint32_t cols) {
-    if (!weight_is_quantised(type)) return rows * cols * weight_element_bytes(type);
+    if (!weight_in_strips(type)) return rows * cols * weight_element_bytes(type);
     return (rows + QUANT_ROWS - 1) / QUANT_ROWS * quant_strip_bytes(type, cols);
 }
 
