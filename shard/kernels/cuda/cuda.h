@@ -7,6 +7,7 @@
 #ifndef SHARD_KERNELS_CUDA_CUDA_H
 #define SHARD_KERNELS_CUDA_CUDA_H
 
+#include "shard/kernels/device_load.h"
 #include "shard/kernels/ops.h"
 
 #ifdef __cplusplus
@@ -32,6 +33,8 @@ typedef struct cuda_backend_options {
 } cuda_backend_options;
 
 STATUS_CHECKED status cuda_backend_open(backend **out, const cuda_backend_options *options);
+/* How weights come into the memory of such a back end. */
+const device_load_ops *cuda_load_ops(void);
 
 #ifdef __cplusplus
 }
