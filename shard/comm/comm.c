@@ -10,6 +10,7 @@
 uint32_t comm_rank(const comm *c) { return c->rank; }
 uint32_t comm_size(const comm *c) { return c->size; }
 comm_node comm_where(const comm *c) { return c->where; }
+bool comm_is_ordered(const comm *c) { return c->size == 1 || c->ordered; }
 
 comm_stats comm_statistics(const comm *c) {
     comm_stats s = c->stats;

@@ -36,6 +36,9 @@ uint32_t comm_rank(const comm *c);
 uint32_t comm_size(const comm *c);
 comm_node comm_where(const comm *c);
 comm_stats comm_statistics(const comm *c);
+/* Whether the host takes no part in exchanges, which are then made in the device's own order and may be recorded: of one
+ * rank, and of GPUs that reach each other. */
+bool comm_is_ordered(const comm *c);
 
 /* x[count], in place: the sum over ranks. */
 STATUS_CHECKED status comm_all_reduce(comm *c, float *x, size_t count);

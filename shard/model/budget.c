@@ -96,7 +96,7 @@ status budget_make(budget *out, const model_config *config, const layout *split,
     b.weight_bytes = o->weight_bytes
                          ? o->weight_bytes
                          : model_weights_plan_bytes(config, split, o->files, o->stored, o->choice);
-    b.activation_bytes = runner_activation_bytes(config, split, b.rows_max);
+    b.activation_bytes = runner_activation_bytes(config, split, b.rows_max, false);
     runner_kv_geometry(config, split, o->kv, &b.geometry);
     uint64_t fixed = b.weight_bytes + b.activation_bytes, limit = o->memory_bytes;
     if (!limit) limit = o->free_bytes / 10 * 8;

@@ -34,6 +34,7 @@ static uint32_t type_number(const weight *m) {
     case WEIGHT_Q4: return PACK_TYPE_Q4;
     case WEIGHT_FP8: return PACK_TYPE_FP8;
     case WEIGHT_BLOCKS: return PACK_TYPE_BLOCKS + m->blocks;
+    case WEIGHT_FP8:
     case WEIGHT_TYPES: break;
     }
     INVARIANT(!"a type that packs hold");

@@ -568,10 +568,10 @@ status sampler_run(sampler *s, float *logits, uint32_t n, const sample_row *rows
     s->changed_count = 0;
     for (uint32_t i = 0; i < n; i++) {
         s->changed_begin[i] = s->changed_begin[i + 1] = s->changed_count;
-        out = write_row(s, out, logits + (size_t)i * s->share, &rows[i], i);
+        out = write_row(s, out, logits + (size_t)rows[i].logits_row * s->share, &rows[i], i);
     }
     TRY(exchange(s, (size_t)(out - s->mine)));
     for (uint32_t i = 0; i < n; i++)
-        TRY(finish_row(s, logits + (size_t)i * s->share, &rows[i], i, &results[i]));
+        TRY(finish_row(s, logits + (size_t)rows[i].logits_row * s->share, &rows[i], i, &results[i]));
     return ST_OK;
 }

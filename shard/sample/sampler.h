@@ -47,6 +47,7 @@ typedef struct sample_row {
     bool draw;         /* draw it; else only log-probabilities of `known` are wanted */
     uint32_t known;    /* SAMPLE_NO_TOKEN when drawing */
     uint32_t allowed;  /* the draw is among the set in this place + 1; 0: among all */
+    uint32_t logits_row; /* which row of the logits is its own */
 } sample_row;
 
 typedef struct sample_result {

@@ -9,7 +9,7 @@ static budget planned(uint32_t context, uint64_t kv_bytes) {
     budget b;
     budget_options o = {.choice = WEIGHTS_F32, .stored = WEIGHT_F32, .weight_bytes = 1000, .kv = KV_F32};
     o.context = context;
-    o.memory_bytes = 1000 + runner_activation_bytes(config, whole, BUDGET_ROWS) + kv_bytes;
+    o.memory_bytes = 1000 + runner_activation_bytes(config, whole, BUDGET_ROWS, false) + kv_bytes;
     CHECK_STATUS(budget_make(&b, config, whole, &o), ST_OK);
     return b;
 }
