@@ -12,11 +12,13 @@ typedef struct budget_options {
     weights_choice choice;    /* --weights */
     const checkpoint *files;  /* NULL: not at hand, and all matrices are stored as … */
     weight_type stored;
-    uint64_t weight_bytes;    /* of this rank, where they are known (a pack's file); 0: by arithmetic */
+    uint64_t weight_bytes;    /* of this rank, where they are known (model_pack_bytes); 0: by arithmetic */
     kv_type kv;
     uint32_t context;         /* --context; 0: the model's own limit, cut to what fits */
     uint64_t memory_bytes;    /* --memory per rank; 0: chosen */
     uint64_t free_bytes;      /* of this rank: what its host has free / ranks on the host */
+    uint64_t device_bytes;    /* free memory of the GPU that this rank computes on, which the plan is then about; 0: host */
+    uint64_t device_scratch_bytes; /* what the back end takes there for itself, counted with activations */
     uint32_t slots, rows_max, chunk_max; /* 0: defaults */
 } budget_options;
 
@@ -31,7 +33,7 @@ typedef struct budget {
     uint32_t requests_held; /* requests of `context` tokens that have KV at once, at most `slots` */
     uint64_t tokens_held;   /* tokens that have KV at once, when every request but one is of `context` tokens */
     uint32_t window;
-    bool context_given;
+    bool context_given, on_device;
     kv_geometry geometry;
 } budget;
 

@@ -147,9 +147,8 @@ static status prepare(instance *i, const instance_options *o, uint32_t ranks_of_
 }
 
 static status load_weights(instance *i, const instance_options *o) {
-    if (i->pack)
-        return model_pack_weights(i->pack, o->model_path, i->config, i->split, o->threads, &i->weights);
     const model_weights_options w = {.choice = i->choice, .random = is_random(o), .threads = o->threads};
+    if (i->pack) return model_pack_weights(i->pack, o->model_path, i->config, i->split, &w, &i->weights);
     return model_weights_open(&i->weights, i->files, i->config, i->split, &w);
 }
 

@@ -78,11 +78,12 @@ static int by_place(const void *a, const void *b) {
     return x->order < y->order ? -1 : x->order > y->order;
 }
 
-static void make_jobs(const weight_plan *plan, work *all) {
+static void make_jobs(const weight_plan *plan, uint64_t piece_bytes, work *all) {
     uint32_t capacity = 0;
+    if (piece_bytes == 0) piece_bytes = WEIGHTS_PIECE_BYTES;
     for (uint32_t i = 0; i < plan->count; i++) {
         const weight_part *p = &plan->parts[i];
-        uint64_t strips = WEIGHTS_PIECE_BYTES / part_bytes(p, QUANT_ROWS);
+        uint64_t strips = piece_bytes / part_bytes(p, QUANT_ROWS);
         uint64_t rows = (strips ? strips : 1) * QUANT_ROWS;
         for (uint64_t row = 0; row < row_count(p); row += rows) {
             if (all->count == capacity) {
@@ -182,7 +183,7 @@ uint32_t weights_loading_threads(uint32_t threads) {
 static status fill_parts(const weight_plan *plan, checkpoint *c, const model_weights_options *o) {
     work all = {.checkpoint = o->random ? NULL : c, .load = o->load};
     status st = ST_OK;
-    make_jobs(plan, &all);
+    make_jobs(plan, o->piece_bytes, &all);
     /* One rank's word is enough; counted in memory, which is what a quantising load takes its time for. */
     progress_begin(&all.said, plan->layout->rank == 0 ? "loading weights" : NULL, plan->weights->bytes);
     if (plan->on_device)

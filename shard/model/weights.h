@@ -26,6 +26,10 @@ typedef enum weights_choice {
     WEIGHTS_CHOICES
 } weights_choice;
 
+/* The embedding alone is gigabytes: threads share it piece by piece. Two pieces are pinned for each thread that loads a
+ * device. */
+enum { WEIGHTS_PIECE_BYTES = 4 << 20 };
+
 typedef struct layer_weights {
     const float *input_norm, *post_attention_norm, *pre_mlp_norm, *post_mlp_norm; /* [hidden] */
     weight q;    /* [heads · head_dim, hidden], this rank's query heads */
@@ -72,7 +76,11 @@ typedef struct model_weights_options {
     uint32_t threads;
     backend *device;             /* where weights go; NULL, or one that is_host: host memory */
     const device_load_ops *load; /* the way there; NULL for host memory */
+    uint64_t piece_bytes;        /* what passes to memory at a time; 0: WEIGHTS_PIECE_BYTES */
 } model_weights_options;
+
+/* Whether weights for it leave the host's memory. */
+static inline bool weights_go_to_device(const backend *device) { return device && !device->is_host; }
 
 STATUS_CHECKED status model_weights_open(model_weights **out, checkpoint *c, const model_config *config,
                                          const layout *l, const model_weights_options *options);

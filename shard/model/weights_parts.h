@@ -6,6 +6,7 @@
 #ifndef SHARD_MODEL_WEIGHTS_PARTS_H
 #define SHARD_MODEL_WEIGHTS_PARTS_H
 
+#include "shard/model/weights_pack.h"
 #include "shard/model/weights_table.h"
 
 /* One block of one tensor on its way to memory: a whole vector, or one matrix of this rank's. */
@@ -46,10 +47,11 @@ model_weights *weights_take(const model_config *config, const layout *l);
  * strip's first row, and out is zeroed. */
 void weights_random_fill(const weight_part *part, uint64_t row_begin, uint64_t row_end, void *out);
 
-/* What goes to memory passes in pieces of about so much: the embedding alone is gigabytes, and threads share it. Two of
- * them are pinned for each thread that loads a device. */
-enum { WEIGHTS_PIECE_BYTES = 4 << 20, WEIGHTS_ALIGN = 64 };
-static inline bool weights_go_to_device(const backend *device) { return device && !device->is_host; }
+enum { WEIGHTS_ALIGN = 64 };
+/* Weights that point into the files' bytes come to point into a copy of them on o->device. */
+STATUS_CHECKED status weights_pack_to_device(model_weights *w, const pack_file *file, const pack_file *tables,
+                                             const model_config *config, const layout *l,
+                                             const weights_pack_options *o);
 /* How many threads parallel_run_numbered numbers. */
 uint32_t weights_loading_threads(uint32_t threads);
 
