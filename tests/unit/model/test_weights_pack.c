@@ -161,7 +161,7 @@ static void round_trip(const char *model, uint32_t ranks, uint32_t expert_degree
 }
 
 TEST(what_comes_out_is_what_went_in) {
-    static const weights_choice choices[] = {WEIGHTS_AUTO, WEIGHTS_F32, WEIGHTS_Q8, WEIGHTS_Q4};
+    static const weights_choice choices[] = {WEIGHTS_AUTO, WEIGHTS_F32, WEIGHTS_Q8, WEIGHTS_Q4, WEIGHTS_FP8};
     for (size_t c = 0; c < sizeof choices / sizeof *choices; c++) {
         for (uint32_t ranks = TEST_SANITIZED ? 2 : 1; ranks <= 2; ranks++) {
             round_trip("golden/dense", ranks, 0, choices[c], false);
