@@ -13,7 +13,10 @@
 extern "C" {
 #endif
 
-enum { CUDA_STREAM_ROWS = 16 };
+enum { CUDA_STREAM_ROWS = 16, CUDA_RECORDED_ROWS = 64 };
+
+/* What a context, cuBLAS and loaded kernels take of a GPU's memory beside what is asked for. */
+#define CUDA_CONTEXT_BYTES (UINT64_C(1) << 30)
 
 typedef struct cuda_backend_options {
     uint32_t device;             /* as CUDA_VISIBLE_DEVICES numbers them */
@@ -32,6 +35,8 @@ typedef struct cuda_backend_options {
 } cuda_backend_options;
 
 STATUS_CHECKED status cuda_backend_open(backend **out, const cuda_backend_options *options);
+/* What it takes of the device's memory for itself: page tables, angles, scratch. */
+uint64_t cuda_backend_bytes(const cuda_backend_options *options);
 
 #ifdef __cplusplus
 }
