@@ -37,6 +37,8 @@ typedef struct cuda_backend_options {
 STATUS_CHECKED status cuda_backend_open(backend **out, const cuda_backend_options *options);
 /* What it takes of the device's memory for itself: page tables, angles, scratch. */
 uint64_t cuda_backend_bytes(const cuda_backend_options *options);
+/* Its cudaStream_t. b is the back end itself, not what is around it. */
+void *cuda_backend_stream(backend *b);
 
 #ifdef __cplusplus
 }

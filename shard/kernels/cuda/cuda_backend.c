@@ -335,3 +335,5 @@ fail:
     close_backend(&c->base);
     return st;
 }
+
+void *cuda_backend_stream(backend *b) { return cuda_of(b)->stream; }
