@@ -15,10 +15,12 @@ typedef struct planned {
     weights_choice choice;
     weight_type stored;
     kv_type kv;
+    bool on_device;
     layout_options split; /* without the rank */
 } planned;
 
 static status prepare(const plan_command_options *o, planned *p) {
+    TRY(gpu_wanted(o->gpu, o->device, &p->on_device));
     TRY(model_config_open(&p->config, o->model_path, NULL));
     TRY(model_pack_open(&p->pack, o->model_path, p->config));
     if (p->pack) {
