@@ -53,7 +53,7 @@ static const char usage[] =
     "  --expert-layout ExW   EP degree x width degree; default: what decodes fastest\n"
     "  --share I/N           this engine is the I-th from 0 of N on its machine, which divide CPUs and "
     "memory\n"
-    "  --prefill-chunk N     rows of one prompt in one step; default 512\n"
+    "  --prefill-chunk N     rows of one prompt in one step; default 512, on a GPU 2048\n"
     "  --prefill-min-share N  percent of the time for prompts at least, beside answers; default 10\n"
     "  --spill DIR[:SIZE]    folder for pages of the prefix cache; SIZE of all ranks together, default "
     "64GiB\n"
@@ -161,7 +161,7 @@ static int take_option(arguments *a, const char *name, const char *value) {
     else if (!strcmp(name, "ranks")) code = read_u32(name, value, 1, LIMIT_RANKS, &p->ranks);
     else if (!strcmp(name, "threads")) code = read_u32(name, value, 1, 512, &a->threads);
     else if (!strcmp(name, "context")) code = read_u32(name, value, 1, LIMIT_CONTEXT_TOKENS, &p->context);
-    else if (!strcmp(name, "prefill-chunk")) code = read_u32(name, value, 1, BUDGET_ROWS, &a->chunk);
+    else if (!strcmp(name, "prefill-chunk")) code = read_u32(name, value, 1, BUDGET_ROWS_MAX, &a->chunk);
     else if (!strcmp(name, "prefill-min-share"))
         code = read_u32(name, value, 1, LIMIT_PREFILL_SHARE, &a->min_share);
     else if (!strcmp(name, "spill")) code = read_spill(value, a);

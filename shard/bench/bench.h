@@ -15,6 +15,7 @@
 typedef struct bench_options {
     bool decode; /* else prefill */
     const char *model, *shape;
+    const char *write; /* a directory for a checkpoint of the shape, in place of measuring */
     uint32_t layers;
     uint32_t ranks, threads;
     const char *comm, *weights, *kv, *expert_layout, *device;

@@ -6,6 +6,7 @@
 #include "base/log.h"
 #include "base/options.h"
 #include "shard/bench/bench.h"
+#include "shard/bench/write_checkpoint.h"
 #include "shard/kernels/placement.h"
 
 enum { EXIT_USAGE = 2, EXIT_REFUSED = 3, REPEAT_MAX = 64 };
@@ -17,6 +18,8 @@ static const option rows[] = {
      "random weights of a published size instead"},
     {"layers", OPTION_U32, 0, AT(layers), "N", NULL, NULL, 1, LIMIT_LAYERS, NULL, NULL,
      "only the first so many layers of the shape"},
+    {"write", OPTION_TEXT, 0, AT(write), "DIR", NULL, NULL, 0, 0, NULL, NULL,
+     "writes the shape's random weights as a checkpoint, without a tokenizer, and measures nothing"},
     {"ranks", OPTION_U32, 0, AT(ranks), "N", NULL, "1", 1, LIMIT_RANKS, NULL, NULL, "ranks of the engine"},
     {"threads", OPTION_U32, 0, AT(threads), "N", NULL, NULL, 1, 512, NULL, NULL,
      "threads of a rank; default: the CPUs this process may use / ranks"},
@@ -76,7 +79,8 @@ static int say(status st) {
 }
 
 static void print_help(void) {
-    printf("usage: bench prefill|decode (--model PATH | --shape NAME [--layers N]) [options]\n\n"
+    printf("usage: bench prefill|decode (--model PATH | --shape NAME [--layers N]) [options]\n"
+           "       bench --write DIR --shape NAME [--layers N] [--threads N]\n\n"
            "Measures the engine alone: tokens a second, what share of the memory's bandwidth that is, and "
            "where\n"
            "the time goes.\n\n");
@@ -87,6 +91,7 @@ static void print_help(void) {
 
 static status check(const bench_options *o) {
     if (!o->model == !o->shape) return fail(ST_INVALID, "give --model PATH or --shape NAME, one of them");
+    if (o->write && !o->shape) return fail(ST_INVALID, "--write belongs to --shape");
     if (o->layers && !o->shape) return fail(ST_INVALID, "--layers belongs to --shape");
     return ST_OK;
 }
@@ -110,23 +115,30 @@ int bench_command(int argc, char **argv, bench_launched *launched, const gpu_pro
         print_help();
         return argc < 2 ? EXIT_USAGE : 0;
     }
-    if (strcmp(argv[1], "prefill") != 0 && strcmp(argv[1], "decode") != 0) {
+    bool only_options = !strncmp(argv[1], "--", 2); /* which have to be those of --write */
+    if (!only_options && strcmp(argv[1], "prefill") != 0 && strcmp(argv[1], "decode") != 0) {
         fprintf(stderr, "bench: unknown measurement '%s'; prefill or decode\n", argv[1]);
         return EXIT_USAGE;
     }
     log_open("bench", LOG_WARN); /* standard output is for figures, standard error for what goes wrong */
     options_open(&reader, rows, ROWS, "GEMMAD", &o);
     o.decode = !strcmp(argv[1], "decode");
-    status st = options_read_arguments(&reader, argc - 1, argv + 1);
+    status st = options_read_arguments(&reader, argc - !only_options, argv + !only_options);
     options_close(&reader);
     if (st == ST_OK && o.help) {
         print_help();
         return 0;
     }
     if (st == ST_OK) st = check(&o);
+    if (st == ST_OK && only_options && !o.write)
+        st = fail(ST_INVALID, "say what to measure: prefill or decode");
     if (st != ST_OK) {
         (void)say(st);
         return EXIT_USAGE;
+    }
+    if (o.write) {
+        st = bench_write_checkpoint(o.write, o.shape, o.layers, o.threads ? o.threads : placement_cpus());
+        return st == ST_OK ? 0 : say(st);
     }
     st = bench_run_ranks(o.comm, o.ranks, o.threads, bench_rank, &o, argc, argv, launched);
     return st == ST_OK ? 0 : say(st);

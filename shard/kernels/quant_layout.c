@@ -59,7 +59,24 @@ static void floats_to_q4(const place *p, uint32_t group, const float *x) {
     put_q4(p, group, half_from_float(scale), pairs);
 }
 
+/* One scale for the whole row; columns that do not exist stay 0. */
+static void floats_to_fp8(void *strips, uint32_t cols, uint32_t row, const float *x) {
+    uint8_t *strip = (uint8_t *)strips + row / QUANT_ROWS * quant_strip_bytes(WEIGHT_FP8, cols);
+    uint32_t row_bytes = fp8_row_bytes(cols), lane = row % QUANT_ROWS;
+    uint8_t *values = strip + (size_t)lane * row_bytes;
+    float largest = 0;
+    for (uint32_t c = 0; c < cols; c++) largest = fabsf(x[c]) > largest ? fabsf(x[c]) : largest;
+    float scale = largest / E4M3_LARGEST;
+    if (scale != 0)
+        for (uint32_t c = 0; c < cols; c++) values[c] = e4m3_from_float(x[c] / scale);
+    ((float *)(void *)(strip + (size_t)QUANT_ROWS * row_bytes))[lane] = scale;
+}
+
 void quant_store_floats(weight_type type, void *strips, uint32_t cols, uint32_t row, const float *x) {
+    if (type == WEIGHT_FP8) {
+        floats_to_fp8(strips, cols, row, x);
+        return;
+    }
     place p = place_of(type, strips, cols, row);
     for (uint32_t g = 0; g * QUANT_GROUP < cols; g++, x += QUANT_GROUP) {
         float rest[QUANT_GROUP] = {0};
@@ -112,7 +129,19 @@ void quant_store_q5_0(void *strips, uint32_t cols, uint32_t row, const void *blo
     }
 }
 
+static void fp8_row(const weight *w, uint32_t row, float *y) {
+    const uint8_t *strip = (const uint8_t *)w->data + row / QUANT_ROWS * quant_strip_bytes(WEIGHT_FP8, w->cols);
+    uint32_t row_bytes = fp8_row_bytes(w->cols), lane = row % QUANT_ROWS;
+    const uint8_t *values = strip + (size_t)lane * row_bytes;
+    float scale = ((const float *)(const void *)(strip + (size_t)QUANT_ROWS * row_bytes))[lane];
+    for (uint32_t c = 0; c < w->cols; c++) y[c] = e4m3_to_float(values[c]) * scale;
+}
+
 void quant_row(const weight *w, uint32_t row, float *y) {
+    if (w->type == WEIGHT_FP8) {
+        fp8_row(w, row, y);
+        return;
+    }
     place p = place_of(w->type, w->data, w->cols, row);
     for (uint32_t c = 0; c < w->cols; c++) {
         uint32_t g = c / QUANT_GROUP, i = c % QUANT_GROUP;

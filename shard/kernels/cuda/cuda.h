@@ -7,6 +7,7 @@
 #ifndef SHARD_KERNELS_CUDA_CUDA_H
 #define SHARD_KERNELS_CUDA_CUDA_H
 
+#include "shard/kernels/device_load.h"
 #include "shard/kernels/ops.h"
 
 #ifdef __cplusplus
@@ -39,6 +40,8 @@ STATUS_CHECKED status cuda_backend_open(backend **out, const cuda_backend_option
 uint64_t cuda_backend_bytes(const cuda_backend_options *options);
 /* Its cudaStream_t. b is the back end itself, not what is around it. */
 void *cuda_backend_stream(backend *b);
+/* How weights come into the memory of such a back end. */
+const device_load_ops *cuda_load_ops(void);
 
 #ifdef __cplusplus
 }

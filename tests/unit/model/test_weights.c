@@ -270,7 +270,7 @@ TEST(bytes_read_are_the_layouts_share) {
                 CHECK_THAT(s.w->bytes_read == s.w->bytes_expected, "%s rank %u of %u: %llu, not %llu",
                            models[m], options.rank, options.ranks, (unsigned long long)s.w->bytes_read,
                            (unsigned long long)s.w->bytes_expected);
-                CHECK(s.w->bytes == model_weights_plan_bytes(o.config, s.l, NULL, WEIGHT_BF16, WEIGHTS_AUTO));
+                CHECK(s.w->bytes == model_weights_plan_bytes(o.config, s.l, NULL, WEIGHT_BF16, WEIGHTS_AUTO, false));
                 if (options.ranks == 1) CHECK(s.w->bytes_skipped == 0);
                 sum += s.w->bytes_read;
                 for (uint32_t n = 0; n < o.config->layers; n++) {
@@ -281,7 +281,7 @@ TEST(bytes_read_are_the_layouts_share) {
                 if (options.rank > 0) continue;
                 s = load(o, options, true, 2);
                 CHECK(s.w->bytes_read == s.w->bytes_expected);
-                CHECK(s.w->bytes == model_weights_plan_bytes(o.config, s.l, NULL, WEIGHT_BF16, WEIGHTS_F32));
+                CHECK(s.w->bytes == model_weights_plan_bytes(o.config, s.l, NULL, WEIGHT_BF16, WEIGHTS_F32, false));
                 unload(s);
             }
             /* What is split adds up to itself; KV heads may be held several times; the rest is held by all.
@@ -311,15 +311,15 @@ TEST(plans_of_published_sizes) {
     }
     layout *l;
     CHECK_STATUS(layout_open(&l, &c, &(layout_options){.ranks = 1, .group = 1}), ST_OK);
-    double parameters = (double)model_weights_plan_bytes(&c, l, NULL, WEIGHT_BF16, WEIGHTS_AUTO) / 2;
+    double parameters = (double)model_weights_plan_bytes(&c, l, NULL, WEIGHT_BF16, WEIGHTS_AUTO, false) / 2;
     CHECK_THAT(parameters > 30.6e9 && parameters < 30.8e9, "%g", parameters);
-    CHECK(model_weights_plan_bytes(&c, l, NULL, WEIGHT_F16, WEIGHTS_F32) >
-          1.99 * model_weights_plan_bytes(&c, l, NULL, WEIGHT_F16, WEIGHTS_AUTO));
+    CHECK(model_weights_plan_bytes(&c, l, NULL, WEIGHT_F16, WEIGHTS_F32, false) >
+          1.99 * model_weights_plan_bytes(&c, l, NULL, WEIGHT_F16, WEIGHTS_AUTO, false));
     layout_close(l);
     uint64_t sum = 0;
     for (uint32_t rank = 0; rank < 4; rank++) {
         CHECK_STATUS(layout_open(&l, &c, &(layout_options){.ranks = 4, .rank = rank, .group = 1}), ST_OK);
-        sum += model_weights_plan_bytes(&c, l, NULL, WEIGHT_BF16, WEIGHTS_AUTO);
+        sum += model_weights_plan_bytes(&c, l, NULL, WEIGHT_BF16, WEIGHTS_AUTO, false);
         layout_close(l);
     }
     CHECK((double)sum / 2 > parameters && (double)sum / 2 < parameters * 1.001); /* norms four times */

@@ -121,7 +121,7 @@ static void check_rank(const source *s, const model_pack *p, uint32_t rank) {
     CHECK_STATUS(model_pack_fit(p, s->folder.path, s->config, m->ranks, 0, 0, WEIGHTS_AUTO, &split), ST_OK);
     split.rank = rank;
     CHECK_STATUS(layout_open(&l, s->config, &split), ST_OK);
-    CHECK_STATUS(model_pack_weights(p, s->folder.path, s->config, l, 2, &from_pack), ST_OK);
+    CHECK_STATUS(model_pack_weights(p, s->folder.path, s->config, l, &(model_weights_options){.threads = 2}, &from_pack), ST_OK);
     CHECK_STATUS(model_weights_open(&from_files, s->files, s->config, l,
                                     &(model_weights_options){.choice = p->choice, .threads = 1}),
                  ST_OK);
@@ -229,7 +229,7 @@ static status open_rank(const source *s, uint32_t rank, uint32_t of_layout) {
     if (of_layout) split.expert_degree = 1, split.width_degree = of_layout;
     if (st == ST_OK) st = layout_open(&l, s->config, &split);
     if (st == ST_OK) {
-        st = model_pack_weights(p, s->folder.path, s->config, l, 1, &w);
+        st = model_pack_weights(p, s->folder.path, s->config, l, &(model_weights_options){.threads = 1}, &w);
         layout_close(l);
     }
     model_weights_close(w);
