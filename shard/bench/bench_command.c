@@ -23,7 +23,13 @@ static const option rows[] = {
     {"ranks", OPTION_U32, 0, AT(ranks), "N", NULL, "1", 1, LIMIT_RANKS, NULL, NULL, "ranks of the engine"},
     {"threads", OPTION_U32, 0, AT(threads), "N", NULL, NULL, 1, 512, NULL, NULL,
      "threads of a rank; default: the CPUs this process may use / ranks"},
-    {"weights", OPTION_WORD, 0, AT(weights), "TYPE", NULL, "auto", 0, 0, "auto bf16 q8 q4 fp8 f32", NULL,
+    {"device", OPTION_WORD, 0, AT(device), "NAME", NULL, "auto", 0, 0, "auto cpu cuda", NULL,
+     "what computes; auto: a GPU for each rank where there are some"},
+    {"batch-invariant", OPTION_FLAG, 0, AT(batch_invariant), NULL, NULL, NULL, 0, 0, NULL, NULL,
+     "on a GPU: prompts too give every token the bits it has alone"},
+    {"no-graphs", OPTION_FLAG, 0, AT(no_graphs), NULL, NULL, NULL, 0, 0, NULL, NULL,
+     "on a GPU: start every kernel of a step, instead of replaying a recorded one"},
+    {"weights", OPTION_WORD, 0, AT(weights), "TYPE", NULL, "auto", 0, 0, "auto bf16 q8 q4 f32 fp8", NULL,
      "type of the matrices"},
     {"kv", OPTION_WORD, 0, AT(kv), "TYPE", NULL, "auto", 0, 0, "auto bf16 q8 f32", NULL,
      "type of the KV cache"},
@@ -39,12 +45,12 @@ static const option rows[] = {
      "runs; the median counts"},
     {"expert-layout", OPTION_TEXT, 0, AT(expert_layout), "ExW", NULL, NULL, 0, 0, NULL, NULL,
      "EP degree and width degree, such as 2x1"},
-    {"prefill-chunk", OPTION_U32, 0, AT(chunk), "N", "rows", "512", 1, BUDGET_ROWS, NULL, NULL,
-     "rows of one prompt in one step"},
+    {"prefill-chunk", OPTION_U32, 0, AT(chunk), "N", "rows", NULL, 1, BUDGET_ROWS_MAX, NULL, NULL,
+     "rows of one prompt in one step; default: 512, on a GPU 2048"},
     {"memory", OPTION_BYTES, 0, AT(memory_bytes), "BYTES", NULL, NULL, 0, 0, NULL, NULL,
      "budget of a rank; default: 80 % of what is free"},
     {"read", OPTION_BYTES, 0, AT(read_bytes), "BYTES", NULL, NULL, 1 << 20, (uint64_t)1 << 40, NULL, NULL,
-     "memory that the read bandwidth is measured on; default: 4GiB, more than caches hold"},
+     "memory that the read bandwidth is measured on; default: 4GiB, more than caches hold; on a GPU 8GiB"},
     {"comm", OPTION_WORD, 0, AT(comm), "KIND", NULL, "fork", 0, 0, "fork mpi", NULL,
      "fork starts the ranks itself; mpi: under mpirun"},
     {"json", OPTION_FLAG, 0, AT(json), NULL, NULL, NULL, 0, 0, NULL, NULL, "figures as one JSON object"},
@@ -102,8 +108,8 @@ status bench_run_ranks(const char *comm_name, uint32_t ranks, uint32_t threads, 
     return comm_fork_run(&(comm_fork_options){.ranks = ranks, .spin_us = fits ? 50 : 0}, body, context);
 }
 
-int bench_command(int argc, char **argv, bench_launched *launched) {
-    bench_options o = {0};
+int bench_command(int argc, char **argv, bench_launched *launched, const gpu_provider *gpu) {
+    bench_options o = {.gpu = gpu};
     options reader;
     if (argc < 2 || !strcmp(argv[1], "--help")) {
         print_help();

@@ -91,9 +91,14 @@ static uint64_t limit_of(const budget_options *o) {
     return o->device_bytes ? o->device_bytes / 10 * 9 : o->free_bytes / 10 * 8;
 }
 
+uint32_t budget_step_rows(uint32_t rows_max, uint32_t chunk_max, bool on_device) {
+    uint32_t rows = rows_max ? rows_max : on_device ? BUDGET_ROWS_GPU : BUDGET_ROWS;
+    return rows > chunk_max ? rows : chunk_max;
+}
+
 status budget_make(budget *out, const model_config *config, const layout *split, const budget_options *o) {
     budget b = {.slots = o->slots ? o->slots : BUDGET_SLOTS,
-                .rows_max = o->rows_max ? o->rows_max : BUDGET_ROWS};
+                .rows_max = budget_step_rows(o->rows_max, o->chunk_max, o->device_bytes > 0)};
     b.chunk_max = o->chunk_max ? o->chunk_max : b.rows_max;
     if (b.slots > b.rows_max) b.slots = b.rows_max;
     INVARIANT(b.chunk_max <= b.rows_max);
@@ -123,7 +128,7 @@ status budget_make(budget *out, const model_config *config, const layout *split,
     set_context(&b, o->context ? o->context : config->context);
     uint64_t have = b.geometry.slab_bytes ? b.kv_limit / b.geometry.slab_bytes : 0;
     TRY(fit_context(&b, split->rank, have));
-    uint64_t want = o->memory_bytes ? have : slabs_for(&b, BUDGET_REQUESTS, 0);
+    uint64_t want = o->memory_bytes || o->whole_memory ? have : slabs_for(&b, BUDGET_REQUESTS, 0);
     if (want > have) want = have;
     if (want > slabs_most(&b.geometry)) want = slabs_most(&b.geometry);
     set_slabs(&b, (uint32_t)want);
