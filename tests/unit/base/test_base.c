@@ -1,3 +1,4 @@
+#include <stdatomic.h>
 #include <unistd.h>
 
 #include "base/file.h"

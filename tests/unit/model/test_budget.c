@@ -54,7 +54,7 @@ TEST(a_plan_for_a_gpu) {
     o.device_scratch_bytes = 12345678;
     CHECK_STATUS(budget_make(&b, config, whole, &o), ST_OK);
     CHECK(b.weight_bytes == model_weights_plan_bytes(config, whole, NULL, WEIGHT_BF16, WEIGHTS_FP8, true));
-    uint64_t own = runner_activation_bytes(config, whole, BUDGET_ROWS, true);
+    uint64_t own = runner_activation_bytes(config, whole, b.rows_max, true);
     CHECK(b.activation_bytes == own + 12345678);
     CHECK(b.kv_limit == (UINT64_C(1) << 30) / 10 * 9 - b.weight_bytes - b.activation_bytes);
     o.device_bytes = b.weight_bytes + b.activation_bytes;
@@ -69,7 +69,8 @@ TEST(a_plan_for_a_gpu) {
     CHECK_SENTENCE("--memory is 1048576");
     o = (budget_options){.choice = WEIGHTS_Q8, .stored = WEIGHT_BF16, .kv = KV_BF16, .context = 256, .free_bytes = 1 << 30};
     CHECK_STATUS(budget_make(&host, config, whole, &o), ST_OK);
-    CHECK(!host.on_device && host.activation_bytes > own);
+    CHECK(!host.on_device && host.rows_max == BUDGET_ROWS && b.rows_max > BUDGET_ROWS);
+    CHECK(host.activation_bytes == runner_activation_bytes(config, whole, BUDGET_ROWS, false));
 }
 
 int main(void) {
