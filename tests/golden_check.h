@@ -33,7 +33,7 @@ static inline void golden_note_(double *max, double difference) {
 }
 
 static inline void golden_compare_(seen *s, double *max, const char *name, const float *data, uint32_t rows, uint32_t cols) {
-    char full[96];
+    char full[192];
     uint64_t shape[4];
     snprintf(full, sizeof full, "%s.%s", s->prefix, name);
     const float *want = golden_f32(s->g, full, shape);
