@@ -53,7 +53,8 @@ static __device__ __forceinline__ void count_bin(uint32_t *bins, uint32_t bin, b
     uint32_t lane = threadIdx.x % WARP, there = __ballot_sync(SCAN_LANES, in);
     if (there == 0) return;
     uint32_t leader = (uint32_t)__ffs((int)there) - 1;
-    bool same = in && bin == __shfl_sync(SCAN_LANES, bin, (int)leader);
+    uint32_t first = __shfl_sync(SCAN_LANES, bin, (int)leader);
+    bool same = in && bin == first;
     uint32_t agree = (uint32_t)__popc(__ballot_sync(SCAN_LANES, same));
     if (lane == leader) atomicAdd(&bins[bin], agree);
     else if (in && !same) atomicAdd(&bins[bin], 1u);
