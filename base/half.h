@@ -50,21 +50,21 @@ static inline float e4m3_to_float(uint8_t code) {
     return x;
 }
 
-/* To nearest, halves to even; beyond the range, infinities too, the largest number; NaN stays NaN. Without branches, so that
- * a loop over a row becomes vector code. */
+/* To nearest, halves to even; beyond the range, infinities too, the largest number; NaN stays NaN. Masks in place of
+ * branches, and signed numbers, so that a loop over a row becomes vector code of any instruction set. */
 static inline uint8_t e4m3_from_float(float x) {
-    uint32_t bits, small;
+    int32_t bits, small;
     memcpy(&bits, &x, sizeof bits);
-    uint32_t sign = bits >> 24 & 0x80, magnitude = bits & 0x7FFFFFFF;
-    uint32_t most = magnitude < 0x43E00000 ? magnitude : 0x43E00000; /* 448 */
+    int32_t magnitude = bits & 0x7FFFFFFF, over = -(magnitude > 0x43E00000); /* 448 */
+    int32_t most = (magnitude & ~over) | (0x43E00000 & over);
     float sum;
     memcpy(&sum, &most, sizeof sum);
     sum += 0x1p14f; /* whose unit in the last place is the step of subnormals: the addition rounds */
     memcpy(&small, &sum, sizeof small);
     small -= 0x46800000;
-    uint32_t normal = (most + 0x7FFFF + (most >> 20 & 1) - 0x3C000000) >> 20; /* exponent less 120 */
-    uint32_t code = most < 0x3C800000 ? small : normal;                         /* 2^-6, the least that is normal */
-    return (uint8_t)((magnitude > 0x7F800000 ? 0x7F : code) | sign);
+    int32_t normal = (most + 0x7FFFF + (most >> 20 & 1) - 0x3C000000) >> 20; /* exponent less 120 */
+    int32_t subnormal = -(most < 0x3C800000), nan = -(magnitude > 0x7F800000);   /* 2^-6, the least that is normal */
+    return (uint8_t)((small & subnormal) | (normal & ~subnormal) | (0x7F & nan) | (bits >> 24 & 0x80));
 }
 
 #endif

@@ -59,17 +59,47 @@ static void floats_to_q4(const place *p, uint32_t group, const float *x) {
     put_q4(p, group, half_from_float(scale), pairs);
 }
 
+enum { LANES = 16 };
+
+/* Whole vectors' worth with a constant count, which is what compilers make vector code of. */
+static void sixteen_to_fp8(uint8_t *restrict values, const float *restrict x, float scale) {
+    uint32_t codes[LANES];
+    for (int i = 0; i < LANES; i++) codes[i] = e4m3_from_float(x[i] / scale);
+    for (int i = 0; i < LANES; i++) values[i] = (uint8_t)codes[i];
+}
+
+/* Bits of magnitudes are in their order. A NaN makes the scale one, and the row: as it would any sum over it. */
+static float largest_of(const float *x, uint32_t n) {
+    uint32_t lanes[LANES] = {0}, largest = 0, i = 0;
+    float out;
+    for (; i + LANES <= n; i += LANES) {
+        uint32_t bits[LANES];
+        memcpy(bits, x + i, sizeof bits);
+        for (int k = 0; k < LANES; k++) {
+            uint32_t magnitude = bits[k] & 0x7FFFFFFF;
+            lanes[k] = magnitude > lanes[k] ? magnitude : lanes[k];
+        }
+    }
+    for (; i < n; i++) {
+        uint32_t bits;
+        memcpy(&bits, x + i, sizeof bits);
+        if ((bits & 0x7FFFFFFF) > largest) largest = bits & 0x7FFFFFFF;
+    }
+    for (int k = 0; k < LANES; k++) largest = lanes[k] > largest ? lanes[k] : largest;
+    memcpy(&out, &largest, sizeof out);
+    return out;
+}
+
 /* One scale for the whole row; columns that do not exist stay 0. */
 static void floats_to_fp8(void *strips, uint32_t cols, uint32_t row, const float *x) {
     uint8_t *strip = (uint8_t *)strips + row / QUANT_ROWS * quant_strip_bytes(WEIGHT_FP8, cols);
-    uint32_t row_bytes = fp8_row_bytes(cols), lane = row % QUANT_ROWS;
+    uint32_t row_bytes = fp8_row_bytes(cols), lane = row % QUANT_ROWS, c = 0;
     uint8_t *values = strip + (size_t)lane * row_bytes;
-    float largest = 0;
-    for (uint32_t c = 0; c < cols; c++) largest = fabsf(x[c]) > largest ? fabsf(x[c]) : largest;
-    float scale = largest / E4M3_LARGEST;
-    if (scale != 0)
-        for (uint32_t c = 0; c < cols; c++) values[c] = e4m3_from_float(x[c] / scale);
+    float scale = largest_of(x, cols) / E4M3_LARGEST;
     ((float *)(void *)(strip + (size_t)QUANT_ROWS * row_bytes))[lane] = scale;
+    if (scale == 0) return;
+    for (; c + LANES <= cols; c += LANES) sixteen_to_fp8(values + c, x + c, scale);
+    for (; c < cols; c++) values[c] = e4m3_from_float(x[c] / scale);
 }
 
 void quant_store_floats(weight_type type, void *strips, uint32_t cols, uint32_t row, const float *x) {

@@ -1,6 +1,6 @@
-/* One rank's share of a checkpoint, in memory of the host or of a device. Every tensor of the checkpoint is used, or known and not needed (logged
- * by kind: vision, audio, redundant k/v of KV-shared layers), or an error that names it; so is a missing one, and one of
- * the wrong shape or dtype.
+/* One rank's share of a checkpoint, in memory of the host or of a device. Every tensor of the checkpoint is used, or known
+ * and not needed (logged by kind: vision, audio, redundant k/v of KV-shared layers), or an error that names it; so is a
+ * missing one, and one of the wrong shape or dtype.
  *
  * Memory:  one mapping that model_weights_open takes and model_weights_close releases; the checkpoint must stay open as
  *          long (embed_rows and ple_table point into it). Weights of a packed file (weights_pack.h) are its mapping, read-only.

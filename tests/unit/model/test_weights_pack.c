@@ -130,6 +130,10 @@ static void check_rank(const source *s, const model_pack *p, uint32_t rank) {
     CHECK_STATUS(weights_walk(from_files, s->config, l, list_slot, b), ST_OK);
     CHECK(a->count == b->count && a->count > 10);
     for (uint32_t i = 0; i < a->count; i++) check_same(&b->slot[i], &a->slot[i]);
+    uint64_t here = 0, there = 0;
+    CHECK_STATUS(model_pack_bytes(p, s->folder.path, rank, false, &here), ST_OK);
+    CHECK_STATUS(model_pack_bytes(p, s->folder.path, rank, true, &there), ST_OK);
+    CHECK(here == from_pack->bytes && there >= here && (there > here) == (m->tables.bytes > 0));
     CHECK(from_pack->bytes == m->rank[rank].bytes && from_pack->bytes_read == from_pack->bytes_expected);
     CHECK(model_weights_columns(from_pack) == model_weights_columns(from_files));
     model_weights_close(from_files);
@@ -161,7 +165,7 @@ static void round_trip(const char *model, uint32_t ranks, uint32_t expert_degree
 }
 
 TEST(what_comes_out_is_what_went_in) {
-    static const weights_choice choices[] = {WEIGHTS_AUTO, WEIGHTS_F32, WEIGHTS_Q8, WEIGHTS_Q4};
+    static const weights_choice choices[] = {WEIGHTS_AUTO, WEIGHTS_F32, WEIGHTS_Q8, WEIGHTS_Q4, WEIGHTS_FP8};
     for (size_t c = 0; c < sizeof choices / sizeof *choices; c++) {
         for (uint32_t ranks = TEST_SANITIZED ? 2 : 1; ranks <= 2; ranks++) {
             round_trip("golden/dense", ranks, 0, choices[c], false);
