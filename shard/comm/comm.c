@@ -10,7 +10,6 @@
 uint32_t comm_rank(const comm *c) { return c->rank; }
 uint32_t comm_size(const comm *c) { return c->size; }
 comm_node comm_where(const comm *c) { return c->where; }
-bool comm_is_ordered(const comm *c) { return c->size == 1 || c->ordered; }
 
 /* Of `self` nothing is left to put on a stream. */
 bool comm_is_ordered(const comm *c) { return c->is_ordered || (!c->window && !c->back->all_reduce); }

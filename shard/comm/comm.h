@@ -37,9 +37,6 @@ uint32_t comm_rank(const comm *c);
 uint32_t comm_size(const comm *c);
 comm_node comm_where(const comm *c);
 comm_stats comm_statistics(const comm *c);
-/* Whether the host takes no part in exchanges, which are then made in the device's own order and may be recorded: of one
- * rank, and of GPUs that reach each other. */
-bool comm_is_ordered(const comm *c);
 
 /* Calls are put on a device's stream without waiting for it, and may be recorded in a CUDA graph and replayed. */
 bool comm_is_ordered(const comm *c);

@@ -46,7 +46,6 @@ struct comm {
     uint32_t rank, size;
     comm_node where;
     comm_stats stats;
-    bool ordered; /* see comm_is_ordered */
     window *window; /* NULL: self */
     const comm_back_end *back;
     void *state; /* the back end's */
