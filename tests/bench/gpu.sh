@@ -36,7 +36,8 @@ number() { sed -n "s/^ *\"$2\": *\([-0-9.eE+]*\),\{0,1\}$/\1/p" "$1" | head -n 1
 bench() { # NAME prefill|decode options…
     name=$1 what=$2
     shift 2
-    if ! "$shard" bench "$what" --device cuda --repeat "$repeat" ${layers:+--layers "$layers"} "$@" --json >"$out/$name" 2>"$out/$name.err"; then
+    if ! "$shard" bench "$what" --device cuda --repeat "$repeat" ${layers:+--layers "$layers"} "$@" --json \
+        >"$out/$name" 2>"$out/$name.err"; then
         if grep -q 'no GPU\|no CUDA toolkit' "$out/$name.err"; then
             echo "skipped: $(cat "$out/$name.err")"
             exit 77
@@ -71,13 +72,15 @@ fi
 if wants prefill; then
     bench prefill prefill --shape 31b --weights bf16 --prompt 8192
     tflops=$(number "$out/prefill" matrix_tflop_per_s)
-    row "31B bf16, prompt of 8,192" "$(number "$out/prefill" prefill_tokens_per_s) tokens/s, $tflops TFLOP/s" "$(share "$tflops" "$peak")" "55 %"
+    row "31B bf16, prompt of 8,192" "$(number "$out/prefill" prefill_tokens_per_s) tokens/s, $tflops TFLOP/s" \
+        "$(share "$tflops" "$peak")" "55 %"
 fi
 if wants attention; then
     bench attention decode --shape 31b --weights q4 --depth 131072 --generate 16
     # 10 full layers of 60, 4 KV heads, one vector of 512 bf16 a position and head: 40 KiB a token.
     full=$((${layers:-60} / 6))
-    rate=$(awk -v ms="$(number "$out/attention" attention_full)" -v n="$full" 'BEGIN { printf "%.0f", ms > 0 ? 131072 * n * 4096 / ms / 1e6 : 0 }')
+    rate=$(awk -v ms="$(number "$out/attention" attention_full)" -v n="$full" \
+        'BEGIN { printf "%.0f", ms > 0 ? 131072 * n * 4096 / ms / 1e6 : 0 }')
     row "attention of full layers, 128K deep" "$rate GB/s of keys and values" \
         "$(share "$rate" "$(number "$out/attention" read_bandwidth_gb_per_s)")" "75 %"
 fi
@@ -90,4 +93,8 @@ if wants start && [ -n "$dir" ]; then
     row "26B start to first token, cache warm" "$(number "$out/start" first_token_s) s, loading $(number "$out/start" load_s) s" "-" "15 s"
 fi
 echo
-echo "read-only bandwidth of each run, GB/s: $(for f in "$out"/*; do case $f in *.err) ;; *) printf '%s %s; ' "$(basename "$f")" "$(number "$f" read_bandwidth_gb_per_s)" ;; esac; done)"
+printf 'read-only bandwidth of each run, GB/s:'
+for f in "$out"/*; do
+    case $f in *.err) ;; *) printf ' %s %s;' "$(basename "$f")" "$(number "$f" read_bandwidth_gb_per_s)" ;; esac
+done
+echo
