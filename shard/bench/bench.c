@@ -32,6 +32,7 @@ typedef struct session {
     double *run_s, *step_ms;
     uint32_t steps, step_cap;
     bool counted; /* steps are timed */
+    double first_token_s;
 } session;
 
 static bool leads(const session *s) { return comm_rank(s->ranks) == 0; }
@@ -53,6 +54,8 @@ static status lead_step(session *s) {
     TRY(plan_send(&s->channel, &s->p));
     if (s->p.stop) return ST_OK;
     TRY(run_plan(s));
+    if (s->first_token_s == 0 && s->p.span_count && s->p.span[s->p.span_count - 1].draw)
+        s->first_token_s = (double)(clock_now_ns() - s->o->began_ns) / 1e9;
     if (!s->counted) return ST_OK;
     if (s->steps == s->step_cap) {
         s->step_cap = s->step_cap ? s->step_cap * 2 : 256;
@@ -316,6 +319,7 @@ static bench_result result_of(session *s, uint32_t threads, const bench_figures 
                       .steps = s->steps,
                       .run_tokens = (uint64_t)o->batch * (o->decode ? o->generate : o->prompt),
                       .read = *read,
+                      .first_token_s = s->first_token_s,
                       .token_gmac = doctor_token_gmac(s->in.config),
                       .on_gpu = !s->in.device->is_host};
     snprintf(r.layout, sizeof r.layout, "%s", s->in.layout_text);
@@ -384,11 +388,11 @@ status bench_rank(comm *ranks, void *context) {
     TRY_OR_FAIL(pool_open(&readers, &(pool_options){.threads = threads, .spin_us = spin_us}));
     TRY_OR_FAIL(open_instance(&s, threads, spin_us));
     bool on_gpu = !s.in.device->is_host;
-    if (on_gpu) TRY_OR_FAIL(measure_gpu_bandwidth(&s, &read));
-    else
+    if (!on_gpu)
         TRY_OR_FAIL(bandwidth_measure(&read, ranks, readers, s.in.weights->mapping, s.in.weights->bytes,
                                       o->read_bytes, NULL));
     TRY_OR_FAIL(measure(&s));
+    if (on_gpu) TRY_OR_FAIL(measure_gpu_bandwidth(&s, &read));
     TRY_OR_FAIL(comm_all_gather(ranks, &s.figures, sizeof s.figures, all));
     if (!on_gpu) TRY_OR_FAIL(measure_bandwidth_again(&s, threads, all, readers, &read));
     bench_result r = result_of(&s, threads, all, &read);

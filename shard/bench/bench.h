@@ -23,6 +23,7 @@ typedef struct bench_options {
     uint32_t prompt, depth, batch, generate, repeat, chunk;
     bool batch_invariant, no_graphs, json, help;
     const gpu_provider *gpu; /* NULL: this build has none */
+    uint64_t began_ns;       /* when the command began */
 } bench_options;
 
 /* What one rank measured, between warm-up and end. */
@@ -47,6 +48,7 @@ typedef struct bench_result {
     uint32_t steps;
     uint64_t run_tokens;      /* of one run: prompt tokens read, or tokens drawn */
     bandwidth read;
+    double first_token_s;     /* from the command's begin until something was drawn */
     double token_gmac;        /* multiplied for one prompt token */
     bool on_gpu;
 } bench_result;

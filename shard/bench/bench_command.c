@@ -3,6 +3,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "base/clock.h"
 #include "base/log.h"
 #include "base/options.h"
 #include "shard/bench/bench.h"
@@ -109,7 +110,7 @@ status bench_run_ranks(const char *comm_name, uint32_t ranks, uint32_t threads, 
 }
 
 int bench_command(int argc, char **argv, bench_launched *launched, const gpu_provider *gpu) {
-    bench_options o = {.gpu = gpu};
+    bench_options o = {.gpu = gpu, .began_ns = clock_now_ns()};
     options reader;
     if (argc < 2 || !strcmp(argv[1], "--help")) {
         print_help();

@@ -154,6 +154,7 @@ static status print_json(const bench_result *r, const summary *s) {
     json_object_set_new(root, "experts_expected", real_or_null(mixture, s->experts_expected));
     json_object_set_new(root, "collective_ms", json_real(s->collective_ms));
     json_object_set_new(root, "load_s", json_real(s->load_s));
+    json_object_set_new(root, "first_token_s", json_real(r->first_token_s));
     json_object_set_new(root, "operators", operators_json(r, s));
     json_object_set_new(uneven, "compute", json_real(s->compute_imbalance));
     json_object_set_new(uneven, "expert_rows", real_or_null(mixture, s->row_imbalance));
@@ -217,6 +218,7 @@ static status print_text(const bench_result *r, const summary *s) {
     line("imbalance of computing", s->compute_imbalance, "(greatest / mean)");
     if (s->experts_expected > 0) line("imbalance of expert rows", s->row_imbalance, "(greatest / mean)");
     line("loading", s->load_s, "s");
+    line("first token after", r->first_token_s, "s");
     print_operators(r, s);
     return fflush(stdout) == 0 ? ST_OK : fail(ST_IO, "cannot write to standard output");
 }

@@ -25,6 +25,12 @@ static uint32_t count(void) {
     return 0;
 }
 
+static int node(uint32_t index) {
+    cuda_device d;
+    uint32_t n = cuda_device_count();
+    return n > 0 && cuda_device_look(index % n, &d) == ST_OK ? d.numa_node : -1;
+}
+
 static status choose(uint32_t index, uint32_t ranks, gpu_place *out) {
     uint32_t n = cuda_device_count();
     cuda_device d;
@@ -56,6 +62,7 @@ static status open_comm(comm **out, backend *b, const gpu_comm_options *o) {
 
 const gpu_provider *gpu_cuda(void) {
     static gpu_provider provider = {.count = count,
+                                    .node = node,
                                     .choose = choose,
                                     .open = cuda_backend_open,
                                     .bytes = cuda_backend_bytes,

@@ -239,6 +239,7 @@ static status timed_record_end(backend *b) {
     timed *t = timed_of(b);
     return t->waits ? ST_OK : t->inner->ops->record_end(t->inner);
 }
+static void timed_forget(backend *b) { timed_of(b)->inner->ops->forget(timed_of(b)->inner); }
 static status timed_scan(backend *b, const float *logits, uint32_t share, uint32_t first_id,
                          const scan_row *rows, uint32_t n, void *out, const float **adjusted) {
     timed *t = timed_of(b);
@@ -276,6 +277,7 @@ static const backend_ops timed_ops = {
     .replay = timed_replay,
     .record_begin = timed_record_begin,
     .record_end = timed_record_end,
+    .forget = timed_forget,
     .scan = timed_scan,
     .rope_open = timed_rope_open,
     .rope_close = timed_rope_close,
@@ -296,7 +298,7 @@ static const backend_ops timed_ops = {
     .experts = timed_experts,
 };
 /* An operator added to the interface needs its forwarder here. */
-_Static_assert(sizeof(backend_ops) == 29 * sizeof(void (*)(void)), "every operator is forwarded");
+_Static_assert(sizeof(backend_ops) == 30 * sizeof(void (*)(void)), "every operator is forwarded");
 
 void timed_open(backend **out, backend *inner) {
     timed *t = memory_alloc(sizeof *t);

@@ -29,6 +29,8 @@ typedef struct gpu_comm_options {
 typedef struct gpu_provider {
     /* GPUs that can be used; 0: none. */
     uint32_t (*count)(void);
+    /* The NUMA node of the index-th rank's device; -1: not known. Takes nothing of the device. */
+    int (*node)(uint32_t index);
     /* The index-th of `ranks` ranks on this machine gets the device of its number. ST_LAYOUT where there are more. */
     status (*choose)(uint32_t index, uint32_t ranks, gpu_place *out);
     status (*open)(backend **out, const cuda_backend_options *options);

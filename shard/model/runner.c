@@ -246,6 +246,7 @@ static status open_sampler(runner *r) {
     begin[ranks] = r->config->vocab;
     status st = sampler_open(&r->draw, &(sampler_options){.ranks = r->o.ranks,
                                                           .kernels = kernels,
+                                                          .device = r->b,
                                                           .vocab = r->config->vocab,
                                                           .share_begin = begin,
                                                           .slots = r->o.slots,
@@ -305,6 +306,7 @@ fail:
 
 void runner_close(runner *r) {
     if (!r) return;
+    if (r->ops->replay) r->ops->forget(r->b);
     sampler_close(r->draw);
     for (int kind = 0; kind < KV_KINDS; kind++) {
         r->ops->rope_close(r->b, r->angles[kind]);

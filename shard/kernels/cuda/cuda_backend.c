@@ -254,6 +254,7 @@ static const backend_ops ops = {
     .replay = cuda_replay,
     .record_begin = cuda_record_begin,
     .record_end = cuda_record_end,
+    .forget = cuda_forget,
     .embed = cuda_embed,
     .gather = cuda_gather,
     .sum_blocks = cuda_sum_blocks,

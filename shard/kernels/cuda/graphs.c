@@ -23,9 +23,16 @@ status cuda_graphs_open(cuda_backend *c) {
     return ST_OK;
 }
 
+void cuda_forget(backend *b) {
+    cuda_graphs *g = cuda_of(b)->graphs;
+    if (g->count) (void)cudaStreamSynchronize(cuda_of(b)->stream);
+    for (uint32_t i = 0; i < g->count; i++) (void)cudaGraphExecDestroy(g->list[i].graph);
+    g->count = 0;
+}
+
 void cuda_graphs_close(cuda_backend *c) {
     if (!c->graphs) return;
-    for (uint32_t i = 0; i < c->graphs->count; i++) (void)cudaGraphExecDestroy(c->graphs->list[i].graph);
+    cuda_forget(&c->base);
     free(c->graphs);
     c->graphs = NULL;
 }

@@ -12,5 +12,6 @@ void cuda_graphs_close(cuda_backend *c);
 bool cuda_replay(backend *b, uint64_t key);
 status cuda_record_begin(backend *b, uint64_t key);
 status cuda_record_end(backend *b);
+void cuda_forget(backend *b);
 
 #endif
