@@ -60,7 +60,6 @@ static __device__ __forceinline__ found block_best(found f, found *scratch, uint
 
 /* Puts what edits made in the place of logits, and leaves their bits at zero. A warp's 32 indices share one word. */
 static __device__ __forceinline__ void take_edits(const scan_memory *m, uint32_t row, float x[SCAN_HELD]) {
-#pragma unroll
     for (int j = 0; j < SCAN_HELD; j++) {
         uint32_t at = scan_index(j), lane = threadIdx.x % WARP;
         uint32_t *word = m->changed + (size_t)row * m->changed_words + at / 32;
@@ -76,7 +75,6 @@ static __device__ __forceinline__ void take_edits(const scan_memory *m, uint32_t
 static __device__ __forceinline__ uint32_t forbid(const scan_memory *m, uint32_t set, float x[SCAN_HELD]) {
     const uint32_t *words = m->sets + (size_t)set * m->set_words;
     uint32_t first = SCAN_NONE;
-#pragma unroll
     for (int j = 0; j < SCAN_HELD; j++) {
         uint32_t at = scan_index(j), id = m->first_id + at;
         if (at >= m->share) continue;
@@ -100,10 +98,8 @@ __global__ void __launch_bounds__(SCAN_THREADS) look_kernel(scan_memory m, scan_
     scan_load(x, scan_source(&m, &items.row[row], row, 0), m.share);
     if (raw) {
         float max = x[0], sum = 0.0f;
-#pragma unroll
         for (int j = 1; j < SCAN_HELD; j++) max = fmaxf(max, x[j]);
         max = block_max(max, scratch) + 0.0f; /* of two zeros the one that the CPU says */
-#pragma unroll
         for (int j = 0; j < SCAN_HELD; j++)
             if (scan_index(j) < m.share) sum += scan_exp(x[j], max, 1.0f);
         sum = block_sum(sum, scratch);
@@ -117,7 +113,6 @@ __global__ void __launch_bounds__(SCAN_THREADS) look_kernel(scan_memory m, scan_
     found f = {0, SCAN_NONE, SCAN_NONE};
     if (set != SCAN_ALL) f.first = forbid(&m, set, x);
     float *adjusted = m.adjusted + (size_t)row * m.share;
-#pragma unroll
     for (int j = 0; j < SCAN_HELD; j++) {
         uint32_t at = scan_index(j);
         if (at >= m.share) continue;

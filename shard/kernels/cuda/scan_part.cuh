@@ -29,7 +29,6 @@ static __device__ __forceinline__ uint32_t scan_index(int j) {
 }
 
 static __device__ __forceinline__ void scan_load(float x[SCAN_HELD], const float *row, uint32_t share) {
-#pragma unroll
     for (int j = 0; j < SCAN_HELD; j++) {
         uint32_t at = scan_index(j);
         x[j] = at < share ? scan_clean(row[at]) : -INFINITY;

@@ -14,7 +14,6 @@ static __device__ scan_chosen choose(const scan_memory *m, uint32_t selection, u
     if (digit > 0) before = m->chosen[selection * SCAN_DIGITS + digit - 1];
     uint32_t own[EACH], sum = 0, total;
     const uint32_t top = SCAN_BINS - 1 - EACH * threadIdx.x; /* bins from the highest down */
-#pragma unroll
     for (uint32_t i = 0; i < EACH; i++) sum += own[i] = counts[top - i];
     uint32_t above = scan_before(sum, scratch, &total);
     if (above < before.need && above + sum >= before.need) {
@@ -32,7 +31,6 @@ static __device__ void block_sums(const scan_memory *m, const scan_item *it, uin
                                   float *scratch) {
     const uint32_t each = SCAN_BLOCK / SCAN_WARP_IDS, some = m->some[row];
     float max = m->max[row], sum = 0.0f;
-#pragma unroll
     for (int j = 0; j < SCAN_HELD; j++)
         if (some && scan_index(j) < m->share) sum += scan_exp(x[j], max, it->factor);
     sum = warp_sum(sum);
@@ -84,7 +82,6 @@ __global__ void __launch_bounds__(SCAN_THREADS) count_kernel(scan_memory m, scan
     }
     for (uint32_t i = threadIdx.x; i < SCAN_BINS; i += SCAN_THREADS) bins[i] = 0;
     __syncthreads();
-#pragma unroll
     for (int j = 0; j < SCAN_HELD; j++) {
         uint32_t key = scan_key(x[j]), high = key >> digit_shift(digit);
         bool in = scan_index(j) < m.share && (digit == 0 || high >> digit_bits(digit) == chosen.prefix);
@@ -128,7 +125,6 @@ __global__ void __launch_bounds__(SCAN_THREADS) collect_kernel(scan_memory m, sc
     scan_chosen last = choose(&m, selection, SCAN_DIGITS - 1, k, scratch, &shared);
     uint64_t *best = m.best + (size_t)selection * SCAN_BEST;
     uint32_t equal[SCAN_HELD], equals = 0;
-#pragma unroll
     for (int j = 0; j < SCAN_HELD; j++) {
         uint32_t key = scan_key(x[j]), at = scan_index(j);
         bool in = at < m.share;
@@ -140,7 +136,6 @@ __global__ void __launch_bounds__(SCAN_THREADS) collect_kernel(scan_memory m, sc
     if (lane == 0) scratch[warp] = equals;
     __syncthreads();
     for (uint32_t w = 0; w < warp; w++) rank += scratch[w];
-#pragma unroll
     for (int j = 0; j < SCAN_HELD; j++) {
         uint32_t own = rank + (uint32_t)__popc(equal[j] & ((1u << lane) - 1));
         if ((equal[j] >> lane & 1) && own < last.need)
