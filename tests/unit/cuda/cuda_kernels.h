@@ -24,11 +24,12 @@ __attribute__((weak)) status cuda_check(cuda_backend *c, cudaError_t e, const ch
     c->failed = ST_INTERNAL;
     return fail(ST_INTERNAL, "%s: %s", what, cudaGetErrorString(e));
 }
+/* NaN instead of zeros: what operators read they have written. */
 __attribute__((weak)) status cuda_take(cuda_backend *c, size_t bytes, const char *what, void **out) {
     *out = NULL;
     if (bytes == 0) return ST_OK;
     TRY(cuda_check(c, cudaMalloc(out, bytes), what));
-    return cuda_check(c, cudaMemset(*out, 0, bytes), what);
+    return cuda_check(c, cudaMemset(*out, 0xFF, bytes), what);
 }
 __attribute__((weak)) void cuda_give(void *p) { (void)cudaFree(p); }
 __attribute__((weak)) void cuda_put(cuda_backend *c, void *to, const void *host, size_t bytes) {
