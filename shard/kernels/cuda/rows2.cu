@@ -44,14 +44,14 @@ static __global__ void pages_set_kernel(page_tables t, const page_change *change
     grid_release();
     grid_wait();
     for (uint32_t begin = 0; begin < n; begin += ELEMENT_THREADS) {
-        uint32_t i = begin + threadIdx.x, count = n - begin < ELEMENT_THREADS ? n - begin : ELEMENT_THREADS;
+        uint32_t i = begin + threadIdx.x, left = n - begin;
         page_change change = {0, 0, 0, 0};
         if (i < n) change = changes[i];
-        uint64_t key = (uint64_t)change.table << 60 | (uint64_t)change.slot * t.pages_per_slot + change.index;
+        uint64_t key = (uint64_t)change.table << 60 | ((uint64_t)change.slot * t.pages_per_slot + change.index);
         keys[threadIdx.x] = key;
         __syncthreads();
         bool last = i < n;
-        for (uint32_t j = threadIdx.x + 1; j < count; j++) last = last && keys[j] != key;
+        for (uint32_t j = threadIdx.x + 1; j < left && j < ELEMENT_THREADS; j++) last = last && keys[j] != key;
         if (last) t.table[change.table][(size_t)change.slot * t.pages_per_slot + change.index] = change.page;
         __syncthreads();
     }
