@@ -82,7 +82,7 @@ static void run_float(cuda_backend *c, const product *p, const float *x, size_t 
     float_call call = {.w = w->data, .x = x, .y = p->y, .x_stride = x_stride, .y_stride = p->y_stride, .rows = w->rows,
                        .cols = w->cols, .n = n};
     call.vector = vectors(x, x_stride) && w->cols % 4 == 0 && (uintptr_t)w->data % 16 == 0;
-    float_launch(c->stream, w->cols ? w->type : WEIGHT_F32, &call);
+    linear_float_launch(c->stream, w->cols ? w->type : WEIGHT_F32, &call);
 }
 
 static uint64_t tile_bytes(const weight *w) {
@@ -101,8 +101,8 @@ static void run_stream(cuda_backend *c, const product *products, uint32_t count,
         call.units = gated ? tiles : call.units + tiles;
         call.product[i] = (stream_product){p->w->data, p->y, p->y_stride, p->w->rows, call.units};
     }
-    size_t shared = stream_plan(&call, w->type, c->multiprocessors, c->shared_bytes_max);
-    stream_launch(c->stream, w->type, &call, shared);
+    size_t shared = linear_stream_plan(&call, w->type, c->multiprocessors, c->shared_bytes_max);
+    linear_stream_launch(c->stream, w->type, &call, shared);
 }
 
 /* x is in the scratch already, `stride` from row to row. */
@@ -117,7 +117,7 @@ static void run_lt(cuda_backend *c, const product *p, uint32_t stride, uint32_t 
     INVARIANT(most > 0);
     for (uint32_t first = 0, rows; first < w->rows; first += rows) {
         rows = w->rows - first < most ? w->rows - first : (uint32_t)most;
-        widen_launch(c->stream, s->matrix, stride, w, first, rows);
+        linear_widen_launch(c->stream, s->matrix, stride, w, first, rows);
         linear_lt_product(s->lt, c, p->y + first, p->y_stride, s->matrix, s->x, rows, stride, n);
     }
 }
@@ -139,7 +139,7 @@ void cuda_linear(backend *b, const product *products, uint32_t count, const floa
         if (way == WAY_LT) {
             uint32_t stride = (w->cols + 7) / 8 * 8;
             INVARIANT((uint64_t)n * stride <= c->linear->x_elements);
-            if (!rounded) round_launch(c->stream, c->linear->x, stride, x, x_stride, w->cols, n);
+            if (!rounded) linear_round_launch(c->stream, c->linear->x, stride, x, x_stride, w->cols, n);
             rounded = true;
             run_lt(c, p, stride, n);
         }

@@ -139,7 +139,7 @@ template <int type> static void launch_type(cudaStream_t stream, const float_cal
     else launch<type, 8, 8>(stream, c, c->rows <= FEW_ROWS && c->n <= 256 ? 1 : 4, 2);
 }
 
-void float_launch(cudaStream_t stream, weight_type type, const float_call *c) {
+void linear_float_launch(cudaStream_t stream, weight_type type, const float_call *c) {
     if (type == WEIGHT_F32) launch_type<WEIGHT_F32>(stream, c);
     else if (type == WEIGHT_F16) launch_type<WEIGHT_F16>(stream, c);
     else launch_type<WEIGHT_BF16>(stream, c);

@@ -196,7 +196,7 @@ static __global__ void __launch_bounds__(STREAM_GROUPS_MAX *STREAM_THREADS) stre
     }
 }
 
-void stream_launch(cudaStream_t stream, weight_type type, const stream_call *c, size_t shared_bytes) {
+void linear_stream_launch(cudaStream_t stream, weight_type type, const stream_call *c, size_t shared_bytes) {
     dim3 grid(c->blocks * c->token_tiles), block(c->groups * STREAM_THREADS);
 #define WITH(type_)                                                                                                    \
     case type_:                                                                                                        \

@@ -22,7 +22,7 @@ static uint32_t columns_at_once(uint32_t cols, uint32_t turn, uint32_t n, size_t
     return fit < turn ? turn : fit / turn * turn;
 }
 
-size_t stream_plan(stream_call *c, weight_type type, uint32_t multiprocessors, size_t shared_bytes_max) {
+size_t linear_stream_plan(stream_call *c, weight_type type, uint32_t multiprocessors, size_t shared_bytes_max) {
     enum { X_ROOM = 24 << 10, RESERVED = 1024 /* of a multiprocessor's shared memory, each block */ };
     uint32_t n = c->n < STREAM_TILE ? c->n : STREAM_TILE, turn = STREAM_WARPS * stream_step_columns(type);
     uint32_t least = c->gated ? 2 : 1;

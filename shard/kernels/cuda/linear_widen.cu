@@ -23,7 +23,7 @@ static __global__ void round_kernel(uint16_t *to, uint32_t stride, const float *
         make_uint4(bf16_pack(v[0], v[1]), bf16_pack(v[2], v[3]), bf16_pack(v[4], v[5]), bf16_pack(v[6], v[7]));
 }
 
-void round_launch(cudaStream_t stream, uint16_t *to, uint32_t stride, const float *x, size_t x_stride, uint32_t cols,
+void linear_round_launch(cudaStream_t stream, uint16_t *to, uint32_t stride, const float *x, size_t x_stride, uint32_t cols,
                   uint32_t n) {
     uint64_t eighths = (uint64_t)n * (stride / 8);
     bool vector = (uintptr_t)x % 16 == 0 && x_stride % 4 == 0;
@@ -75,7 +75,7 @@ static __global__ void __launch_bounds__(THREADS) widen_kernel(uint16_t *to, uin
     *(uint4 *)(to + (size_t)row * stride + column) = v;
 }
 
-void widen_launch(cudaStream_t stream, uint16_t *to, uint32_t stride, const weight *w, uint32_t first, uint32_t rows) {
+void linear_widen_launch(cudaStream_t stream, uint16_t *to, uint32_t stride, const weight *w, uint32_t first, uint32_t rows) {
     uint64_t strip_bytes = quant_strip_bytes(w->type, w->cols);
     const unsigned char *strips = (const unsigned char *)w->data + first / QUANT_ROWS * strip_bytes;
     dim3 grid((rows + QUANT_ROWS - 1) / QUANT_ROWS, (stride + 127) / 128);
