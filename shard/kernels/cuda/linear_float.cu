@@ -59,10 +59,10 @@ static __global__ void __launch_bounds__(256, rows *tokens < 64 ? 2 : 1) float_k
     const uint32_t token = (blockIdx.y * warps_of_tokens + warp / warps_of_rows) * tokens;
     const bool mine = row < c.rows && token < c.n;
     if (tokens == 1 && mine && lane < rows && row + lane < c.rows && vector && c.cols > 0) {
-        enum { PREFETCH_BYTES = 16 << 10 };
+        const uint32_t most = 16 << 10;
         uint32_t bytes = c.cols * (type == WEIGHT_F32 ? 4 : 2) & ~15u;
         const char *at = (const char *)c.w + (size_t)(row + lane) * c.cols * (type == WEIGHT_F32 ? 4 : 2);
-        if ((uintptr_t)at % 16 == 0 && bytes > 0) prefetch_l2_bytes(at, bytes < PREFETCH_BYTES ? bytes : PREFETCH_BYTES);
+        if ((uintptr_t)at % 16 == 0 && bytes > 0) prefetch_l2_bytes(at, bytes < most ? bytes : most);
     }
     grid_release();
     grid_wait();

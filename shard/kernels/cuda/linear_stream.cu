@@ -67,18 +67,18 @@ static __device__ __forceinline__ void fetch_next(unsigned char *slot, stream_pl
  * kernels before this one end. */
 template <int type>
 static __device__ __forceinline__ void prefetch_tile(const stream_place *first, const stream_call *c, uint32_t thread) {
-    enum { PREFETCH_BYTES = 64 << 10, ASKED_STEPS = STREAM_WARPS * (STREAM_SLOTS - 1) };
+    const uint32_t most = 64 << 10, asked_steps = STREAM_WARPS * (STREAM_SLOTS - 1);
     if (first->unit >= c->units) return;
     if constexpr (stream_type<type>::in_rows) {
-        uint32_t row_bytes = stream_row_bytes<type>(c->cols), from = ASKED_STEPS * 128;
+        uint32_t row_bytes = stream_row_bytes<type>(c->cols), from = asked_steps * 128;
         if (thread >= STREAM_TILE || thread >= first->rows || from >= row_bytes) return;
-        uint32_t bytes = row_bytes - from < PREFETCH_BYTES / STREAM_TILE ? row_bytes - from : PREFETCH_BYTES / STREAM_TILE;
+        uint32_t bytes = row_bytes - from < most / STREAM_TILE ? row_bytes - from : most / STREAM_TILE;
         prefetch_l2_bytes(first->data + (size_t)thread * row_bytes + from, bytes);
     } else {
-        uint32_t from = ASKED_STEPS * stream_type<type>::quant_bytes;
+        uint32_t from = asked_steps * stream_type<type>::quant_bytes;
         uint64_t bytes = (uint64_t)stream_groups_of(c->cols) * (stream_type<type>::group_bytes + QUANT_SCALE_BYTES);
         if (thread > 0 || from >= bytes) return;
-        prefetch_l2_bytes(first->data + from, bytes - from < PREFETCH_BYTES ? (uint32_t)(bytes - from) : PREFETCH_BYTES);
+        prefetch_l2_bytes(first->data + from, bytes - from < most ? (uint32_t)(bytes - from) : most);
     }
 }
 
@@ -104,8 +104,8 @@ static __device__ __forceinline__ float add_partials(const float *partial, uint3
     return sum;
 }
 
-static __device__ __forceinline__ float row_scale(const stream_call *c, uint32_t product, uint32_t row) {
-    const unsigned char *strip = (const unsigned char *)c->product[product].w + (size_t)(row / STREAM_TILE) * c->tile_bytes;
+static __device__ __forceinline__ float row_scale(const stream_call *c, uint32_t p, uint32_t row) {
+    const unsigned char *strip = (const unsigned char *)c->product[p].w + (size_t)(row / STREAM_TILE) * c->tile_bytes;
     return ((const float *)(strip + (size_t)STREAM_TILE * stream_fp8_row(c->cols)))[row % STREAM_TILE];
 }
 
