@@ -335,7 +335,6 @@ void cuda_attention(backend *b, const attention_layer *l, const float *q, float 
         tiles.group = least(least(l->heads_per_kv, l->heads), ATTENTION_TILE_HEADS);
         tiles.groups = over(least(l->heads_per_kv, l->heads), ATTENTION_TILE_HEADS);
         tiles.tile_rows = ATTENTION_TILE / tiles.group;
-        tiles.span_count = a->span_count;
         INVARIANT(attention_prefill_launch(&d, &tiles, tiles_of(a, tiles.tile_rows)));
         if (a->decode_rows == 0) return;
         call.decode_only = true;

@@ -73,7 +73,7 @@ typedef struct attention_call {
     uint32_t first_row, row_count; /* listed rows of this launch */
     bool decode_only;            /* of those, only the ones that decode */
     bool fill;                   /* zeros behind the rows that are there */
-    uint32_t span_count, tile_rows; /* prefill */
+    uint32_t tile_rows;          /* prefill */
     float *partials;             /* [items of the launch, kv_heads · groups, partial_floats]: o, then m, then l */
     uint32_t *counters;          /* [items of the launch, kv_heads · groups], zeros between launches */
     uint32_t partial_floats;

@@ -2,7 +2,7 @@
  * tensor-core kernels do not take. A warp has a query head, a lane a key; keys are widened 32 at a time into shared memory. */
 #include "shard/kernels/cuda/attention_page.cuh"
 
-enum { FLOAT_KEYS = WARP, FLOAT_THREADS = ATTENTION_GROUP * WARP, FLOAT_LANES = 8 };
+static constexpr uint32_t FLOAT_KEYS = WARP, FLOAT_THREADS = ATTENTION_GROUP * WARP, FLOAT_LANES = 8, PAGE = ATTENTION_PAGE;
 
 /* Shared memory: [32, stride] keys, [8, dim] queries, [8, dim] turned queries, [8, dim] o, [8, 32] weights. An odd stride,
  * so that lanes reading one dimension of 32 keys meet 32 banks. */
@@ -117,7 +117,7 @@ static __device__ void run_item(const attention_call &c, const float_tile &t, co
         const unsigned char *keys = attention_page(c, attention_page_id(c, item.slot, page), u.kv_head);
         const unsigned char *values = keys + (c.half_size ? 0 : c.rows_bytes);
         uint32_t start = page * ATTENTION_PAGE, begin = least > start ? least - start : 0;
-        uint32_t end = item.position + 1 - start < ATTENTION_PAGE ? item.position + 1 - start : ATTENTION_PAGE;
+        uint32_t end = item.position + 1 - start < PAGE ? item.position + 1 - start : PAGE;
         __syncthreads();
         if (c.half_size) turn_queries(c, t, item, page);
         for (uint32_t first = 0; first < end; first += FLOAT_KEYS) {

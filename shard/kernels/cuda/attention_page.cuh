@@ -63,12 +63,12 @@ static __device__ __forceinline__ float *attention_partial(const attention_call 
 }
 
 typedef struct attention_merge {
-    float weight[ATTENTION_GROUP][WARP]; /* of each part */
+    float share[ATTENTION_GROUP][WARP]; /* of each part */
     float m[ATTENTION_GROUP], l[ATTENTION_GROUP];
     uint32_t last;
 } attention_merge;
 
-/* out[heads, dim] of four, or single, dimensions at a time: Σ weight · o, times scale of the head. */
+/* out[heads, dim] of four, or single, dimensions at a time: Σ share · o, times scale of the head. */
 static __device__ __forceinline__ void attention_merge_rows(const attention_call &c, const attention_merge *s, uint32_t slot,
                                                             uint32_t apart, uint32_t parts, uint32_t heads, float *out,
                                                             bool finish) {
@@ -78,13 +78,13 @@ static __device__ __forceinline__ void attention_merge_rows(const attention_call
     if (dim % 4) {
         for (uint32_t i = threadIdx.x; i < heads * dim; i += blockDim.x) {
             float sum = 0.0f;
-            for (uint32_t p = 0; p < parts; p++) sum = fmaf(s->weight[i / dim][p], first[p * step + i], sum);
+            for (uint32_t p = 0; p < parts; p++) sum = fmaf(s->share[i / dim][p], first[p * step + i], sum);
             out[i] = finish ? sum * (1.0f / s->l[i / dim]) : sum;
         }
         return;
     }
     for (uint32_t i = 4 * threadIdx.x; i < heads * dim; i += 4 * blockDim.x) {
-        const float *weight = s->weight[i / dim];
+        const float *share = s->share[i / dim];
         float4 sum = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
         for (uint32_t begin = 0; begin < parts; begin += ATTENTION_MERGE) {
             float4 o[ATTENTION_MERGE];
@@ -94,7 +94,7 @@ static __device__ __forceinline__ void attention_merge_rows(const attention_call
 #pragma unroll
             for (uint32_t p = 0; p < ATTENTION_MERGE; p++) {
                 if (begin + p >= parts) continue;
-                float w = weight[begin + p];
+                float w = share[begin + p];
                 sum.x = fmaf(w, o[p].x, sum.x);
                 sum.y = fmaf(w, o[p].y, sum.y);
                 sum.z = fmaf(w, o[p].z, sum.z);
@@ -116,9 +116,9 @@ static __device__ __forceinline__ void attention_merge_parts(const attention_cal
     if (warp < heads) {
         const float *stats = attention_partial(c, slot + (lane < parts ? lane : 0) * apart) + (size_t)c.group * c.head_dim;
         float m = lane < parts ? stats[warp] : -INFINITY, l = lane < parts ? stats[c.group + warp] : 0.0f;
-        float largest = warp_max(m), weight = math_softmax_exp(m - largest);
-        float sum = warp_sum(l * weight);
-        s->weight[warp][lane] = weight;
+        float largest = warp_max(m), factor = math_softmax_exp(m - largest);
+        float sum = warp_sum(l * factor);
+        s->share[warp][lane] = factor;
         if (lane == 0) s->m[warp] = largest, s->l[warp] = sum;
     }
     __syncthreads();

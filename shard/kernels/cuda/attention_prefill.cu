@@ -44,12 +44,13 @@ typedef struct prefill_work {
 
 /* The index-th tile of the spans. */
 static __device__ __forceinline__ void find_tile(const attention_call &c, uint32_t index, prefill_work *w) {
-    for (uint32_t s = 0; s < c.span_count; s++) {
-        w->span = c.lists.spans[s];
-        uint32_t tiles = (w->span.count + c.tile_rows - 1) / c.tile_rows;
+    const attention_span *span = c.lists.spans;
+    for (;; span++) {
+        uint32_t tiles = (span->count + c.tile_rows - 1) / c.tile_rows;
         if (index < tiles) break;
         index -= tiles;
     }
+    w->span = *span;
     w->first = index * c.tile_rows;
     w->rows = w->span.count - w->first < c.tile_rows ? w->span.count - w->first : c.tile_rows;
     w->least = attention_first_key(c, w->span.position + w->first);
