@@ -30,7 +30,7 @@ static status finish(comm *c, const comm_round *round) {
 static status enter(comm *c, size_t bytes) {
     c->stats.calls++;
     c->stats.bytes += bytes;
-    if (!c->window && atomic_load(&c->self_aborted)) return fail(ST_PEER, "rank 0 failed or gave up");
+    if (!c->window && !c->back->all_reduce && atomic_load(&c->self_aborted)) return fail(ST_PEER, "rank 0 failed or gave up");
     return ST_OK;
 }
 
@@ -92,6 +92,7 @@ static status reduce_by_owners(comm *c, float *x, size_t count) {
 
 static status all_reduce(comm *c, float *x, size_t count) {
     TRY(enter(c, count * sizeof *x));
+    if (c->back->all_reduce) return c->back->all_reduce(c, x, count);
     if (!c->window) return ST_OK;
     size_t piece = c->window->slot_bytes / sizeof *x;
     for (size_t at = 0; at < count; at += piece) {
@@ -143,6 +144,10 @@ static status gather(comm *c, const void *in, gather_piece *g, char *out) {
 
 static status all_gather(comm *c, const void *in, size_t bytes, void *out) {
     TRY(enter(c, bytes * c->size));
+    if (c->back->all_gather_v) {
+        for (uint32_t r = 0; r < c->size; r++) c->same[r] = bytes;
+        return c->back->all_gather_v(c, in, c->same, out);
+    }
     if (c->window) return gather(c, in, &(gather_piece){.same = bytes}, out);
     if (bytes) memmove(out, in, bytes);
     return ST_OK;
@@ -152,6 +157,7 @@ static status all_gather_v(comm *c, const void *in, const size_t *bytes, void *o
     size_t sum = 0;
     for (uint32_t r = 0; r < c->size; r++) sum += bytes[r];
     TRY(enter(c, sum));
+    if (c->back->all_gather_v) return c->back->all_gather_v(c, in, bytes, out);
     if (c->window) return gather(c, in, &(gather_piece){.bytes = bytes}, out);
     if (sum) memmove(out, in, sum);
     return ST_OK;
@@ -170,6 +176,7 @@ static comm_span span_of_root(const void *context, uint32_t from, uint32_t to) {
 static status broadcast(comm *c, void *data, size_t bytes, uint32_t root) {
     INVARIANT(root < c->size);
     TRY(enter(c, bytes));
+    if (c->back->broadcast) return c->back->broadcast(c, data, bytes, root);
     if (!c->window) return ST_OK;
     for (size_t at = 0; at < bytes; at += c->window->slot_bytes) {
         cast b = {root, least(bytes - at, c->window->slot_bytes)};
@@ -183,6 +190,7 @@ static status broadcast(comm *c, void *data, size_t bytes, uint32_t root) {
 
 static status barrier(comm *c) {
     TRY(enter(c, 0));
+    if (c->back->barrier) return c->back->barrier(c);
     if (!c->window) return ST_OK;
     /* A byte of every rank for every rank: nobody has them all before all have come. */
     size_t one = 1;
@@ -239,6 +247,7 @@ static status all_to_all_v(comm *c, const void *in, const size_t *send_bytes, vo
         if (send_bytes[r] > longest) longest = send_bytes[r];
     }
     TRY(enter(c, sum));
+    if (c->back->all_to_all_v) return c->back->all_to_all_v(c, in, send_bytes, out, recv_bytes);
     if (!c->window) {
         if (send_bytes[0] != recv_bytes[0])
             return fail(ST_MISMATCH, "rank 0 sends itself %zu bytes, it expects %zu", send_bytes[0],
@@ -272,7 +281,8 @@ static status all_to_all_v(comm *c, const void *in, const size_t *send_bytes, vo
 /* ---- the calls of comm.h, each with its time ---- */
 
 static status timed(comm *c, uint64_t since, status st) {
-    c->stats.ns += clock_now_ns() - since;
+    /* What is put on a stream takes the device's time, which nobody here waits for. */
+    if (!c->is_ordered) c->stats.ns += clock_now_ns() - since;
     return st;
 }
 

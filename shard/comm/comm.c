@@ -11,6 +11,9 @@ uint32_t comm_rank(const comm *c) { return c->rank; }
 uint32_t comm_size(const comm *c) { return c->size; }
 comm_node comm_where(const comm *c) { return c->where; }
 
+/* Of `self` nothing is left to put on a stream. */
+bool comm_is_ordered(const comm *c) { return c->is_ordered || (!c->window && !c->back->all_reduce); }
+
 comm_stats comm_statistics(const comm *c) {
     comm_stats s = c->stats;
     if (c->window) s.wait_ns += c->window->wait_ns;
@@ -18,7 +21,7 @@ comm_stats comm_statistics(const comm *c) {
 }
 
 status comm_wake(comm *c) {
-    INVARIANT(c->rank == 0);
+    INVARIANT(c->rank == 0 && !c->back->all_reduce);
     if (!c->window) return atomic_load(&c->self_aborted) ? fail(ST_PEER, "rank 0 failed or gave up") : ST_OK;
     if (window_aborted(c->window)) return window_abort_status(c->window);
     window_wake(c->window);
@@ -26,7 +29,7 @@ status comm_wake(comm *c) {
 }
 
 status comm_wait(comm *c, int timeout_ms) {
-    INVARIANT(c->rank != 0);
+    INVARIANT(c->rank != 0 && c->window);
     status st = c->back->wait ? c->back->wait(c, timeout_ms)
                               : window_wait_wake(c->window, c->wakes_taken, timeout_ms);
     if (st == ST_OK) c->wakes_taken++;
@@ -40,12 +43,15 @@ void comm_while_waiting(comm *c, const void *next, size_t bytes) {
 }
 
 void comm_abort(comm *c) {
-    if (!c->window) {
-        atomic_store(&c->self_aborted, true);
-        return;
-    }
-    window_abort(c->window, c->rank);
+    if (c->window) window_abort(c->window, c->rank);
+    else atomic_store(&c->self_aborted, true);
     if (c->back->abort) c->back->abort(c);
+}
+
+status comm_look_after(comm *c) {
+    if (!c->window) return atomic_load(&c->self_aborted) ? fail(ST_PEER, "rank %u gave up", c->rank) : ST_OK;
+    if (c->window->look_after) c->window->look_after(c->window->context);
+    return window_aborted(c->window) ? window_abort_status(c->window) : ST_OK;
 }
 
 void comm_close(comm *c) {

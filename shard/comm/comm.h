@@ -1,6 +1,7 @@
 /* Exchanges between the ranks of one engine. Back ends: `self` (one rank), `fork` (processes, or threads under TSan, on
  * anonymous shared memory, without MPI), `mpi` (shares fork's code inside a node through an MPI shared-memory window;
- * between nodes, messages). `nccl` comes with the GPU.
+ * between nodes, messages). Ranks with a GPU have a second comm for what lies in its memory (cuda/cuda_comm.h): there
+ * `x`, `in`, `out` and `data` are device pointers and calls are put on a stream; counts stay host memory, read at once.
  *
  * Sums:    partials are exchanged and added in rank order, starting from rank 0's values, so that every rank holds the
  *          same bits at every size and on every back end. MPI_Allreduce and MPI_Reduce are never used: their order
@@ -37,6 +38,9 @@ uint32_t comm_size(const comm *c);
 comm_node comm_where(const comm *c);
 comm_stats comm_statistics(const comm *c);
 
+/* Calls are put on a device's stream without waiting for it, and may be recorded in a CUDA graph and replayed. */
+bool comm_is_ordered(const comm *c);
+
 /* x[count], in place: the sum over ranks. */
 STATUS_CHECKED status comm_all_reduce(comm *c, float *x, size_t count);
 /* out[size · bytes]: every rank's `in`, in rank order. in may be its own place in out. */
@@ -47,6 +51,8 @@ STATUS_CHECKED status comm_all_gather_v(comm *c, const void *in, const size_t *b
 STATUS_CHECKED status comm_all_to_all_v(comm *c, const void *in, const size_t *send_bytes, void *out,
                                         const size_t *recv_bytes);
 STATUS_CHECKED status comm_broadcast(comm *c, void *data, size_t bytes, uint32_t root);
+/* Returns once all ranks have called it; of a comm that is ordered: what is put on the stream after it runs once all
+ * ranks' streams have come to it. */
 STATUS_CHECKED status comm_barrier(comm *c);
 
 /* Rank 0 announces that a broadcast follows; the others sleep in comm_wait (a futex inside a node, a byte on a TCP
@@ -55,10 +61,10 @@ STATUS_CHECKED status comm_barrier(comm *c);
 STATUS_CHECKED status comm_wake(comm *c);
 STATUS_CHECKED status comm_wait(comm *c, int timeout_ms);
 
-/* Every rank's next or current call returns ST_PEER. Safe from any thread and, for shared memory, from a rank that is
- * about to die. */
 /* What this rank reads next: while the next exchange waits for others, memory is asked for it, from the front. A hint. */
 void comm_while_waiting(comm *c, const void *next, size_t bytes);
+/* Every rank's next or current call returns ST_PEER. Safe from any thread and, for shared memory, from a rank that is
+ * about to die. */
 void comm_abort(comm *c);
 void comm_close(comm *c);  /* NULL is fine; does not wait for others */
 

@@ -33,6 +33,13 @@ typedef struct comm_back_end {
     status (*wait)(comm *c, int timeout_ms);
     void (*abort)(comm *c); /* after the abort word is set; NULL: the word is enough */
     void (*close)(comm *c); /* NULL: the memory is somebody else's */
+    /* Where buffers are a device's and nothing goes through a window: all five, or none. Arguments and results as the
+     * calls of comm.h, which count calls and bytes before they come here. */
+    status (*all_reduce)(comm *c, float *x, size_t count);
+    status (*all_gather_v)(comm *c, const void *in, const size_t *bytes, void *out);
+    status (*all_to_all_v)(comm *c, const void *in, const size_t *send_bytes, void *out, const size_t *recv_bytes);
+    status (*broadcast)(comm *c, void *data, size_t bytes, uint32_t root);
+    status (*barrier)(comm *c);
 } comm_back_end;
 
 struct comm {
@@ -47,9 +54,15 @@ struct comm {
     const uint32_t *carrier;
     const bool *is_local; /* [size] */
     const float **parts;  /* [size] scratch for sums */
+    size_t *same; /* [size] scratch of all_gather, where the back end has an all_gather_v of its own */
+    bool is_ordered; /* the back end's calls are put on a stream and not waited for */
     uint32_t wakes_taken;
     _Atomic bool self_aborted;
 };
+
+/* For a thread that watches on behalf of an engine thread that waits elsewhere: looks whether a rank is gone, as waits do,
+ * and gives ST_PEER with its sentence once any rank gave up. Any thread. */
+status comm_look_after(comm *c);
 
 /* out[i] = parts[0][i] + parts[1][i] + … + parts[n - 1][i], added in that order. out overlaps no part. n
  * >= 1 */

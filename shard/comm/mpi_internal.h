@@ -23,6 +23,7 @@ struct mpi_state {
     bool *is_local;        /* [size] */
     MPI_Request *requests; /* [2 · size] */
     uint64_t spin_ns, looked_ns;
+    atomic_flag looking; /* two threads may look after the connections, one at a time */
     wake_hub *hub;   /* rank 0 */
     wake_link *link; /* the others */
     mpi_state *next; /* all that were opened: their MPI objects are released together in comm_mpi_stop */

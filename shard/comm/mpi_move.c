@@ -80,8 +80,11 @@ status mpi_move(comm *c, const comm_round *round) {
 
 void mpi_look_after(void *state) {
     mpi_state *s = state;
+    if (atomic_flag_test_and_set(&s->looking)) return;
     uint32_t lost = s->hub ? wake_hub_lost(s->hub) : WINDOW_ELSEWHERE;
-    if (lost == 0 || (s->link && wake_link_peer(s->link) != WAKE_PEER_LOST)) return;
+    if (s->link && wake_link_peer(s->link) != WAKE_PEER_LOST) lost = 0;
+    atomic_flag_clear(&s->looking);
+    if (lost == 0) return;
     window_abort(&s->w, lost);
     /* The ranks of every other host are connected to this one: hand it on. */
     if (s->hub) wake_hub_shut(s->hub);
