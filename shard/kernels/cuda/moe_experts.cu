@@ -175,7 +175,7 @@ static __device__ __forceinline__ float row_scale(const unsigned char *strip, co
 /* ---- gate and up ---- */
 
 template <int type, int tiles>
-static __global__ void __launch_bounds__(GATE_WARPS *WARP)
+static __global__ void __launch_bounds__(GATE_WARPS *WARP, 3)
     gate_up_kernel(expert_source s, expert_matrix gate, expert_matrix up, fragment_shape shape, const float *x, float *act,
                    uint32_t act_stride) {
     enum { COLUMNS = tiles * TILE_TOKENS };

@@ -67,8 +67,9 @@ extern "C" void moe_group_launch(cudaStream_t stream, const expert_source *s, ui
 }
 
 /* A block has COMBINE_PIECE elements of a row. */
-static __global__ void combine_kernel(expert_source s, const float *weights, const float *y_pair, float *y,
-                                      uint32_t hidden, bool vector) {
+static __global__ void __launch_bounds__(COMBINE_THREADS, 4)
+    combine_kernel(expert_source s, const float *weights, const float *y_pair, float *y,
+                   uint32_t hidden, bool vector) {
     __shared__ uint32_t id[MOE_ACTIVE_MAX], pair_of[MOE_ACTIVE_MAX], own;
     __shared__ float weight_of[MOE_ACTIVE_MAX];
     grid_release();

@@ -25,14 +25,19 @@ static __device__ __forceinline__ float dot4(float4 a, float4 b, float sum) {
     return fmaf(a.w, b.w, fmaf(a.z, b.z, fmaf(a.y, b.y, fmaf(a.x, b.x, sum))));
 }
 
-/* The lane's next AHEAD pieces of a row; zeros behind, which add nothing. */
+/* The lane's next AHEAD pieces of a row, behind it those of its beginning. Loads have no condition and what is behind is
+ * multiplied by 0: from a condition compilers make branches, and one load waits for the other. */
 template <bool vector>
 static __device__ __forceinline__ void load_ahead(float4 v[AHEAD], const float *p, uint32_t begin, uint32_t dim) {
 #pragma unroll
     for (uint32_t j = 0; j < AHEAD; j++) {
         uint32_t i = begin + j * 4 * WARP;
-        v[j] = i < dim ? load4<vector>(p, i, dim) : make_float4(0, 0, 0, 0);
+        v[j] = load4<vector>(p, i < dim ? i : 0, dim);
     }
+}
+static __device__ __forceinline__ float4 inside4(float4 v, uint32_t begin, uint32_t j, uint32_t dim) {
+    float m = begin + j * 4 * WARP < dim ? 1.0f : 0.0f;
+    return make_float4(v.x * m, v.y * m, v.z * m, v.w * m);
 }
 
 /* 1 / rms of a row, by a warp. */
@@ -42,7 +47,10 @@ template <bool vector> static __device__ __forceinline__ float row_factor(const 
     for (uint32_t i = threadIdx.x % WARP * 4; i < dim; i += AHEAD * 4 * WARP) {
         load_ahead<vector>(v, h, i, dim);
 #pragma unroll
-        for (int j = 0; j < AHEAD; j++) sum = dot4(v[j], v[j], sum);
+        for (uint32_t j = 0; j < AHEAD; j++) {
+            float4 x = inside4(v[j], i, j, dim);
+            sum = dot4(x, x, sum);
+        }
     }
     return 1.0f / sqrtf(warp_sum(sum) / (float)dim + eps);
 }
@@ -57,9 +65,10 @@ typedef struct route_input {
     float eps, root; /* 1 / sqrt(hidden) */
 } route_input;
 
-/* A warp has one expert and one row, of which it makes the norm for itself: no barrier. */
+/* A warp has one expert and one row, of which it makes the norm for itself: no barrier. The bound on blocks leaves ptxas
+ * the registers for AHEAD loads at once, which it otherwise gives up for more warps than there are. */
 template <bool vector>
-static __global__ void route_logits_kernel(float *logits, route_input in) {
+static __global__ void __launch_bounds__(ROUTE_WARPS *WARP, 2) route_logits_kernel(float *logits, route_input in) {
     uint32_t lane = threadIdx.x % WARP, expert = blockIdx.x * ROUTE_WARPS + threadIdx.x / WARP;
     const float *router = in.router + (size_t)expert * in.hidden;
     if (expert < in.experts) /* no kernel writes it */
@@ -75,7 +84,8 @@ static __global__ void route_logits_kernel(float *logits, route_input in) {
         load_ahead<vector>(scale, in.scale, i, in.hidden);
         load_ahead<vector>(w, router, i, in.hidden);
 #pragma unroll
-        for (int j = 0; j < AHEAD; j++) sum = dot4(router_input(x[j], factor, scale[j], in.root), w[j], sum);
+        for (uint32_t j = 0; j < AHEAD; j++)
+            sum = dot4(router_input(x[j], factor, scale[j], in.root), inside4(w[j], i, j, in.hidden), sum);
     }
     sum = warp_sum(sum);
     if (lane == 0) logits[(size_t)blockIdx.y * in.experts + expert] = sum;
@@ -83,7 +93,7 @@ static __global__ void route_logits_kernel(float *logits, route_input in) {
 
 /* `rows` rows of a block share the router's weights. */
 template <int rows, bool vector>
-static __global__ void __launch_bounds__(TILE_WARPS *WARP) route_tile_kernel(float *logits, route_input in) {
+static __global__ void __launch_bounds__(TILE_WARPS *WARP, 1) route_tile_kernel(float *logits, route_input in) {
     DYNAMIC_SHARED(shared);
     float *x = (float *)shared; /* [rows, stride] */
     uint32_t lane = threadIdx.x % WARP, warp = threadIdx.x / WARP, stride = (in.hidden + 3) / 4 * 4;
@@ -125,8 +135,9 @@ static __global__ void __launch_bounds__(TILE_WARPS *WARP) route_tile_kernel(flo
 
 /* A block has a row. An expert's place is the number of those before it: more probable, or as probable with a lower id.
  * The sum of exponentials is added as the CPU adds it: equal logits choose alike. */
-static __global__ void route_choose_kernel(const float *logits, const float *per_expert_scale, uint32_t experts,
-                                           uint32_t active, const uint32_t *row_count, uint32_t *ids, float *weights) {
+static __global__ void __launch_bounds__(CHOOSE_THREADS)
+    route_choose_kernel(const float *logits, const float *per_expert_scale, uint32_t experts, uint32_t active,
+                        const uint32_t *row_count, uint32_t *ids, float *weights) {
     __shared__ float scratch[33], total;
     DYNAMIC_SHARED(shared);
     uint32_t quads = (experts + 3) / 4;
