@@ -1,0 +1,218 @@
+/* Devices as they describe themselves, and errors. */
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "sim.h"
+
+static __thread int current;
+static __thread cudaError_t last_error;
+static int failed[SIM_DEVICES_MAX], fail_next[SIM_DEVICES_MAX]; /* atomic; cudaError_t */
+static long long synchronised;                                  /* atomic */
+
+unsigned long long sim_setting(const char *name, unsigned long long otherwise) {
+    const char *text = getenv(name);
+    return text && *text ? strtoull(text, NULL, 0) : otherwise;
+}
+
+int sim_device_count(void) {
+    unsigned long long n = sim_setting("CUDA_SIM_DEVICES", 1);
+    return n > SIM_DEVICES_MAX ? SIM_DEVICES_MAX : (int)n;
+}
+int sim_device_current(void) { return current; }
+cudaError_t sim_device_failed(int device) { return (cudaError_t)__atomic_load_n(&failed[device], __ATOMIC_SEQ_CST); }
+
+cudaError_t sim_error(cudaError_t e) {
+    if (e != cudaSuccess && e != cudaErrorNotReady) last_error = e;
+    return e;
+}
+
+cudaError_t sim_synchronised(int device) {
+    int e = __atomic_exchange_n(&fail_next[device], cudaSuccess, __ATOMIC_SEQ_CST);
+    unsigned long long good = sim_setting("CUDA_SIM_FAIL_AFTER", ~0ull);
+    if (good != ~0ull && (unsigned long long)__atomic_fetch_add(&synchronised, 1, __ATOMIC_SEQ_CST) == good)
+        e = cudaErrorLaunchFailure;
+    if (e != cudaSuccess) __atomic_store_n(&failed[device], e, __ATOMIC_SEQ_CST);
+    return sim_error(sim_device_failed(device));
+}
+void cuda_sim_fail_next(cudaError_t e) { __atomic_store_n(&fail_next[current], (int)e, __ATOMIC_SEQ_CST); }
+
+cudaError_t cudaPeekAtLastError(void) {
+    cudaError_t e = sim_device_failed(current);
+    return e != cudaSuccess ? e : last_error;
+}
+cudaError_t cudaGetLastError(void) {
+    cudaError_t e = cudaPeekAtLastError();
+    last_error = cudaSuccess;
+    return e;
+}
+
+static const struct { cudaError_t e; const char *name, *text; } errors[] = {
+    {cudaSuccess, "cudaSuccess", "no error"},
+    {cudaErrorInvalidValue, "cudaErrorInvalidValue", "invalid argument"},
+    {cudaErrorMemoryAllocation, "cudaErrorMemoryAllocation", "out of memory"},
+    {cudaErrorInitializationError, "cudaErrorInitializationError", "initialization error"},
+    {cudaErrorInvalidConfiguration, "cudaErrorInvalidConfiguration", "invalid configuration argument"},
+    {cudaErrorInvalidMemcpyDirection, "cudaErrorInvalidMemcpyDirection", "invalid copy direction for memcpy"},
+    {cudaErrorInsufficientDriver, "cudaErrorInsufficientDriver", "CUDA driver version is insufficient for CUDA runtime version"},
+    {cudaErrorDevicesUnavailable, "cudaErrorDevicesUnavailable", "CUDA-capable device(s) is/are busy or unavailable"},
+    {cudaErrorNoKernelImageForDevice, "cudaErrorNoKernelImageForDevice",
+     "no kernel image is available for execution on the device"},
+    {cudaErrorECCUncorrectable, "cudaErrorECCUncorrectable", "uncorrectable ECC error encountered"},
+    {cudaErrorNvlinkUncorrectable, "cudaErrorNvlinkUncorrectable", "uncorrectable NVLink error detected during the execution"},
+    {cudaErrorLaunchTimeout, "cudaErrorLaunchTimeout", "the launch timed out and was terminated"},
+    {cudaErrorHardwareStackError, "cudaErrorHardwareStackError", "hardware stack error"},
+    {cudaErrorIllegalInstruction, "cudaErrorIllegalInstruction", "an illegal instruction was encountered"},
+    {cudaErrorMisalignedAddress, "cudaErrorMisalignedAddress", "misaligned address"},
+    {cudaErrorSystemNotReady, "cudaErrorSystemNotReady", "system not yet initialized"},
+    {cudaErrorNoDevice, "cudaErrorNoDevice", "no CUDA-capable device is detected"},
+    {cudaErrorInvalidDevice, "cudaErrorInvalidDevice", "invalid device ordinal"},
+    {cudaErrorInvalidResourceHandle, "cudaErrorInvalidResourceHandle", "invalid resource handle"},
+    {cudaErrorNotReady, "cudaErrorNotReady", "device not ready"},
+    {cudaErrorIllegalAddress, "cudaErrorIllegalAddress", "an illegal memory access was encountered"},
+    {cudaErrorPeerAccessAlreadyEnabled, "cudaErrorPeerAccessAlreadyEnabled", "peer access is already enabled"},
+    {cudaErrorHostMemoryAlreadyRegistered, "cudaErrorHostMemoryAlreadyRegistered",
+     "part or all of the requested memory range is already mapped"},
+    {cudaErrorHostMemoryNotRegistered, "cudaErrorHostMemoryNotRegistered",
+     "pointer does not correspond to a registered memory region"},
+    {cudaErrorLaunchFailure, "cudaErrorLaunchFailure", "unspecified launch failure"},
+    {cudaErrorNotSupported, "cudaErrorNotSupported", "operation not supported"},
+    {cudaErrorStreamCaptureUnsupported, "cudaErrorStreamCaptureUnsupported",
+     "operation not permitted when stream is capturing"},
+    {cudaErrorStreamCaptureInvalidated, "cudaErrorStreamCaptureInvalidated",
+     "operation failed due to a previous error during capture"},
+    {cudaErrorStreamCaptureUnmatched, "cudaErrorStreamCaptureUnmatched",
+     "capture was not initiated in this stream"},
+    {cudaErrorStreamCaptureUnjoined, "cudaErrorStreamCaptureUnjoined",
+     "capturing stream has unjoined work"},
+    {cudaErrorStreamCaptureIsolation, "cudaErrorStreamCaptureIsolation",
+     "dependency created on uncaptured work in another stream"},
+    {cudaErrorStreamCaptureImplicit, "cudaErrorStreamCaptureImplicit",
+     "operation would make the legacy stream depend on a capturing blocking stream"},
+    {cudaErrorCapturedEvent, "cudaErrorCapturedEvent", "operation not permitted on an event last recorded in a capturing stream"},
+    {cudaErrorStreamCaptureWrongThread, "cudaErrorStreamCaptureWrongThread",
+     "attempt to terminate a thread-local capture sequence from another thread"},
+};
+const char *cudaGetErrorString(cudaError_t e) {
+    for (size_t i = 0; i < sizeof errors / sizeof *errors; i++)
+        if (errors[i].e == e) return errors[i].text;
+    return "unknown error";
+}
+const char *cudaGetErrorName(cudaError_t e) {
+    for (size_t i = 0; i < sizeof errors / sizeof *errors; i++)
+        if (errors[i].e == e) return errors[i].name;
+    return "cudaErrorUnknown";
+}
+
+cudaError_t cudaGetDeviceCount(int *count) {
+    *count = sim_device_count();
+    return sim_error(*count ? cudaSuccess : cudaErrorNoDevice);
+}
+cudaError_t cudaSetDevice(int device) {
+    if (sim_device_count() == 0) return sim_error(cudaErrorNoDevice);
+    if (device < 0 || device >= sim_device_count()) return sim_error(cudaErrorInvalidDevice);
+    current = device;
+    return sim_device_failed(device);
+}
+cudaError_t cudaGetDevice(int *device) {
+    *device = current;
+    return cudaSuccess;
+}
+cudaError_t cudaDeviceSynchronize(void) {
+    cudaError_t e = sim_capture_forbids();
+    if (e != cudaSuccess) return sim_error(e);
+    sim_device_wait(current, true);
+    return sim_synchronised(current);
+}
+cudaError_t cudaDeviceReset(void) {
+    sim_device_wait(current, true);
+    __atomic_store_n(&failed[current], cudaSuccess, __ATOMIC_SEQ_CST);
+    __atomic_store_n(&fail_next[current], cudaSuccess, __ATOMIC_SEQ_CST);
+    last_error = cudaSuccess;
+    return cudaSuccess;
+}
+
+cudaError_t cudaGetDeviceProperties(cudaDeviceProp *p, int device) {
+    if (device < 0 || device >= sim_device_count()) return sim_error(cudaErrorInvalidDevice);
+    unsigned capability = (unsigned)sim_setting("CUDA_SIM_CAPABILITY", 90);
+    memset(p, 0, sizeof *p);
+    snprintf(p->name, sizeof p->name, "Simulated GPU");
+    memcpy(p->uuid.bytes, "gemmad-simulated", 16);
+    p->uuid.bytes[15] = (char)device;
+    p->totalGlobalMem = sim_setting("CUDA_SIM_MEMORY", 4ull << 30);
+    p->sharedMemPerBlock = 48 << 10;
+    p->sharedMemPerBlockOptin = SIM_SHARED_BYTES_MAX;
+    p->sharedMemPerMultiprocessor = 228 << 10;
+    p->reservedSharedMemPerBlock = 1 << 10;
+    p->regsPerBlock = 65536;
+    p->warpSize = 32;
+    p->maxThreadsPerBlock = SIM_THREADS_MAX;
+    p->maxThreadsPerMultiProcessor = 2048;
+    p->major = (int)(capability / 10);
+    p->minor = (int)(capability % 10);
+    p->multiProcessorCount = (int)sim_setting("CUDA_SIM_MULTIPROCESSORS", 6);
+    p->l2CacheSize = 60 << 20;
+    p->memoryBusWidth = 6144;
+    p->pciBusID = 0x10 + device;
+    return cudaSuccess;
+}
+cudaError_t cudaDeviceGetAttribute(int *value, enum cudaDeviceAttr what, int device) {
+    cudaDeviceProp p;
+    cudaError_t e = cudaGetDeviceProperties(&p, device);
+    if (e != cudaSuccess) return e;
+    switch (what) {
+    case cudaDevAttrMaxThreadsPerBlock: *value = p.maxThreadsPerBlock; break;
+    case cudaDevAttrMaxSharedMemoryPerBlock: *value = (int)p.sharedMemPerBlock; break;
+    case cudaDevAttrWarpSize: *value = p.warpSize; break;
+    case cudaDevAttrClockRate: *value = 1980000; break;
+    case cudaDevAttrMultiProcessorCount: *value = p.multiProcessorCount; break;
+    case cudaDevAttrPciBusId: *value = p.pciBusID; break;
+    case cudaDevAttrPciDeviceId: *value = p.pciDeviceID; break;
+    case cudaDevAttrPciDomainId: *value = p.pciDomainID; break;
+    case cudaDevAttrMemoryClockRate: *value = 3201000; break;
+    case cudaDevAttrGlobalMemoryBusWidth: *value = p.memoryBusWidth; break;
+    case cudaDevAttrL2CacheSize: *value = p.l2CacheSize; break;
+    case cudaDevAttrMaxThreadsPerMultiProcessor: *value = p.maxThreadsPerMultiProcessor; break;
+    case cudaDevAttrComputeCapabilityMajor: *value = p.major; break;
+    case cudaDevAttrComputeCapabilityMinor: *value = p.minor; break;
+    case cudaDevAttrMaxSharedMemoryPerMultiprocessor: *value = (int)p.sharedMemPerMultiprocessor; break;
+    case cudaDevAttrMaxSharedMemoryPerBlockOptin: *value = (int)p.sharedMemPerBlockOptin; break;
+    default: return sim_error(cudaErrorInvalidValue);
+    }
+    return cudaSuccess;
+}
+cudaError_t cudaDeviceGetPCIBusId(char *text, int length, int device) {
+    if (device < 0 || device >= sim_device_count()) return sim_error(cudaErrorInvalidDevice);
+    snprintf(text, (size_t)length, "0000:%02X:00.0", 0x10 + device);
+    return cudaSuccess;
+}
+cudaError_t cudaDeviceGetByPCIBusId(int *device, const char *text) {
+    char own[32];
+    for (*device = 0; *device < sim_device_count(); ++*device) {
+        cudaDeviceGetPCIBusId(own, sizeof own, *device);
+        if (!strcmp(own, text)) return cudaSuccess;
+    }
+    return sim_error(cudaErrorInvalidDevice);
+}
+cudaError_t cudaDeviceCanAccessPeer(int *can, int device, int peer) {
+    if (device < 0 || peer < 0 || device >= sim_device_count() || peer >= sim_device_count())
+        return sim_error(cudaErrorInvalidDevice);
+    *can = device != peer;
+    return cudaSuccess;
+}
+cudaError_t cudaDeviceEnablePeerAccess(int peer, unsigned flags) {
+    static unsigned char enabled[SIM_DEVICES_MAX][SIM_DEVICES_MAX];
+    if (flags != 0) return sim_error(cudaErrorInvalidValue);
+    if (peer < 0 || peer == current || peer >= sim_device_count()) return sim_error(cudaErrorInvalidDevice);
+    bool before = __atomic_exchange_n(&enabled[current][peer], 1, __ATOMIC_SEQ_CST);
+    return sim_error(before ? cudaErrorPeerAccessAlreadyEnabled : cudaSuccess);
+}
+cudaError_t cudaRuntimeGetVersion(int *version) {
+    *version = CUDART_VERSION;
+    return cudaSuccess;
+}
+cudaError_t cudaDriverGetVersion(int *version) {
+    *version = CUDART_VERSION;
+    return cudaSuccess;
+}
