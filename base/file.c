@@ -56,6 +56,21 @@ status file_read_at(int fd, const char *name, uint64_t offset, void *out, size_t
     return ST_OK;
 }
 
+status file_write_at(int fd, const char *name, uint64_t offset, const void *bytes, size_t n) {
+    enum { AT_ONCE = 8 << 20 };
+    const char *p = bytes;
+    while (n > 0) {
+        ssize_t done = pwrite(fd, p, n < AT_ONCE ? n : AT_ONCE, (off_t)offset);
+        if (done < 0 && errno == EINTR) continue;
+        if (done <= 0)
+            return fail_errno(ST_IO, "%s: writing %zu bytes at %llu", name, n, (unsigned long long)offset);
+        p += done;
+        offset += (uint64_t)done;
+        n -= (size_t)done;
+    }
+    return ST_OK;
+}
+
 char *file_join(const char *dir, const char *name) {
     size_t n = strlen(dir), m = strlen(name);
     char *path = memory_alloc(n + m + 2);

@@ -11,6 +11,8 @@
 STATUS_CHECKED status file_read_all(const char *path, size_t max_bytes, char **out, size_t *size);
 /* Exactly n bytes at offset, or ST_FORMAT "ends at …" for a short file. name is for the message. */
 STATUS_CHECKED status file_read_at(int fd, const char *name, uint64_t offset, void *out, size_t n);
+/* Exactly n bytes at offset. */
+STATUS_CHECKED status file_write_at(int fd, const char *name, uint64_t offset, const void *bytes, size_t n);
 /* A path joined as "dir/name"; the caller's to free(). */
 char *file_join(const char *dir, const char *name);
 

@@ -6,10 +6,10 @@
 #include <stdio.h>
 
 typedef struct work {
-    status (*body)(void *context, uint32_t item);
+    status (*body)(void *context, uint32_t item, uint32_t thread);
     void *context;
     uint32_t count;
-    atomic_uint next;
+    atomic_uint next, threads; /* items, and threads, that have begun */
     atomic_bool stop;
     pthread_mutex_t lock;
     status st;                      /* of the first failure; guarded by lock */
@@ -18,10 +18,11 @@ typedef struct work {
 
 static void *run_items(void *context) {
     work *w = context;
+    uint32_t thread = atomic_fetch_add(&w->threads, 1);
     for (;;) {
         uint32_t i = atomic_fetch_add(&w->next, 1);
         if (i >= w->count || atomic_load(&w->stop)) return NULL;
-        status st = w->body(w->context, i);
+        status st = w->body(w->context, i, thread);
         if (st == ST_OK) continue;
         /* The sentence belongs to this thread: a copy crosses to the one that answers. */
         pthread_mutex_lock(&w->lock);
@@ -34,8 +35,8 @@ static void *run_items(void *context) {
     }
 }
 
-status parallel_run(uint32_t threads, uint32_t count, status (*body)(void *context, uint32_t item),
-                    void *context) {
+status parallel_run_numbered(uint32_t threads, uint32_t count,
+                             status (*body)(void *context, uint32_t item, uint32_t thread), void *context) {
     work w = {.body = body, .context = context, .count = count, .lock = PTHREAD_MUTEX_INITIALIZER};
     pthread_t ids[PARALLEL_THREADS_MAX];
     uint32_t started = 0;
@@ -48,4 +49,21 @@ status parallel_run(uint32_t threads, uint32_t count, status (*body)(void *conte
     for (uint32_t i = 0; i < started; i++) pthread_join(ids[i], NULL);
     pthread_mutex_destroy(&w.lock);
     return w.st == ST_OK ? ST_OK : fail(w.st, "%s", w.sentence);
+}
+
+typedef struct plain {
+    status (*body)(void *context, uint32_t item);
+    void *context;
+} plain;
+
+static status run_plain(void *context, uint32_t item, uint32_t thread) {
+    const plain *p = context;
+    (void)thread;
+    return p->body(p->context, item);
+}
+
+status parallel_run(uint32_t threads, uint32_t count, status (*body)(void *context, uint32_t item),
+                    void *context) {
+    plain p = {body, context};
+    return parallel_run_numbered(threads, count, run_plain, &p);
 }

@@ -23,11 +23,12 @@ const option gemmad_option_table[] = {
      .words_later = "srun external", .help = "what starts the ranks"},
     {"launcher-args", OPTION_TEXT, OPTION_OF_SECTION, FIELD(launcher_args), .value = "\"...\"",
      .help = "more words for the launcher's command line"},
-    {"device", OPTION_WORD, OPTION_OF_SECTION, FIELD(device), .words = "cpu", .words_later = "cuda",
-     .help = "what computes; default cpu"},
+    {"device", OPTION_WORD, OPTION_OF_SECTION, FIELD(device), .words = "cpu cuda",
+     .help = "what computes, a GPU for each rank with cuda; default cuda when a usable GPU is there"},
     {"weights", OPTION_WORD, OPTION_OF_SECTION, FIELD(weights), .preset = "auto",
-     .words = "auto bf16 q8 q4 f32", .words_later = "fp8",
-     .help = "type of weights in memory; auto keeps them as stored, q8 and q4 quantise in groups of 32"},
+     .words = "auto bf16 q8 q4 f32 fp8",
+     .help = "type of weights in memory; auto keeps them as stored, q8 and q4 quantise in groups of 32, fp8 (on a GPU) "
+             "with a scale a row"},
     {"kv", OPTION_WORD, OPTION_OF_SECTION, FIELD(kv), .preset = "auto", .words = "auto bf16 q8 f32",
      .help = "type of the KV cache; auto is f32 with --weights f32, else bf16; q8: 8 bits and a scale per "
              "token and head"},
@@ -36,6 +37,9 @@ const option gemmad_option_table[] = {
     {"context", OPTION_U32, OPTION_OF_SECTION, FIELD(context), .value = "N", .unit = "tokens", .least = 1,
      .most = LIMIT_CONTEXT_TOKENS,
      .help = "prompt and answer of one request together; default the model's own limit, cut to what fits"},
+    {"batch-invariant", OPTION_FLAG, OPTION_OF_SECTION, FIELD(batch_invariant),
+     .help = "on a GPU: prompts too are computed so that every token has the bits it has alone, which makes them slower; on "
+             "a CPU it is always so"},
     {"expert-layout", OPTION_TEXT, OPTION_OF_SECTION, FIELD(expert_layout), .value = "EPxWIDTH",
      .help = "how experts are split, as 2x1; default chosen and printed"},
     {"memory", OPTION_BYTES, OPTION_OF_SECTION, FIELD(memory), .value = "BYTES",

@@ -296,6 +296,7 @@ engine_options settings_engine_options(const gemmad_options *o, const char *path
                             .kv = o->kv,
                             .spill = o->spill,
                             .device = o->device,
+                            .batch_invariant = o->batch_invariant,
                             .expert_layout = o->expert_layout,
                             .launcher = o->launcher,
                             .launcher_args = o->launcher_args,

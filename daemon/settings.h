@@ -20,7 +20,7 @@ typedef struct gemmad_options {
     const char *completion, *state, *config, *shape, *log_level, *log_format;
     uint32_t ranks, replicas, threads, context, prefill_min_share, engine_grace, queue, queue_per_client;
     uint64_t memory;
-    bool insecure, dry_run, json, verbose, log_prompts, example_config, help, version;
+    bool insecure, dry_run, json, verbose, log_prompts, batch_invariant, example_config, help, version;
 } gemmad_options;
 
 extern const option gemmad_option_table[];

@@ -71,7 +71,7 @@ static status check_ranks(const char *kind, rank_info *const *ranks, size_t n) {
         NEED_RANGE(kind, r, threads, 0, 65536);
         TRY(text_within(kind, "host", r->host, 63));
         TRY(text_within(kind, "state", r->state, 15));
-        TRY(text_within(kind, "isa", r->isa, 15));
+        TRY(text_within(kind, "isa", r->isa, 63));
     }
     return ST_OK;
 }

@@ -14,6 +14,9 @@
 #include "shard/bench/doctor.h"
 #include "shard/pack_command.h"
 #include "shard/plan_command.h"
+#ifdef GEMMAD_WITH_CUDA
+#include "shard/gpu/cuda_provider.h"
+#endif
 #ifdef GEMMAD_WITH_LINK
 #include "shard/link/link.h"
 #include "shard/link/watchdog.h"
@@ -37,9 +40,12 @@ static const char usage[] =
     "  --comm self|fork|mpi  how ranks exchange (serve); default self\n"
     "  --link ADDRESS        where gemmad listens: unix:/path or host:port (serve)\n"
     "  --secret-file FILE    32 bytes that prove this engine to gemmad, and its ranks to each other (serve)\n"
-    "  --weights auto|f32|bf16|q8|q4  auto keeps matrices as stored; bf16 insists on it; q8 and q4 quantise "
+    "  --device auto|cpu|cuda  what computes; auto: a GPU for each rank where there are some\n"
+    "  --batch-invariant     on a GPU: prompts too give every token the bits it has alone; slower\n"
+    "  --weights auto|f32|bf16|q8|q4|fp8  auto keeps matrices as stored; bf16 insists on it; q8 and q4 quantise "
     "in\n"
-    "                        groups of 32; f32 computes everything in float32\n"
+    "                        groups of 32, fp8 (on a GPU) with a scale a row; f32 computes everything in "
+    "float32\n"
     "  --kv auto|bf16|q8|f32 KV cache type; auto: f32 with --weights f32, else bf16\n"
     "  --threads N           threads of this rank; default: CPUs this process may use\n"
     "  --context N           tokens a request may have; default: the model's limit, cut to what fits\n"
@@ -47,7 +53,7 @@ static const char usage[] =
     "  --expert-layout ExW   EP degree x width degree; default: what decodes fastest\n"
     "  --share I/N           this engine is the I-th from 0 of N on its machine, which divide CPUs and "
     "memory\n"
-    "  --prefill-chunk N     rows of one prompt in one step; default 512\n"
+    "  --prefill-chunk N     rows of one prompt in one step; default 512, on a GPU 2048\n"
     "  --prefill-min-share N  percent of the time for prompts at least, beside answers; default 10\n"
     "  --spill DIR[:SIZE]    folder for pages of the prefix cache; SIZE of all ranks together, default "
     "64GiB\n"
@@ -63,7 +69,14 @@ typedef struct arguments {
     uint64_t spill_bytes;
     plan_command_options plan;
     uint32_t threads, chunk, min_share, grace;
+    bool batch_invariant;
 } arguments;
+
+#ifdef GEMMAD_WITH_CUDA
+static const gpu_provider *gpu(void) { return gpu_cuda(); }
+#else
+static const gpu_provider *gpu(void) { return NULL; }
+#endif
 
 static int usage_error(const char *option, const char *value, const char *want) {
     fprintf(stderr, "gemmad-shard: --%s is '%s'; %s\n", option, value, want);
@@ -136,10 +149,10 @@ static int read_spill(const char *value, arguments *a) {
 }
 
 static int take_option(arguments *a, const char *name, const char *value) {
-    static const char *const weight_words[] = {"auto", "f32", "bf16", "q8", "q4", NULL},
+    static const char *const weight_words[] = {"auto", "f32", "bf16", "q8", "q4", "fp8", NULL},
                              *const kv_words[] = {"auto", "f32", "bf16", "q8", NULL},
                              *const comm_words[] = {"self", "fork", "mpi", NULL},
-                             *const device_words[] = {"cpu", NULL};
+                             *const device_words[] = {"auto", "cpu", "cuda", NULL};
     plan_command_options *p = &a->plan;
     int word, code = 0;
     if (!strcmp(name, "model")) p->model_path = value;
@@ -148,7 +161,7 @@ static int take_option(arguments *a, const char *name, const char *value) {
     else if (!strcmp(name, "ranks")) code = read_u32(name, value, 1, LIMIT_RANKS, &p->ranks);
     else if (!strcmp(name, "threads")) code = read_u32(name, value, 1, 512, &a->threads);
     else if (!strcmp(name, "context")) code = read_u32(name, value, 1, LIMIT_CONTEXT_TOKENS, &p->context);
-    else if (!strcmp(name, "prefill-chunk")) code = read_u32(name, value, 1, BUDGET_ROWS, &a->chunk);
+    else if (!strcmp(name, "prefill-chunk")) code = read_u32(name, value, 1, BUDGET_ROWS_MAX, &a->chunk);
     else if (!strcmp(name, "prefill-min-share"))
         code = read_u32(name, value, 1, LIMIT_PREFILL_SHARE, &a->min_share);
     else if (!strcmp(name, "spill")) code = read_spill(value, a);
@@ -156,8 +169,11 @@ static int take_option(arguments *a, const char *name, const char *value) {
     else if (!strcmp(name, "memory")) code = read_bytes(name, value, &p->memory_bytes);
     else if (!strcmp(name, "expert-layout")) code = read_layout(value, p);
     else if (!strcmp(name, "share")) code = read_share(value, p);
-    else if (!strcmp(name, "device")) code = read_word(name, value, device_words, &word);
-    else if (!strcmp(name, "comm")) {
+    else if (!strcmp(name, "batch-invariant")) a->batch_invariant = true;
+    else if (!strcmp(name, "device")) {
+        code = read_word(name, value, device_words, &word);
+        if (code == 0) p->device = device_choice_of(value);
+    } else if (!strcmp(name, "comm")) {
         code = read_word(name, value, comm_words, &word);
         a->comm = value;
     } else if (!strcmp(name, "weights")) {
@@ -189,6 +205,7 @@ static int read_arguments(arguments *a, int argc, char **argv) {
                                             {"spill", required_argument, 0, 0},
                                             {"engine-grace", required_argument, 0, 0},
                                             {"device", required_argument, 0, 0},
+                                            {"batch-invariant", no_argument, 0, 0},
                                             {0, 0, 0, 0}};
     int index;
     while (1) {
@@ -272,6 +289,9 @@ static int serve_command(arguments *a, int argc, char **argv) {
                             .context = a->plan.context,
                             .memory_bytes = a->plan.memory_bytes,
                             .chunk_max = a->chunk,
+                            .gpu = a->plan.gpu,
+                            .device = a->plan.device,
+                            .batch_invariant = a->batch_invariant,
                             .spill_dir = a->spill_dir,
                             .spill_bytes = a->spill_bytes};
     uint32_t cpus = placement_cpus();
@@ -317,7 +337,7 @@ static bench_launched *const run_launched = NULL;
 #endif
 
 int main(int argc, char **argv) {
-    arguments a = {.comm = "self", .plan = {.ranks = 1, .shares = 1}};
+    arguments a = {.comm = "self", .plan = {.ranks = 1, .shares = 1, .gpu = gpu()}};
     log_open("shard", LOG_INFO);
     if (argc < 2 || !strcmp(argv[1], "--help") || !strcmp(argv[1], "help")) {
         fputs(usage, argc < 2 ? stderr : stdout);
@@ -328,7 +348,7 @@ int main(int argc, char **argv) {
         return 0;
     }
     if (!strcmp(argv[1], "doctor")) return doctor_command(argc - 1, argv + 1, run_launched);
-    if (!strcmp(argv[1], "bench")) return bench_command(argc - 1, argv + 1, run_launched);
+    if (!strcmp(argv[1], "bench")) return bench_command(argc - 1, argv + 1, run_launched, gpu());
     if (!strcmp(argv[1], "pack")) return pack_command(argc - 1, argv + 1);
     a.command = argv[1];
     int code = read_arguments(&a, argc - 1, argv + 1);

@@ -36,7 +36,7 @@ static const option rows[] = {
      "where to: a new or empty directory"},
     {"ranks", OPTION_U32, 0, AT(ranks), "N", NULL, "1", 1, LIMIT_RANKS, NULL, NULL,
      "ranks of the engine that serves it"},
-    {"weights", OPTION_WORD, 0, AT(weights), "TYPE", NULL, "auto", 0, 0, "auto f32 bf16 q8 q4", NULL,
+    {"weights", OPTION_WORD, 0, AT(weights), "TYPE", NULL, "auto", 0, 0, "auto f32 bf16 q8 q4 fp8", NULL,
      "type of the matrices; auto: as stored"},
     {"expert-layout", OPTION_TEXT, 0, AT(expert_layout), "ExW", NULL, NULL, 0, 0, NULL, NULL,
      "EP degree and width degree, such as 2x1; default: the fastest with all ranks on one host"},

@@ -15,10 +15,12 @@ typedef struct planned {
     weights_choice choice;
     weight_type stored;
     kv_type kv;
+    bool on_device;
     layout_options split; /* without the rank */
 } planned;
 
 static status prepare(const plan_command_options *o, planned *p) {
+    TRY(gpu_wanted(o->gpu, o->device, &p->on_device));
     TRY(model_config_open(&p->config, o->model_path, NULL));
     TRY(model_pack_open(&p->pack, o->model_path, p->config));
     if (p->pack) {
@@ -41,8 +43,25 @@ static status prepare(const plan_command_options *o, planned *p) {
                                   &p->split.width_degree);
     }
     p->kv = o->kv_given ? o->kv : p->choice == WEIGHTS_F32 ? KV_F32 : KV_BF16;
+    TRY(weights_check_device(p->choice, p->on_device));
     if (p->choice == WEIGHTS_BF16 && p->stored != WEIGHT_BF16)
         return fail(ST_UNSUPPORTED, "--weights bf16: the checkpoint's matrices are not stored as bf16");
+    return ST_OK;
+}
+
+/* What a rank's GPU has, and what the back end will take of it. */
+static status device_share(const plan_command_options *o, const model_config *c, const layout *l,
+                           uint32_t rank, uint64_t *bytes, uint64_t *scratch) {
+    gpu_place place;
+    cuda_backend_options g;
+    TRY(o->gpu->choose(o->share * o->ranks + rank, o->shares * o->ranks, &place));
+    gpu_options_make(&g, c, l,
+                     &(gpu_sizes){.rows_max = BUDGET_ROWS_GPU,
+                                  .slots = BUDGET_SLOTS,
+                                  .context = o->context ? o->context : c->context,
+                                  .logit_rows = RUNNER_LOGIT_ROWS});
+    *bytes = place.free_bytes;
+    *scratch = o->gpu->bytes(&g);
     return ST_OK;
 }
 
@@ -56,15 +75,21 @@ static status rank_budgets(const plan_command_options *o, const planned *p, budg
         layout *l = NULL;
         split.rank = r;
         TRY_OR_FAIL(layout_open(&l, c, &split));
-        st = budget_make(&all[r], c, l,
-                         &(budget_options){.choice = p->choice,
-                                           .files = p->files,
-                                           .stored = p->stored,
-                                           .weight_bytes = p->pack ? p->pack->manifest.rank[r].bytes : 0,
-                                           .kv = p->kv,
-                                           .context = o->context,
-                                           .memory_bytes = o->memory_bytes,
-                                           .free_bytes = budget_free_memory() / o->ranks / o->shares});
+        uint64_t packed = 0, device_bytes = 0, scratch = 0;
+        if (p->pack) st = model_pack_bytes(p->pack, o->model_path, r, p->on_device, &packed);
+        if (st == ST_OK && p->on_device) st = device_share(o, c, l, r, &device_bytes, &scratch);
+        if (st == ST_OK)
+            st = budget_make(&all[r], c, l,
+                             &(budget_options){.choice = p->choice,
+                                               .files = p->files,
+                                               .stored = p->stored,
+                                               .weight_bytes = packed,
+                                               .device_bytes = device_bytes,
+                                               .device_scratch_bytes = scratch,
+                                               .kv = p->kv,
+                                               .context = o->context,
+                                               .memory_bytes = o->memory_bytes,
+                                               .free_bytes = budget_free_memory() / o->ranks / o->shares});
         if (r == 0) *first = l;
         else layout_close(l);
         shares[r] = budget_share_of(&all[r]);

@@ -13,6 +13,8 @@ typedef struct plan_command_options {
     weights_choice weights;
     bool kv_given;
     kv_type kv;
+    const gpu_provider *gpu; /* NULL: this build has none */
+    device_choice device;
 } plan_command_options;
 
 STATUS_CHECKED status plan_command(const plan_command_options *options);

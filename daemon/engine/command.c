@@ -148,6 +148,7 @@ static status add_model_options(command *c, const engine_options *o) {
         command_add_format(c, "%u/%u", o->replica, o->replicas);
     }
     add_option(c, "--device", o->device);
+    if (o->batch_invariant) command_add(c, "--batch-invariant");
     return ST_OK;
 }
 

@@ -60,6 +60,7 @@ typedef struct engine_options {
     uint64_t memory_bytes;                             /* 0: chosen */
     uint32_t prefill_min_share;                        /* percent; 0: the shard's default */
     const char *weights, *kv, *device, *expert_layout; /* NULL: default */
+    bool batch_invariant;
     const char *spill;                                 /* DIR[:SIZE]; NULL: none */
     const char *launcher;                              /* "local" */
     const char *launcher_args, *hosts, *interface;     /* NULL: none */
@@ -80,7 +81,7 @@ typedef struct engine engine;
 
 typedef struct engine_rank_status {
     uint32_t rank, pid, threads;
-    char host[64], state[16], isa[16];
+    char host[64], state[16], isa[64];
     uint64_t cpu_ms, kv_bytes, weight_bytes_read;
 } engine_rank_status;
 typedef struct engine_status {

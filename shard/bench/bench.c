@@ -10,9 +10,12 @@
 #include "base/log.h"
 #include "base/memory.h"
 #include "base/shape.h"
+#include "shard/bench/doctor.h"
 #include "shard/kv/pages.h"
 #include "shard/model/plan_send.h"
 
+#define GPU_READ_BYTES (UINT64_C(8) << 30)
+#define GPU_READ_BYTES_LEAST (UINT64_C(64) << 20)
 enum { FOLLOWER_WAIT_MS = 600000, WARM_UP_TOKENS = 64, WARM_UP_STEPS = 3, FIRST_ORDINARY_TOKEN = 600 };
 
 typedef struct session {
@@ -29,6 +32,7 @@ typedef struct session {
     double *run_s, *step_ms;
     uint32_t steps, step_cap;
     bool counted; /* steps are timed */
+    double first_token_s;
 } session;
 
 static bool leads(const session *s) { return comm_rank(s->ranks) == 0; }
@@ -50,6 +54,8 @@ static status lead_step(session *s) {
     TRY(plan_send(&s->channel, &s->p));
     if (s->p.stop) return ST_OK;
     TRY(run_plan(s));
+    if (s->first_token_s == 0 && s->p.span_count && s->p.span[s->p.span_count - 1].draw)
+        s->first_token_s = (double)(clock_now_ns() - s->o->began_ns) / 1e9;
     if (!s->counted) return ST_OK;
     if (s->steps == s->step_cap) {
         s->step_cap = s->step_cap ? s->step_cap * 2 : 256;
@@ -220,12 +226,15 @@ static status open_instance(session *s, uint32_t threads, uint32_t spin_us) {
                           .threads = threads,
                           .spin_us = spin_us,
                           .placed = &s->place,
+                          .gpu = o->gpu,
+                          .device = device_choice_of(o->device),
+                          .batch_invariant = o->batch_invariant,
+                          .no_recording = o->no_graphs,
+                          .whole_memory = true, /* many long sequences have room: what is not used is not touched */
                           .context = tokens_of_sequence(o),
                           .slots = o->batch,
                           .chunk_max = o->chunk,
                           .memory_bytes = o->memory_bytes};
-    /* The whole of it, so that many long sequences have room: what is not used is not touched. */
-    if (!i.memory_bytes) i.memory_bytes = budget_free_memory() / comm_where(s->ranks).local_ranks / 10 * 8;
     if (o->expert_layout && sscanf(o->expert_layout, "%ux%u", &i.expert_degree, &i.width_degree) != 2)
         return fail(ST_INVALID, "--expert-layout is '%s'; give EP degree x width degree, such as 2x1",
                     o->expert_layout);
@@ -243,6 +252,42 @@ static status open_instance(session *s, uint32_t threads, uint32_t spin_us) {
 
 /* ---- the whole ---- */
 
+/* What steps read, as the runner counts it: a step that is replayed on a device makes no calls that could be counted. */
+static void count_reads(session *s, const runner_reads *before) {
+    runner_reads now = runner_weight_reads(s->in.run), each = runner_weight_bytes(s->in.run);
+    timed_totals *t = &s->figures.operators;
+    uint32_t degree = s->in.split->expert_degree ? s->in.split->expert_degree : 1;
+    uint64_t experts = now.experts - before->experts;
+    t->weight_bytes = (now.whole - before->whole) * each.whole + (now.tail - before->tail) * each.tail +
+                      (now.heads - before->heads) * each.heads + experts * each.experts / degree;
+    t->expert_calls = s->in.config->experts ? s->in.config->layers * s->figures.steps : 0;
+    t->experts_hit = experts;
+}
+
+static status lead_look(session *s) {
+    const bench_options *o = s->o;
+    if (o->decode) return lead_decode(s, o->generate < WARM_UP_TOKENS ? o->generate : WARM_UP_TOKENS);
+    return lead_prompts(s, o->prompt);
+}
+
+/* Where the time of a device goes: some more steps, in which it is waited for after each operator. */
+static status look_at_operators(session *s) {
+    bench_figures measured = s->figures;
+    timed_totals ignored, seen;
+    s->figures.steps = 0;
+    timed_take(s->in.device, &ignored);
+    timed_wait(s->in.device, true);
+    TRY(run_phase(s, lead_look));
+    timed_wait(s->in.device, false);
+    timed_take(s->in.device, &seen);
+    measured.looked_steps = s->figures.steps;
+    memcpy(measured.operators.op, seen.op, sizeof seen.op);
+    measured.operators.op_count = seen.op_count;
+    measured.operators.expert_rows = seen.expert_rows;
+    s->figures = measured;
+    return ST_OK;
+}
+
 static status measure(session *s) {
     timed_totals ignored;
     uint64_t load_ns = s->figures.load_ns;
@@ -252,9 +297,12 @@ static status measure(session *s) {
     TRY(run_phase(s, lead_warm_up));
     timed_take(s->in.device, &ignored);
     s->figures = (bench_figures){.load_ns = load_ns, .weight_bytes = s->in.weights->bytes};
+    runner_reads before = runner_weight_reads(s->in.run);
     TRY(run_phase(s, lead_runs));
     timed_take(s->in.device, &s->figures.operators);
-    return ST_OK;
+    if (s->in.device->is_host) return ST_OK;
+    count_reads(s, &before);
+    return look_at_operators(s);
 }
 
 static bench_result result_of(session *s, uint32_t threads, const bench_figures *all, const bandwidth *read) {
@@ -270,7 +318,10 @@ static bench_result result_of(session *s, uint32_t threads, const bench_figures 
                       .step_ms = s->step_ms,
                       .steps = s->steps,
                       .run_tokens = (uint64_t)o->batch * (o->decode ? o->generate : o->prompt),
-                      .read = *read};
+                      .read = *read,
+                      .first_token_s = s->first_token_s,
+                      .token_gmac = doctor_token_gmac(s->in.config),
+                      .on_gpu = !s->in.device->is_host};
     snprintf(r.layout, sizeof r.layout, "%s", s->in.layout_text);
     snprintf(r.device, sizeof r.device, "%s", s->in.device->name);
     return r;
@@ -298,6 +349,28 @@ static status measure_bandwidth_again(session *s, uint32_t threads, const bench_
     return st;
 }
 
+/* Of all GPUs together: each reads its weights, or memory taken for it where those are few, or as much as is left. */
+static status measure_gpu_bandwidth(session *s, bandwidth *read) {
+    uint64_t want = s->o->read_bytes ? s->o->read_bytes : GPU_READ_BYTES, bytes = s->in.weights->bytes;
+    uint32_t n = comm_size(s->ranks);
+    backend *b = s->in.device;
+    void *memory = s->in.weights->mapping, *taken = NULL;
+    double mine = 0, *all = memory_alloc_array(n, sizeof *all);
+    if (bytes < want)
+        for (bytes = want; bytes >= GPU_READ_BYTES_LEAST; bytes /= 2)
+            if (b->ops->alloc(b, bytes, "bandwidth", &taken) == ST_OK) break;
+    if (taken) memory = taken;
+    if (bytes < GPU_READ_BYTES_LEAST) bytes = s->in.weights->bytes;
+    *read = (bandwidth){.of_weights = !taken};
+    status st = s->o->gpu->read_bandwidth(s->in.untimed, memory, bytes, &mine, read->kernel);
+    if (taken) b->ops->release(b, taken, bytes);
+    if (st == ST_OK) st = comm_all_gather(s->ranks, &mine, sizeof mine, all);
+    for (uint32_t i = 0; i < n; i++) read->gb_per_s += all[i];
+    read->bytes = bytes * n;
+    free(all);
+    return st;
+}
+
 status bench_rank(comm *ranks, void *context) {
     const bench_options *o = context;
     session s = {.o = o, .ranks = ranks, .channel = {.ranks = ranks}, .random = 1};
@@ -314,11 +387,14 @@ status bench_rank(comm *ranks, void *context) {
     TRY_OR_FAIL(placement_bind(&s.place, node.local_rank, node.local_ranks, threads));
     TRY_OR_FAIL(pool_open(&readers, &(pool_options){.threads = threads, .spin_us = spin_us}));
     TRY_OR_FAIL(open_instance(&s, threads, spin_us));
-    TRY_OR_FAIL(bandwidth_measure(&read, ranks, readers, s.in.weights->mapping, s.in.weights->bytes,
-                                  o->read_bytes, NULL));
+    bool on_gpu = !s.in.device->is_host;
+    if (!on_gpu)
+        TRY_OR_FAIL(bandwidth_measure(&read, ranks, readers, s.in.weights->mapping, s.in.weights->bytes,
+                                      o->read_bytes, NULL));
     TRY_OR_FAIL(measure(&s));
+    if (on_gpu) TRY_OR_FAIL(measure_gpu_bandwidth(&s, &read));
     TRY_OR_FAIL(comm_all_gather(ranks, &s.figures, sizeof s.figures, all));
-    TRY_OR_FAIL(measure_bandwidth_again(&s, threads, all, readers, &read));
+    if (!on_gpu) TRY_OR_FAIL(measure_bandwidth_again(&s, threads, all, readers, &read));
     bench_result r = result_of(&s, threads, all, &read);
     if (leads(&s)) st = bench_report(&r);
 fail:

@@ -15,12 +15,15 @@
 typedef struct bench_options {
     bool decode; /* else prefill */
     const char *model, *shape;
+    const char *write; /* a directory for a checkpoint of the shape, in place of measuring */
     uint32_t layers;
     uint32_t ranks, threads;
-    const char *comm, *weights, *kv, *expert_layout;
+    const char *comm, *weights, *kv, *expert_layout, *device;
     uint64_t memory_bytes, read_bytes;
     uint32_t prompt, depth, batch, generate, repeat, chunk;
-    bool json, help;
+    bool batch_invariant, no_graphs, json, help;
+    const gpu_provider *gpu; /* NULL: this build has none */
+    uint64_t began_ns;       /* when the command began */
 } bench_options;
 
 /* What one rank measured, between warm-up and end. */
@@ -29,6 +32,7 @@ typedef struct bench_figures {
     uint64_t runner_ns;       /* inside steps */
     uint64_t comm_ns;         /* of that, inside collectives */
     uint64_t steps, load_ns;
+    uint64_t looked_steps;    /* steps that operators were timed in, where those are others; else 0 */
     uint64_t weight_bytes;    /* of memory that weights take */
 } bench_figures;
 
@@ -44,6 +48,9 @@ typedef struct bench_result {
     uint32_t steps;
     uint64_t run_tokens;      /* of one run: prompt tokens read, or tokens drawn */
     bandwidth read;
+    double first_token_s;     /* from the command's begin until something was drawn */
+    double token_gmac;        /* multiplied for one prompt token */
+    bool on_gpu;
 } bench_result;
 
 /* The body of every rank; rank 0 prints. context: bench_options. */

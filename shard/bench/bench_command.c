@@ -3,9 +3,11 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "base/clock.h"
 #include "base/log.h"
 #include "base/options.h"
 #include "shard/bench/bench.h"
+#include "shard/bench/write_checkpoint.h"
 #include "shard/kernels/placement.h"
 
 enum { EXIT_USAGE = 2, EXIT_REFUSED = 3, REPEAT_MAX = 64 };
@@ -17,10 +19,18 @@ static const option rows[] = {
      "random weights of a published size instead"},
     {"layers", OPTION_U32, 0, AT(layers), "N", NULL, NULL, 1, LIMIT_LAYERS, NULL, NULL,
      "only the first so many layers of the shape"},
+    {"write", OPTION_TEXT, 0, AT(write), "DIR", NULL, NULL, 0, 0, NULL, NULL,
+     "writes the shape's random weights as a checkpoint, without a tokenizer, and measures nothing"},
     {"ranks", OPTION_U32, 0, AT(ranks), "N", NULL, "1", 1, LIMIT_RANKS, NULL, NULL, "ranks of the engine"},
     {"threads", OPTION_U32, 0, AT(threads), "N", NULL, NULL, 1, 512, NULL, NULL,
      "threads of a rank; default: the CPUs this process may use / ranks"},
-    {"weights", OPTION_WORD, 0, AT(weights), "TYPE", NULL, "auto", 0, 0, "auto bf16 q8 q4 f32", NULL,
+    {"device", OPTION_WORD, 0, AT(device), "NAME", NULL, "auto", 0, 0, "auto cpu cuda", NULL,
+     "what computes; auto: a GPU for each rank where there are some"},
+    {"batch-invariant", OPTION_FLAG, 0, AT(batch_invariant), NULL, NULL, NULL, 0, 0, NULL, NULL,
+     "on a GPU: prompts too give every token the bits it has alone"},
+    {"no-graphs", OPTION_FLAG, 0, AT(no_graphs), NULL, NULL, NULL, 0, 0, NULL, NULL,
+     "on a GPU: start every kernel of a step, instead of replaying a recorded one"},
+    {"weights", OPTION_WORD, 0, AT(weights), "TYPE", NULL, "auto", 0, 0, "auto bf16 q8 q4 f32 fp8", NULL,
      "type of the matrices"},
     {"kv", OPTION_WORD, 0, AT(kv), "TYPE", NULL, "auto", 0, 0, "auto bf16 q8 f32", NULL,
      "type of the KV cache"},
@@ -36,12 +46,12 @@ static const option rows[] = {
      "runs; the median counts"},
     {"expert-layout", OPTION_TEXT, 0, AT(expert_layout), "ExW", NULL, NULL, 0, 0, NULL, NULL,
      "EP degree and width degree, such as 2x1"},
-    {"prefill-chunk", OPTION_U32, 0, AT(chunk), "N", "rows", "512", 1, BUDGET_ROWS, NULL, NULL,
-     "rows of one prompt in one step"},
+    {"prefill-chunk", OPTION_U32, 0, AT(chunk), "N", "rows", NULL, 1, BUDGET_ROWS_MAX, NULL, NULL,
+     "rows of one prompt in one step; default: 512, on a GPU 2048"},
     {"memory", OPTION_BYTES, 0, AT(memory_bytes), "BYTES", NULL, NULL, 0, 0, NULL, NULL,
      "budget of a rank; default: 80 % of what is free"},
     {"read", OPTION_BYTES, 0, AT(read_bytes), "BYTES", NULL, NULL, 1 << 20, (uint64_t)1 << 40, NULL, NULL,
-     "memory that the read bandwidth is measured on; default: 4GiB, more than caches hold"},
+     "memory that the read bandwidth is measured on; default: 4GiB, more than caches hold; on a GPU 8GiB"},
     {"comm", OPTION_WORD, 0, AT(comm), "KIND", NULL, "fork", 0, 0, "fork mpi", NULL,
      "fork starts the ranks itself; mpi: under mpirun"},
     {"json", OPTION_FLAG, 0, AT(json), NULL, NULL, NULL, 0, 0, NULL, NULL, "figures as one JSON object"},
@@ -70,7 +80,8 @@ static int say(status st) {
 }
 
 static void print_help(void) {
-    printf("usage: bench prefill|decode (--model PATH | --shape NAME [--layers N]) [options]\n\n"
+    printf("usage: bench prefill|decode (--model PATH | --shape NAME [--layers N]) [options]\n"
+           "       bench --write DIR --shape NAME [--layers N] [--threads N]\n\n"
            "Measures the engine alone: tokens a second, what share of the memory's bandwidth that is, and "
            "where\n"
            "the time goes.\n\n");
@@ -81,6 +92,7 @@ static void print_help(void) {
 
 static status check(const bench_options *o) {
     if (!o->model == !o->shape) return fail(ST_INVALID, "give --model PATH or --shape NAME, one of them");
+    if (o->write && !o->shape) return fail(ST_INVALID, "--write belongs to --shape");
     if (o->layers && !o->shape) return fail(ST_INVALID, "--layers belongs to --shape");
     return ST_OK;
 }
@@ -97,30 +109,37 @@ status bench_run_ranks(const char *comm_name, uint32_t ranks, uint32_t threads, 
     return comm_fork_run(&(comm_fork_options){.ranks = ranks, .spin_us = fits ? 50 : 0}, body, context);
 }
 
-int bench_command(int argc, char **argv, bench_launched *launched) {
-    bench_options o = {0};
+int bench_command(int argc, char **argv, bench_launched *launched, const gpu_provider *gpu) {
+    bench_options o = {.gpu = gpu, .began_ns = clock_now_ns()};
     options reader;
     if (argc < 2 || !strcmp(argv[1], "--help")) {
         print_help();
         return argc < 2 ? EXIT_USAGE : 0;
     }
-    if (strcmp(argv[1], "prefill") != 0 && strcmp(argv[1], "decode") != 0) {
+    bool only_options = !strncmp(argv[1], "--", 2); /* which have to be those of --write */
+    if (!only_options && strcmp(argv[1], "prefill") != 0 && strcmp(argv[1], "decode") != 0) {
         fprintf(stderr, "bench: unknown measurement '%s'; prefill or decode\n", argv[1]);
         return EXIT_USAGE;
     }
     log_open("bench", LOG_WARN); /* standard output is for figures, standard error for what goes wrong */
     options_open(&reader, rows, ROWS, "GEMMAD", &o);
     o.decode = !strcmp(argv[1], "decode");
-    status st = options_read_arguments(&reader, argc - 1, argv + 1);
+    status st = options_read_arguments(&reader, argc - !only_options, argv + !only_options);
     options_close(&reader);
     if (st == ST_OK && o.help) {
         print_help();
         return 0;
     }
     if (st == ST_OK) st = check(&o);
+    if (st == ST_OK && only_options && !o.write)
+        st = fail(ST_INVALID, "say what to measure: prefill or decode");
     if (st != ST_OK) {
         (void)say(st);
         return EXIT_USAGE;
+    }
+    if (o.write) {
+        st = bench_write_checkpoint(o.write, o.shape, o.layers, o.threads ? o.threads : placement_cpus());
+        return st == ST_OK ? 0 : say(st);
     }
     st = bench_run_ranks(o.comm, o.ranks, o.threads, bench_rank, &o, argc, argv, launched);
     return st == ST_OK ? 0 : say(st);

@@ -91,7 +91,8 @@ static summary summarise(const bench_result *r) {
 
 /* Milliseconds of one rank's mean step. */
 static double operator_ms(const bench_result *r, const timed_operator *op) {
-    double steps = r->rank[0].steps ? (double)r->rank[0].steps : 1;
+    const bench_figures *f = &r->rank[0];
+    double steps = f->looked_steps ? (double)f->looked_steps : f->steps ? (double)f->steps : 1;
     return (double)op->ns / 1e6 / steps / r->ranks;
 }
 
@@ -108,13 +109,18 @@ static json_t *operators_json(const bench_result *r, const summary *s) {
     return o;
 }
 
-static void add_settings(const bench_result *r, json_t *root) {
+/* Of products of matrices alone. */
+static double tflops(const bench_result *r, const summary *s) { return 2 * r->token_gmac * s->tokens_per_s / 1e3; }
+
+static void add_settings(const bench_result *r, const summary *s, json_t *root) {
     const bench_options *o = r->options;
     json_object_set_new(root, "bench", json_string(o->decode ? "decode" : "prefill"));
     json_object_set_new(root, o->model ? "model" : "shape", json_string(o->model ? o->model : o->shape));
     json_object_set_new(root, "layers", json_integer(r->layers));
     json_object_set_new(root, "layout", json_string(r->layout));
     json_object_set_new(root, "device", json_string(r->device));
+    json_object_set_new(root, "operators_waited_for", json_boolean(r->on_gpu));
+    json_object_set_new(root, "matrix_tflop_per_s", real_or_null(!r->options->decode, tflops(r, s)));
     json_object_set_new(root, "ranks", json_integer(r->ranks));
     json_object_set_new(root, "threads", json_integer(r->threads));
     json_object_set_new(root, "weights", json_string(o->weights));
@@ -130,7 +136,7 @@ static void add_settings(const bench_result *r, json_t *root) {
 
 static status print_json(const bench_result *r, const summary *s) {
     json_t *root = json_object(), *uneven = json_object();
-    add_settings(r, root);
+    add_settings(r, s, root);
     bool decode = r->options->decode, mixture = s->experts_expected > 0;
     json_object_set_new(root, "prefill_tokens_per_s", real_or_null(!decode, s->tokens_per_s));
     json_object_set_new(root, "decode_tokens_per_s", real_or_null(decode, s->tokens_per_s));
@@ -148,6 +154,7 @@ static status print_json(const bench_result *r, const summary *s) {
     json_object_set_new(root, "experts_expected", real_or_null(mixture, s->experts_expected));
     json_object_set_new(root, "collective_ms", json_real(s->collective_ms));
     json_object_set_new(root, "load_s", json_real(s->load_s));
+    json_object_set_new(root, "first_token_s", json_real(r->first_token_s));
     json_object_set_new(root, "operators", operators_json(r, s));
     json_object_set_new(uneven, "compute", json_real(s->compute_imbalance));
     json_object_set_new(uneven, "expert_rows", real_or_null(mixture, s->row_imbalance));
@@ -169,7 +176,8 @@ static void print_operators(const bench_result *r, const summary *s) {
     for (uint32_t i = 0; i < r->ranks; i++)
         whole +=
             (double)r->rank[i].runner_ns / 1e6 / (double)(r->rank[0].steps ? r->rank[0].steps : 1) / r->ranks;
-    printf("\nper step, mean of ranks\n");
+    printf("\nper step, mean of ranks%s\n",
+           r->on_gpu ? ", each operator waited for (recorded steps take less than their sum)" : "");
     for (uint32_t i = 0; i < s->mean.op_count; i++) {
         const timed_operator *op = &s->mean.op[i];
         double ms = operator_ms(r, op);
@@ -196,6 +204,7 @@ static status print_text(const bench_result *r, const summary *s) {
                o->repeat);
     line(o->decode ? "decode" : "prefill", s->tokens_per_s, "tokens/s");
     line("step", s->step_ms, "ms (median)");
+    if (!o->decode) line("products of matrices", tflops(r, s), "TFLOP/s");
     line("weights per token", s->weight_bytes_per_token / 1e6, "MB");
     line("weights", s->weight_gb_per_s, "GB/s");
     printf("%-*s%12.3f GB/s (%s, %.1f GiB%s)\n", LABEL_WIDTH, "read bandwidth", r->read.gb_per_s,
@@ -209,6 +218,7 @@ static status print_text(const bench_result *r, const summary *s) {
     line("imbalance of computing", s->compute_imbalance, "(greatest / mean)");
     if (s->experts_expected > 0) line("imbalance of expert rows", s->row_imbalance, "(greatest / mean)");
     line("loading", s->load_s, "s");
+    line("first token after", r->first_token_s, "s");
     print_operators(r, s);
     return fflush(stdout) == 0 ? ST_OK : fail(ST_IO, "cannot write to standard output");
 }

@@ -102,7 +102,7 @@ static status measure_type(comm *ranks, backend *b, weight_type type, double *gm
         TRY(comm_barrier(ranks));
         uint64_t begin = clock_now_ns();
         b->ops->linear(b, &p, 1, x, COLS, TOKENS);
-        b->ops->finish(b);
+        TRY(b->ops->finish(b));
         seconds[i] = (double)(clock_now_ns() - begin) / 1e9;
     }
     statistics_sort(seconds, ROUNDS);

@@ -57,6 +57,10 @@ static double type_gmac(const doctor_findings *f, weight_type type) {
     }
 }
 
+double doctor_token_gmac(const model_config *config) {
+    return (double)count(config, WEIGHT_BF16).macs / 1e9;
+}
+
 void doctor_expect(doctor_outlook *out, const model_config *m, weight_type type, const doctor_findings *f) {
     enum { OPERATORS_OF_A_LAYER = 10 };
     counted c = count(m, type);

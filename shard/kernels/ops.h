@@ -163,6 +163,7 @@ typedef struct backend_ops {
     bool (*replay)(backend *b, uint64_t key);
     status (*record_begin)(backend *b, uint64_t key);
     status (*record_end)(backend *b);
+    void (*forget)(backend *b); /* all recordings: before what their calls used is closed */
 
     /* y[n, cols] = table[token - first_id] · factor of the current rows, zeros where the table does not have the token. */
     void (*embed)(backend *b, float *y, const weight *table, uint32_t first_id, uint32_t n, float factor);

@@ -53,29 +53,44 @@ uint32_t placement_cpus(void) {
     return (uint32_t)CPU_COUNT_S(sizeof set, set.parts);
 }
 
-status placement_bind(placement *out, uint32_t local_rank, uint32_t local_ranks, uint32_t threads) {
-    *out = (placement){0};
-    place *places = memory_alloc_array(CPUS_MAX, sizeof *places);
-    status st = ST_OK;
-    uint32_t n = allowed(places), share = local_ranks ? n / local_ranks : 0;
-    out->cpus = n;
+/* The index-th of `parts` equal parts of places[n]. */
+static status bind_part(placement *out, const place *places, uint32_t n, uint32_t index, uint32_t parts,
+                        uint32_t threads) {
+    uint32_t share = parts ? n / parts : 0;
     /* A launcher may have given each rank CPUs of its own already; those of one rank cannot be told from all
      * of a host, so fewer than the ranks' threads are left as they are. */
-    if (share < threads) goto fail;
+    if (share < threads) return ST_OK;
     cpu_set own;
     CPU_ZERO_S(sizeof own, own.parts);
-    const place *mine = places + (size_t)local_rank * share;
+    const place *mine = places + (size_t)index * share;
     for (uint32_t i = 0; i < share; i++) CPU_SET_S(mine[i].cpu, sizeof own, own.parts);
-    if (sched_setaffinity(0, sizeof own, own.parts) != 0) {
-        st = fail_errno(ST_IO, "bind rank %u of %u on this host to %u CPUs from CPU %u", local_rank,
-                        local_ranks, share, mine[0].cpu);
-        goto fail;
-    }
+    if (sched_setaffinity(0, sizeof own, own.parts) != 0)
+        return fail_errno(ST_IO, "bind rank %u of %u on this host to %u CPUs from CPU %u", index, parts, share,
+                          mine[0].cpu);
     out->bound = true;
     out->cpus = share;
     out->first_node = (uint32_t)mine[0].node;
     out->nodes = (uint32_t)(mine[share - 1].node - mine[0].node) + 1;
-fail:
+    return ST_OK;
+}
+
+status placement_bind(placement *out, uint32_t local_rank, uint32_t local_ranks, uint32_t threads) {
+    *out = (placement){0};
+    place *places = memory_alloc_array(CPUS_MAX, sizeof *places);
+    out->cpus = allowed(places);
+    status st = bind_part(out, places, out->cpus, local_rank, local_ranks, threads);
+    free(places);
+    return st;
+}
+
+status placement_bind_near(placement *out, int node, uint32_t index, uint32_t ranks, uint32_t threads) {
+    *out = (placement){0};
+    place *places = memory_alloc_array(CPUS_MAX, sizeof *places);
+    uint32_t first = 0, n;
+    out->cpus = allowed(places);
+    while (first < out->cpus && places[first].node < node) first++;
+    for (n = first; n < out->cpus && places[n].node == node;) n++;
+    status st = node < 0 ? ST_OK : bind_part(out, places + first, n - first, index, ranks, threads);
     free(places);
     return st;
 }

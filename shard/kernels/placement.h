@@ -20,6 +20,9 @@ typedef struct placement {
 
 STATUS_CHECKED status placement_bind(placement *out, uint32_t local_rank, uint32_t local_ranks,
                                      uint32_t threads);
+/* The same for ranks whose device is on one NUMA node: its CPUs are cut into parts for the `ranks` that are near it, of
+ * which this is the index-th. Where the node is not known (below 0) or has too few, nothing is bound. */
+STATUS_CHECKED status placement_bind_near(placement *out, int node, uint32_t index, uint32_t ranks, uint32_t threads);
 uint32_t placement_cpus(void); /* that this process may use */
 
 #endif

@@ -59,7 +59,54 @@ static void floats_to_q4(const place *p, uint32_t group, const float *x) {
     put_q4(p, group, half_from_float(scale), pairs);
 }
 
+enum { LANES = 16 };
+
+/* Whole vectors' worth with a constant count, which is what compilers make vector code of. */
+static void sixteen_to_fp8(uint8_t *restrict values, const float *restrict x, float scale) {
+    uint32_t codes[LANES];
+    for (int i = 0; i < LANES; i++) codes[i] = e4m3_from_float(x[i] / scale);
+    for (int i = 0; i < LANES; i++) values[i] = (uint8_t)codes[i];
+}
+
+/* Bits of magnitudes are in their order. A NaN makes the scale one, and the row: as it would any sum over it. */
+static float largest_of(const float *x, uint32_t n) {
+    uint32_t lanes[LANES] = {0}, largest = 0, i = 0;
+    float out;
+    for (; i + LANES <= n; i += LANES) {
+        uint32_t bits[LANES];
+        memcpy(bits, x + i, sizeof bits);
+        for (int k = 0; k < LANES; k++) {
+            uint32_t magnitude = bits[k] & 0x7FFFFFFF;
+            lanes[k] = magnitude > lanes[k] ? magnitude : lanes[k];
+        }
+    }
+    for (; i < n; i++) {
+        uint32_t bits;
+        memcpy(&bits, x + i, sizeof bits);
+        if ((bits & 0x7FFFFFFF) > largest) largest = bits & 0x7FFFFFFF;
+    }
+    for (int k = 0; k < LANES; k++) largest = lanes[k] > largest ? lanes[k] : largest;
+    memcpy(&out, &largest, sizeof out);
+    return out;
+}
+
+/* One scale for the whole row; columns that do not exist stay 0. */
+static void floats_to_fp8(void *strips, uint32_t cols, uint32_t row, const float *x) {
+    uint8_t *strip = (uint8_t *)strips + row / QUANT_ROWS * quant_strip_bytes(WEIGHT_FP8, cols);
+    uint32_t row_bytes = fp8_row_bytes(cols), lane = row % QUANT_ROWS, c = 0;
+    uint8_t *values = strip + (size_t)lane * row_bytes;
+    float scale = largest_of(x, cols) / E4M3_LARGEST;
+    ((float *)(void *)(strip + (size_t)QUANT_ROWS * row_bytes))[lane] = scale;
+    if (scale == 0) return;
+    for (; c + LANES <= cols; c += LANES) sixteen_to_fp8(values + c, x + c, scale);
+    for (; c < cols; c++) values[c] = e4m3_from_float(x[c] / scale);
+}
+
 void quant_store_floats(weight_type type, void *strips, uint32_t cols, uint32_t row, const float *x) {
+    if (type == WEIGHT_FP8) {
+        floats_to_fp8(strips, cols, row, x);
+        return;
+    }
     place p = place_of(type, strips, cols, row);
     for (uint32_t g = 0; g * QUANT_GROUP < cols; g++, x += QUANT_GROUP) {
         float rest[QUANT_GROUP] = {0};
@@ -112,7 +159,19 @@ void quant_store_q5_0(void *strips, uint32_t cols, uint32_t row, const void *blo
     }
 }
 
+static void fp8_row(const weight *w, uint32_t row, float *y) {
+    const uint8_t *strip = (const uint8_t *)w->data + row / QUANT_ROWS * quant_strip_bytes(WEIGHT_FP8, w->cols);
+    uint32_t row_bytes = fp8_row_bytes(w->cols), lane = row % QUANT_ROWS;
+    const uint8_t *values = strip + (size_t)lane * row_bytes;
+    float scale = ((const float *)(const void *)(strip + (size_t)QUANT_ROWS * row_bytes))[lane];
+    for (uint32_t c = 0; c < w->cols; c++) y[c] = e4m3_to_float(values[c]) * scale;
+}
+
 void quant_row(const weight *w, uint32_t row, float *y) {
+    if (w->type == WEIGHT_FP8) {
+        fp8_row(w, row, y);
+        return;
+    }
     place p = place_of(w->type, w->data, w->cols, row);
     for (uint32_t c = 0; c < w->cols; c++) {
         uint32_t g = c / QUANT_GROUP, i = c % QUANT_GROUP;

@@ -30,6 +30,9 @@ typedef struct timed_totals {
 void timed_open(backend **out, backend *inner);
 /* Calls of linear whose first matrix is this one are counted under this name instead of "linear". The pointer counts. */
 void timed_name(backend *timed, const weight *w, const char *name);
+/* From here on a device that works beside the host is waited for after each operator, whose time is then its own and that
+ * of the wait, and nothing is recorded or replayed. Without it only calls are counted there. */
+void timed_wait(backend *timed, bool waits);
 /* Totals since the last call, and zero from here on. */
 void timed_take(backend *timed, timed_totals *out);
 

@@ -25,7 +25,7 @@ typedef struct link link_connection;
 
 typedef struct link_rank_info {
     uint32_t rank, pid, threads;
-    char host[64], state[16], isa[16];
+    char host[64], state[16], isa[64];
     uint64_t cpu_ms, kv_bytes, weight_bytes_read;
 } link_rank_info;
 

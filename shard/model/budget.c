@@ -62,9 +62,10 @@ static status fit_context(budget *b, uint32_t rank, uint64_t slabs) {
     if (!b->context_given) set_context(b, longest_beside(b, 0, slabs, b->context));
     if (b->context > 0 && slabs_for(b, 1, 0) <= slabs) return ST_OK;
     set_context(b, b->context_given ? wanted : KV_TOKENS_PER_PAGE);
-    return fail(ST_NO_MEMORY, "rank %u: one request of %u tokens needs %llu KV slabs of %llu bytes, %llu fit",
+    return fail(ST_NO_MEMORY, "rank %u: one request of %u tokens needs %llu KV slabs of %llu bytes%s, %llu fit",
                 rank, b->context, (unsigned long long)slabs_for(b, 1, 0),
-                (unsigned long long)b->geometry.slab_bytes, (unsigned long long)slabs);
+                (unsigned long long)b->geometry.slab_bytes, b->on_device ? " of the GPU's memory" : "",
+                (unsigned long long)slabs);
 }
 
 static void set_slabs(budget *b, uint32_t slabs) {
@@ -84,26 +85,42 @@ static uint64_t slabs_most(const kv_geometry *g) {
     return (UINT32_MAX - 1) / pages;
 }
 
+/* Nobody else comes to a GPU in the meantime: less is left free there than on a host. */
+static uint64_t limit_of(const budget_options *o) {
+    if (o->memory_bytes) return o->memory_bytes;
+    return o->device_bytes ? o->device_bytes / 10 * 9 : o->free_bytes / 10 * 8;
+}
+
+uint32_t budget_step_rows(uint32_t rows_max, uint32_t chunk_max, bool on_device) {
+    uint32_t rows = rows_max ? rows_max : on_device ? BUDGET_ROWS_GPU : BUDGET_ROWS;
+    return rows > chunk_max ? rows : chunk_max;
+}
+
 status budget_make(budget *out, const model_config *config, const layout *split, const budget_options *o) {
     budget b = {.slots = o->slots ? o->slots : BUDGET_SLOTS,
-                .rows_max = o->rows_max ? o->rows_max : BUDGET_ROWS};
+                .rows_max = budget_step_rows(o->rows_max, o->chunk_max, o->device_bytes > 0)};
     b.chunk_max = o->chunk_max ? o->chunk_max : b.rows_max;
     if (b.slots > b.rows_max) b.slots = b.rows_max;
     INVARIANT(b.chunk_max <= b.rows_max);
     if (o->context > config->context)
         return fail(ST_LAYOUT, "--context %u is over the model's own limit of %u", o->context,
                     config->context);
-    b.weight_bytes = o->weight_bytes
-                         ? o->weight_bytes
-                         : model_weights_plan_bytes(config, split, o->files, o->stored, o->choice);
-    b.activation_bytes = runner_activation_bytes(config, split, b.rows_max);
+    b.on_device = o->device_bytes > 0;
+    b.weight_bytes = o->weight_bytes;
+    if (!b.weight_bytes)
+        b.weight_bytes =
+            model_weights_plan_bytes(config, split, o->files, o->stored, o->choice, b.on_device);
+    b.activation_bytes = runner_activation_bytes(config, split, b.rows_max, b.on_device);
+    if (b.on_device) b.activation_bytes += o->device_scratch_bytes;
     runner_kv_geometry(config, split, o->kv, &b.geometry);
-    uint64_t fixed = b.weight_bytes + b.activation_bytes, limit = o->memory_bytes;
-    if (!limit) limit = o->free_bytes / 10 * 8;
+    uint64_t fixed = b.weight_bytes + b.activation_bytes, limit = limit_of(o);
     if (fixed >= limit)
-        return fail(ST_NO_MEMORY, "rank %u needs %llu bytes for weights and %llu for activations; %s %llu",
-                    split->rank, (unsigned long long)b.weight_bytes, (unsigned long long)b.activation_bytes,
-                    o->memory_bytes ? "--memory is" : "80 % of free memory per rank are",
+        return fail(ST_NO_MEMORY, "rank %u needs %llu bytes%s for weights and %llu for activations; %s %llu",
+                    split->rank, (unsigned long long)b.weight_bytes,
+                    b.on_device ? " of the GPU's memory" : "", (unsigned long long)b.activation_bytes,
+                    o->memory_bytes ? "--memory is"
+                    : b.on_device   ? "90 % of what is free there are"
+                                    : "80 % of free memory per rank are",
                     (unsigned long long)limit);
     b.kv_limit = limit - fixed;
     b.window = budget_window(config);
@@ -111,7 +128,7 @@ status budget_make(budget *out, const model_config *config, const layout *split,
     set_context(&b, o->context ? o->context : config->context);
     uint64_t have = b.geometry.slab_bytes ? b.kv_limit / b.geometry.slab_bytes : 0;
     TRY(fit_context(&b, split->rank, have));
-    uint64_t want = o->memory_bytes ? have : slabs_for(&b, BUDGET_REQUESTS, 0);
+    uint64_t want = o->memory_bytes || o->whole_memory ? have : slabs_for(&b, BUDGET_REQUESTS, 0);
     if (want > have) want = have;
     if (want > slabs_most(&b.geometry)) want = slabs_most(&b.geometry);
     set_slabs(&b, (uint32_t)want);

@@ -12,15 +12,19 @@ typedef struct budget_options {
     weights_choice choice;    /* --weights */
     const checkpoint *files;  /* NULL: not at hand, and all matrices are stored as … */
     weight_type stored;
-    uint64_t weight_bytes;    /* of this rank, where they are known (a pack's file); 0: by arithmetic */
+    uint64_t weight_bytes;    /* of this rank, where they are known (model_pack_bytes); 0: by arithmetic */
     kv_type kv;
     uint32_t context;         /* --context; 0: the model's own limit, cut to what fits */
     uint64_t memory_bytes;    /* --memory per rank; 0: chosen */
     uint64_t free_bytes;      /* of this rank: what its host has free / ranks on the host */
+    uint64_t device_bytes;    /* free memory of the GPU that this rank computes on, which the plan is then about; 0: host */
+    uint64_t device_scratch_bytes; /* what the back end takes there for itself, counted with activations */
+    bool whole_memory;        /* KV takes all that may be had, whatever it is for */
     uint32_t slots, rows_max, chunk_max; /* 0: defaults */
 } budget_options;
 
-enum { BUDGET_SLOTS = 64, BUDGET_ROWS = 512, BUDGET_REQUESTS = 16 };
+/* A GPU multiplies many rows at once, and is not filled by few; rows of a step may be as many as BUDGET_ROWS_MAX. */
+enum { BUDGET_SLOTS = 64, BUDGET_ROWS = 512, BUDGET_ROWS_GPU = 2048, BUDGET_ROWS_MAX = 8192, BUDGET_REQUESTS = 16 };
 
 typedef struct budget {
     uint64_t weight_bytes, activation_bytes, kv_bytes; /* of this rank */
@@ -31,7 +35,7 @@ typedef struct budget {
     uint32_t requests_held; /* requests of `context` tokens that have KV at once, at most `slots` */
     uint64_t tokens_held;   /* tokens that have KV at once, when every request but one is of `context` tokens */
     uint32_t window;
-    bool context_given;
+    bool context_given, on_device;
     kv_geometry geometry;
 } budget;
 
@@ -41,6 +45,8 @@ typedef struct budget_share {
     uint32_t context, slabs, pages_per_slab[KV_KINDS];
 } budget_share;
 
+/* Rows of a step: as asked (0: not), and at least those of a chunk. */
+uint32_t budget_step_rows(uint32_t rows_max, uint32_t chunk_max, bool on_device);
 STATUS_CHECKED status budget_make(budget *out, const model_config *config, const layout *split,
                                   const budget_options *options);
 /* Slabs that one request of `context` tokens takes alone. */

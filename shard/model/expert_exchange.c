@@ -20,12 +20,12 @@ static range rows_of(const runner *r, uint32_t n, uint32_t rank) {
 
 /* Whether a rank holds one of the row's experts: rank q has the experts of its EP index, whatever its width
  * index. */
-static bool holds(const runner *r, uint32_t rank, uint32_t row) {
+static bool holds(const runner *r, const uint32_t *ids, uint32_t rank, uint32_t row) {
     const model_config *c = r->config;
     const layout *l = r->o.split;
     range own = layout_share(c->experts, 1, l->expert_degree, rank / l->width_degree);
     for (uint32_t k = 0; k < c->experts_active; k++) {
-        uint32_t id = r->expert_ids[(size_t)row * c->experts_active + k];
+        uint32_t id = ids[(size_t)row * c->experts_active + k];
         if (id >= own.begin && id < own.end) return true;
     }
     return false;
@@ -34,10 +34,9 @@ static bool holds(const runner *r, uint32_t rank, uint32_t row) {
 /* Half of what was counted is forgotten at so many rows, so that the figure follows the load. */
 enum { RECENT_EXPERT_ROWS = 1 << 20 };
 
-void count_expert_rows(runner *r, uint32_t n) {
+static void count_groups(runner *r, const uint32_t *ids, uint32_t count) {
     const layout *l = r->o.split;
     if (l->expert_degree == 1) return;
-    const uint32_t *ids = r->expert_ids, count = n * r->config->experts_active;
     uint64_t most = 0;
     for (uint32_t group = 0; group < l->expert_degree; group++) {
         range own = layout_share(r->config->experts, 1, l->expert_degree, group);
@@ -50,6 +49,29 @@ void count_expert_rows(runner *r, uint32_t n) {
     if (r->expert_rows > RECENT_EXPERT_ROWS) r->busiest_rows /= 2, r->expert_rows /= 2;
 }
 
+static void count_hits(runner *r, const uint32_t *ids, uint32_t count) {
+    memset(r->expert_hit, 0, r->config->experts);
+    for (uint32_t i = 0; i < count; i++) {
+        r->reads.experts += !r->expert_hit[ids[i]];
+        r->expert_hit[ids[i]] = 1;
+    }
+}
+
+status count_experts(runner *r, uint32_t n) {
+    const model_config *c = r->config;
+    if (c->experts == 0) return ST_OK;
+    uint32_t layers = r->live.n ? c->layers : r->tail_begin;
+    if (!r->b->is_host)
+        TRY(r->ops->get(r->b, r->host_ids, r->expert_ids, (size_t)layers * r->ids_stride * sizeof *r->host_ids));
+    for (uint32_t layer = 0; layer < layers; layer++) {
+        const uint32_t *ids = r->host_ids + (size_t)layer * r->ids_stride;
+        uint32_t rows = layer < r->tail_begin ? n : r->live.n;
+        count_groups(r, ids, rows * c->experts_active);
+        count_hits(r, ids, rows * c->experts_active);
+    }
+    return ST_OK;
+}
+
 double runner_imbalance(const runner *r) {
     if (!r->expert_rows) return 1;
     return (double)r->busiest_rows * r->o.split->expert_degree / (double)r->expert_rows;
@@ -60,6 +82,8 @@ enum { EXCHANGE_WORTH_BYTES = 256 << 10 };
 
 static bool prefers_all_to_all(const runner *r, uint32_t n) {
     if (r->o.exchange != EXCHANGE_AUTO) return r->o.exchange == EXCHANGE_ALL_TO_ALL;
+    /* The host packs rows by the experts that were chosen: beside a device it would have to wait for them. */
+    if (!r->b->is_host) return false;
     const layout *l = r->o.split;
     const model_config *c = r->config;
     /* Of a row's k experts, evenly spread over E groups, a group holds at least one with 1 - (1 - 1/E)^k. */
@@ -72,7 +96,7 @@ static bool prefers_all_to_all(const runner *r, uint32_t n) {
 
 /* Packs what goes to each rank: dense rows of its share, then expert rows of its share that this rank has a
  * part in. The two kinds lie behind each other in r->partial, so one gather packs them all. */
-static void pack(runner *r, uint32_t n) {
+static void pack(runner *r, const uint32_t *ids, uint32_t n) {
     const layout *l = r->o.split;
     uint32_t count = 0;
     for (uint32_t to = 0; to < l->ranks; to++) {
@@ -80,21 +104,21 @@ static void pack(runner *r, uint32_t n) {
         uint32_t before = count;
         for (uint32_t i = share.begin; i < share.end; i++) r->moe_index[count++] = i;
         for (uint32_t i = share.begin; i < share.end; i++)
-            if (holds(r, l->rank, i)) r->moe_index[count++] = n + i;
+            if (holds(r, ids, l->rank, i)) r->moe_index[count++] = n + i;
         r->exchange_bytes[to] = (size_t)(count - before) * r->config->hidden * sizeof(float);
     }
-    r->ops->gather(r->b, r->moe_out, r->partial, r->moe_index, count, r->config->hidden);
+    gather_rows(r, r->moe_out, r->partial, r->moe_index, count, r->config->hidden);
 }
 
 /* Where each rank's dense and expert rows of this rank's share stand in what came in; absent ones are the row
  * of zeros. */
-static uint32_t index_arrivals(runner *r, range own, uint32_t n) {
+static uint32_t index_arrivals(runner *r, const uint32_t *ids, range own, uint32_t n) {
     const layout *l = r->o.split;
     uint32_t rows = range_count(own), arrived = 0, at = 0, zero = 0;
     for (uint32_t from = 0; from < l->ranks; from++) {
         uint32_t before = arrived;
         arrived += rows;
-        for (uint32_t i = own.begin; i < own.end; i++) arrived += holds(r, from, i);
+        for (uint32_t i = own.begin; i < own.end; i++) arrived += holds(r, ids, from, i);
         r->exchange_bytes_in[from] = (size_t)(arrived - before) * r->config->hidden * sizeof(float);
     }
     zero = arrived;
@@ -103,40 +127,46 @@ static uint32_t index_arrivals(runner *r, range own, uint32_t n) {
     for (uint32_t from = 0; from < l->ranks; from++) {
         for (uint32_t i = 0; i < rows; i++) r->moe_index[at++] = arrived++;
         for (uint32_t i = own.begin; i < own.end; i++)
-            r->moe_index[at++] = holds(r, from, i) ? arrived++ : zero;
+            r->moe_index[at++] = holds(r, ids, from, i) ? arrived++ : zero;
     }
     return zero;
 }
 
-static status by_all_to_all(runner *r, const layer_weights *w, uint32_t n) {
+static status by_all_to_all(runner *r, uint32_t layer) {
     const model_config *c = r->config;
     const layout *l = r->o.split;
+    const layer_weights *w = &r->o.weights->layer[layer];
+    uint32_t n = r->live.n;
+    uint32_t *ids = r->host_ids + (size_t)layer * r->ids_stride;
     range own = rows_of(r, n, l->rank);
     uint32_t rows = range_count(own);
     size_t row_bytes = c->hidden * sizeof(float);
-    pack(r, n);
-    r->ops->finish(r->b);
-    uint32_t zero = index_arrivals(r, own, n);
-    TRY(comm_all_to_all_v(r->o.ranks, r->moe_out, r->exchange_bytes, r->moe_in, r->exchange_bytes_in));
-    memset(r->moe_in + (size_t)zero * c->hidden, 0, row_bytes);
-    r->ops->gather(r->b, r->moe_out, r->moe_in, r->moe_index, l->ranks * 2 * rows, c->hidden);
+    if (!r->b->is_host)
+        TRY(r->ops->get(r->b, ids, r->expert_ids + (size_t)layer * r->ids_stride,
+                        (size_t)n * c->experts_active * sizeof *ids));
+    pack(r, ids, n);
+    uint32_t zero = index_arrivals(r, ids, own, n);
+    TRY(comm_all_to_all_v(r->o.activations, r->moe_out, r->exchange_bytes, r->moe_in, r->exchange_bytes_in));
+    r->ops->put(r->b, r->moe_in + (size_t)zero * c->hidden, r->zeros, row_bytes);
+    gather_rows(r, r->moe_out, r->moe_in, r->moe_index, l->ranks * 2 * rows, c->hidden);
     float *dense = r->moe_in, *experts = r->moe_in + (size_t)rows * c->hidden;
     r->ops->sum_blocks(r->b, dense, r->moe_out, l->ranks, (size_t)2 * rows * c->hidden);
     r->ops->norm(r->b, dense, dense, w->post_mlp_norm_1, c->norm_eps, rows, c->hidden);
-    r->ops->add_norm(r->b, dense, experts, w->post_mlp_norm_2, c->norm_eps, 1.0f, rows, c->hidden);
-    r->ops->finish(r->b);
+    r->ops->add_norm(r->b, dense, experts, w->post_mlp_norm_2, c->norm_eps, 1.0f, NULL, NULL, rows, c->hidden);
     for (uint32_t q = 0; q < l->ranks; q++) r->exchange_bytes[q] = range_count(rows_of(r, n, q)) * row_bytes;
-    return comm_all_gather_v(r->o.ranks, dense, r->exchange_bytes, r->partial);
+    return comm_all_gather_v(r->o.activations, dense, r->exchange_bytes, r->partial);
 }
 
-status expert_sums(runner *r, uint32_t layer, uint32_t n) {
+status expert_sums(runner *r, uint32_t layer) {
     const model_config *c = r->config;
     const layer_weights *w = &r->o.weights->layer[layer];
+    uint32_t n = r->live.calls;
     size_t sum = (size_t)n * c->hidden;
-    if (r->o.split->ranks > 1 && prefers_all_to_all(r, n)) return by_all_to_all(r, w, n);
+    if (r->o.split->ranks > 1 && n == r->live.n && prefers_all_to_all(r, n)) return by_all_to_all(r, layer);
     TRY(sum_over_ranks(r, r->partial, 2 * sum, after_layer(r, layer)));
     /* f = rms(dense) + rms(experts); normed apart, so neither can be folded into the other's sum. */
     r->ops->norm(r->b, r->partial, r->partial, w->post_mlp_norm_1, c->norm_eps, n, c->hidden);
-    r->ops->add_norm(r->b, r->partial, r->partial + sum, w->post_mlp_norm_2, c->norm_eps, 1.0f, n, c->hidden);
+    r->ops->add_norm(r->b, r->partial, r->partial + sum, w->post_mlp_norm_2, c->norm_eps, 1.0f, NULL, NULL, n,
+                     c->hidden);
     return ST_OK;
 }

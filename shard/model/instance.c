@@ -15,7 +15,7 @@
 
 /* What ranks must agree on, and what each brings to the common plan. */
 typedef struct rank_card {
-    char host[64], build[20], config[65], checkpoint[65], pack[65];
+    char host[64], build[20], config[65], checkpoint[65], pack[65], device[8];
     budget_share share;
     uint32_t failed; /* a status, with its sentence */
     char sentence[STATUS_TEXT_MAX];
@@ -42,6 +42,10 @@ static status agree(comm *ranks, rank_card *mine, status so_far, instance *i) {
         if (st == ST_OK) st = compare(all, r, "config.json", all[0].config, all[r].config);
         if (st == ST_OK) st = compare(all, r, "checkpoint", all[0].checkpoint, all[r].checkpoint);
         if (st == ST_OK) st = compare(all, r, "packed directory", all[0].pack, all[r].pack);
+        if (st == ST_OK && strcmp(all[0].device, all[r].device) != 0) {
+            st = compare(all, r, "device", all[0].device, all[r].device);
+            st = fail_within(st, "an engine computes on GPUs or on CPUs alone (--device)");
+        }
     }
     if (st == ST_OK) {
         budget_share *shares = memory_alloc_array(n, sizeof *shares);
@@ -117,6 +121,7 @@ static status split_model(instance *i, const instance_options *o, uint32_t ranks
     i->kv = o->kv_given ? o->kv : i->choice == WEIGHTS_F32 ? KV_F32 : KV_BF16;
     TRY(layout_open(&i->split, i->config, &l));
     layout_describe(i->config, i->split, i->layout_text, sizeof i->layout_text);
+    TRY(weights_check_device(i->choice, i->on_gpu));
     if (i->choice == WEIGHTS_BF16 && i->stored != WEIGHT_BF16)
         return fail(ST_UNSUPPORTED, "--weights bf16: the checkpoint's matrices are not stored as bf16");
     return ST_OK;
@@ -124,21 +129,66 @@ static status split_model(instance *i, const instance_options *o, uint32_t ranks
 
 static uint32_t shares(const instance_options *o) { return o->shares ? o->shares : 1; }
 
+static cuda_backend_options gpu_options(const instance *i, const instance_options *o, uint32_t slots,
+                                        uint32_t rows_max, uint32_t context) {
+    cuda_backend_options g;
+    gpu_options_make(&g, i->config, i->split,
+                     &(gpu_sizes){.rows_max = rows_max,
+                                  .slots = slots,
+                                  .context = context,
+                                  .logit_rows = RUNNER_LOGIT_ROWS,
+                                  .batch_invariant = o->batch_invariant,
+                                  .no_recording = o->no_recording});
+    g.device = i->gpu_place.device;
+    return g;
+}
+
+/* What the back end will take, at most: the context may still be cut. */
+static uint64_t gpu_scratch(const instance *i, const instance_options *o) {
+    if (!i->on_gpu) return 0;
+    uint32_t slots = o->slots ? o->slots : BUDGET_SLOTS, context = o->context ? o->context : i->config->context;
+    cuda_backend_options g =
+        gpu_options(i, o, slots, budget_step_rows(o->rows_max, o->chunk_max, true), context);
+    return o->gpu->bytes(&g);
+}
+
+/* Before anything else is asked of this rank's machine: what is free is the device's. */
+static status choose_device(instance *i, const instance_options *o, rank_card *card) {
+    comm_node node = comm_where(o->ranks);
+    snprintf(card->device, sizeof card->device, "cpu");
+    TRY(gpu_wanted(o->gpu, o->device, &i->on_gpu));
+    if (!i->on_gpu) return ST_OK;
+    snprintf(card->device, sizeof card->device, "cuda");
+    return o->gpu->choose(o->share * node.local_ranks + node.local_rank, shares(o) * node.local_ranks,
+                          &i->gpu_place);
+}
+
+static status pack_bytes(const instance *i, const instance_options *o, uint64_t *out) {
+    *out = 0;
+    return i->pack ? model_pack_bytes(i->pack, o->model_path, i->split->rank, i->on_gpu, out) : ST_OK;
+}
+
 static status prepare(instance *i, const instance_options *o, uint32_t ranks_of_host, rank_card *card) {
     comm_node node = comm_where(o->ranks);
+    uint64_t packed;
+    TRY(choose_device(i, o, card));
     TRY(open_model(i, o, card));
     TRY(split_model(i, o, ranks_of_host));
+    TRY(pack_bytes(i, o, &packed));
+    uint64_t host_bytes = budget_free_memory() / (node.local_ranks ? node.local_ranks : 1) / shares(o);
     TRY(budget_make(
         &i->plan, i->config, i->split,
         &(budget_options){.choice = i->choice,
                           .files = i->files,
                           .stored = i->stored,
-                          .weight_bytes = i->pack ? i->pack->manifest.rank[i->split->rank].bytes : 0,
+                          .weight_bytes = packed,
                           .kv = i->kv,
                           .context = o->context,
                           .memory_bytes = o->memory_bytes,
-                          .free_bytes =
-                              budget_free_memory() / (node.local_ranks ? node.local_ranks : 1) / shares(o),
+                          .free_bytes = host_bytes,
+                          .device_bytes = i->on_gpu ? i->gpu_place.free_bytes : 0,
+                          .device_scratch_bytes = gpu_scratch(i, o),
+                          .whole_memory = o->whole_memory,
                           .slots = o->slots,
                           .rows_max = o->rows_max,
                           .chunk_max = o->chunk_max}));
@@ -147,17 +197,17 @@ static status prepare(instance *i, const instance_options *o, uint32_t ranks_of_
 }
 
 static status load_weights(instance *i, const instance_options *o) {
-    if (i->pack)
-        return model_pack_weights(i->pack, o->model_path, i->config, i->split, o->threads, &i->weights);
-    const model_weights_options w = {.choice = i->choice, .random = is_random(o), .threads = o->threads};
+    const model_weights_options w = {.choice = i->choice,
+                                     .random = is_random(o),
+                                     .threads = o->threads,
+                                     .device = i->device,
+                                     .load = i->on_gpu ? o->gpu->load : NULL};
+    if (i->pack) return model_pack_weights(i->pack, o->model_path, i->config, i->split, &w, &i->weights);
     return model_weights_open(&i->weights, i->files, i->config, i->split, &w);
 }
 
-static status load(instance *i, const instance_options *o) {
+static status open_cpu(instance *i, const instance_options *o) {
     const model_config *c = i->config;
-    uint64_t begin = clock_now_ns();
-    TRY(load_weights(i, o));
-    i->load_ns = clock_now_ns() - begin;
     cpu_backend_options cpu = {.threads = o->threads,
                                .spin_us = o->spin_us,
                                .pin = i->place.bound && i->place.cpus == o->threads,
@@ -171,13 +221,39 @@ static status load(instance *i, const instance_options *o) {
         if (per_kv > cpu.heads_per_kv_max) cpu.heads_per_kv_max = per_kv;
     }
     cpu.columns_max = model_weights_columns(i->weights);
-    TRY(cpu_backend_open(&i->device, &cpu));
+    return cpu_backend_open(&i->device, &cpu);
+}
+
+static status open_gpu(instance *i, const instance_options *o) {
+    cuda_backend_options g = gpu_options(i, o, i->plan.slots, i->plan.rows_max, i->plan.context);
+    return o->gpu->open(&i->device, &g);
+}
+
+static status load(instance *i, const instance_options *o) {
+    uint64_t begin = clock_now_ns();
+    if (i->on_gpu) TRY(open_gpu(i, o));
+    TRY(load_weights(i, o));
+    i->load_ns = clock_now_ns() - begin;
+    if (!i->on_gpu) TRY(open_cpu(i, o));
+    i->untimed = i->device;
     if (o->timed) timed_open(&i->device, i->device);
-    TRY(instance_open_spill(i, o));
+    return instance_open_spill(i, o);
+}
+
+/* Once every rank has its weights: the ways between GPUs are opened by all together. */
+static status open_runner(instance *i, const instance_options *o) {
+    const model_config *c = i->config;
+    if (i->on_gpu)
+        TRY(o->gpu->open_comm(&i->activations, i->untimed,
+                              &(gpu_comm_options){.ranks = o->ranks,
+                                                  .place = &i->gpu_place,
+                                                  .rows_max = i->plan.rows_max,
+                                                  .hidden = c->hidden}));
     runner_options r = {.config = c,
                         .split = i->split,
                         .weights = i->weights,
                         .ranks = o->ranks,
+                        .activations = i->activations,
                         .device = i->device,
                         .kv = i->kv,
                         .slots = i->plan.slots,
@@ -194,6 +270,23 @@ static status load(instance *i, const instance_options *o) {
     return runner_open(&i->run, &r);
 }
 
+/* CPUs of its own; beside a GPU those of the GPU's node, shared with the other ranks whose GPUs are there. */
+static status place_rank(instance *i, const instance_options *o) {
+    comm_node at = comm_where(o->ranks);
+    uint32_t index = o->share * at.local_ranks + at.local_rank, ranks = shares(o) * at.local_ranks, near = 0,
+             before = 0;
+    bool on_gpu = false;
+    if (gpu_wanted(o->gpu, o->device, &on_gpu) != ST_OK || !on_gpu)
+        return placement_bind(&i->place, index, ranks, o->threads);
+    int node = o->gpu->node(index);
+    for (uint32_t r = 0; r < ranks; r++) {
+        if (o->gpu->node(r) != node) continue;
+        near++;
+        before += r < index;
+    }
+    return placement_bind_near(&i->place, node, before, near, o->threads);
+}
+
 status instance_open(instance *out, const instance_options *o) {
     instance i = {0};
     rank_card card = {0};
@@ -203,10 +296,8 @@ status instance_open(instance *out, const instance_options *o) {
     if (pretended) snprintf(card.build, sizeof card.build, "%s", pretended);
     uint32_t ranks_of_host;
     TRY(common_ranks_of_host(o->ranks, &ranks_of_host));
-    comm_node node = comm_where(o->ranks);
     if (o->placed) i.place = *o->placed;
-    else if (o->pin && placement_bind(&i.place, o->share * node.local_ranks + node.local_rank,
-                                      shares(o) * node.local_ranks, o->threads) != ST_OK)
+    else if (o->pin && place_rank(&i, o) != ST_OK)
         log_warn("%s; going on where the system puts us", status_text());
     status st = agree(o->ranks, &card, prepare(&i, o, ranks_of_host, &card), &i);
     if (st != ST_OK) goto fail;
@@ -214,6 +305,10 @@ status instance_open(instance *out, const instance_options *o) {
      */
     status loaded = load(&i, o);
     st = agree(o->ranks, &card, loaded, &i);
+    if (st == ST_OK) {
+        status opened = open_runner(&i, o);
+        st = agree(o->ranks, &card, opened, &i);
+    }
     if (st == ST_OK) st = instance_agree_spill(&i, o->ranks);
     if (st != ST_OK) goto fail;
     *out = i;
@@ -227,8 +322,9 @@ void instance_close(instance *i) {
     runner_close(i->run);
     spill_close(i->spill);
     free(i->spilled);
+    comm_close(i->activations);
+    model_weights_close(i->weights); /* of a GPU's memory, by its back end */
     if (i->device) i->device->ops->close(i->device);
-    model_weights_close(i->weights);
     checkpoint_close(i->files);
     model_pack_close(i->pack);
     layout_close(i->split);

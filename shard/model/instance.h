@@ -9,6 +9,7 @@
 
 #include "shard/kernels/placement.h"
 #include "shard/model/budget.h"
+#include "shard/model/gpu.h"
 #include "shard/model/model_pack.h"
 
 typedef struct instance_options {
@@ -17,6 +18,11 @@ typedef struct instance_options {
     const char *random_config;    /* the text of a config.json, whose weights are filled in: model_path is not read */
     bool timed;                   /* device counts time and bytes of operators (kernels/timed.h) */
     comm *ranks;
+    const gpu_provider *gpu;      /* NULL: this build has none */
+    device_choice device;
+    bool batch_invariant;         /* on a GPU */
+    bool no_recording;            /* on a GPU: every step is started kernel by kernel */
+    bool whole_memory;            /* KV takes all that may be had */
     weights_choice weights;       /* BF16 is refused when the checkpoint stores something else; AUTO: a pack's own */
     bool kv_given;                /* else f32 with WEIGHTS_F32, bf16 otherwise */
     kv_type kv;
@@ -45,7 +51,10 @@ typedef struct instance {
     weight_type stored;
     kv_type kv;
     model_weights *weights;
-    backend *device;
+    bool on_gpu;
+    gpu_place gpu_place;          /* with on_gpu */
+    backend *device, *untimed;    /* untimed: what `timed` is around; else the same */
+    comm *activations;            /* of the GPU's memory; NULL: the ranks' comm */
     runner *run;
     spill_store *spill;           /* NULL: none */
     spill_page *spilled;          /* rank 0: [spilled_count] on every rank's disk at the start, oldest use first */

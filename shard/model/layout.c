@@ -16,13 +16,6 @@ range layout_share(uint32_t total, uint32_t group, uint32_t parts, uint32_t part
     return (range){(uint32_t)(begin < total ? begin : total), (uint32_t)(end < total ? end : total)};
 }
 
-uint32_t layout_vocab_owner(const model_config *config, const layout *l, uint32_t token) {
-    INVARIANT(token < config->vocab);
-    uint64_t groups = ((uint64_t)config->vocab + l->group - 1) / l->group;
-    /* The one r with floor(groups·r/N) <= g < floor(groups·(r+1)/N), in closed form. */
-    return (uint32_t)((((uint64_t)token / l->group + 1) * l->ranks - 1) / groups);
-}
-
 static status check_ranks(const model_config *config, const layout_options *o) {
     if (o->ranks >= 1 && config->heads % o->ranks == 0) return ST_OK;
     strbuf works = {.max = STATUS_TEXT_MAX / 2};

@@ -48,8 +48,6 @@ void layout_choose_experts(const model_config *config, uint32_t ranks, uint32_t 
                            uint32_t *expert_degree, uint32_t *width_degree);
 
 range layout_share(uint32_t total, uint32_t group, uint32_t parts, uint32_t part);
-/* The rank whose vocabulary share holds the token. */
-uint32_t layout_vocab_owner(const model_config *config, const layout *l, uint32_t token);
 /* "tp 2" or "tp 2 ep 2x1": equal text on two engines means that equal requests give equal tokens. */
 void layout_describe(const model_config *config, const layout *l, char *text, uint32_t text_bytes);
 

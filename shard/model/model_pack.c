@@ -86,7 +86,7 @@ status model_pack_fit(const model_pack *p, const char *path, const model_config 
 }
 
 status model_pack_weights(const model_pack *p, const char *path, const model_config *config, const layout *l,
-                          uint32_t threads, model_weights **out) {
+                          const model_weights_options *load, model_weights **out) {
     pack_file *file = NULL, *tables = NULL;
     char layout_text[64];
     layout_describe(config, l, layout_text, sizeof layout_text);
@@ -100,6 +100,22 @@ status model_pack_weights(const model_pack *p, const char *path, const model_con
         pack_file_close(file);
         return st;
     }
-    const weights_pack_options o = {.threads = threads, .say = l->rank == 0 ? "mapping weights" : NULL};
+    const char *say = weights_go_to_device(load->device) ? "loading weights" : "mapping weights";
+    const weights_pack_options o = {.threads = load->threads,
+                                    .say = l->rank == 0 ? say : NULL,
+                                    .device = load->device,
+                                    .load = load->load,
+                                    .piece_bytes = load->piece_bytes};
     return weights_pack_open(out, file, tables, config, l, &o);
+}
+
+status model_pack_bytes(const model_pack *p, const char *path, uint32_t rank, bool on_device,
+                        uint64_t *bytes) {
+    pack_file *tables = NULL;
+    *bytes = p->manifest.rank[rank].bytes;
+    if (!on_device) return ST_OK;
+    if (p->manifest.tables.bytes) TRY(pack_manifest_open(&p->manifest, path, PACK_SHARED_RANK, &tables));
+    *bytes = weights_pack_device_bytes(*bytes, tables);
+    pack_file_close(tables);
+    return ST_OK;
 }

@@ -25,9 +25,12 @@ void model_pack_close(model_pack *p);
 STATUS_CHECKED status model_pack_fit(const model_pack *p, const char *path, const model_config *config, uint32_t ranks,
                                      uint32_t expert_degree, uint32_t width_degree, weights_choice choice,
                                      layout_options *l);
-/* The rank's share, mapped. */
+/* The rank's share, mapped, or copied to o->device; of o threads, device and load count. */
 STATUS_CHECKED status model_pack_weights(const model_pack *p, const char *path, const model_config *config,
-                                         const layout *l, uint32_t threads, model_weights **out);
+                                         const layout *l, const model_weights_options *o, model_weights **out);
+/* Bytes that this takes of the memory that it goes to. */
+STATUS_CHECKED status model_pack_bytes(const model_pack *p, const char *path, uint32_t rank, bool on_device,
+                                       uint64_t *bytes);
 
 /* "f32", "bf16", "f16", "q8", "q4". */
 const char *model_pack_type_name(weight_type type);

@@ -10,11 +10,28 @@ static void rebuild_spans(runner *r) {
         if (!follows) {
             for (int kind = 0; kind < KV_KINDS; kind++)
                 l->span[kind][l->span_count] =
-                    (row_span){.row = i, .position = l->position[i], .pages = r->table[kind][l->slot[i]]};
+                    (row_span){.row = i,
+                               .position = l->position[i],
+                               .slot = l->slot[i],
+                               .pages = r->table[kind][l->slot[i]]};
             l->span_count++;
         }
         for (int kind = 0; kind < KV_KINDS; kind++) l->span[kind][l->span_count - 1].count++;
     }
+}
+
+void rows_announce(runner *r) {
+    const live_rows *l = &r->live;
+    r->ops->rows_begin(r->b, &(step_rows){.n = l->n,
+                                          .token = l->token,
+                                          .position = l->position,
+                                          .spans = {l->span[KV_SLIDING], l->span[KV_FULL]},
+                                          .span_count = l->span_count});
+}
+
+void gather_rows(runner *r, float *y, const float *x, const uint32_t *index, uint32_t count, uint32_t dim) {
+    r->ops->put(r->b, r->device_index, index, count * sizeof *index);
+    r->ops->gather(r->b, y, x, r->device_index, count, dim);
 }
 
 static void want(runner *r, const plan *p, uint32_t span, uint32_t row, uint32_t step_row) {
@@ -73,6 +90,7 @@ status rows_begin(runner *r, const plan *p) {
         if (span->allowed && !sampler_has_allowed(r->draw, span->allowed - 1))
             return fail(ST_FORMAT, "step plan: no set of tokens has come to place %u", span->allowed - 1);
     }
+    l->calls = l->n;
     rebuild_spans(r);
     return ST_OK;
 }
@@ -88,6 +106,6 @@ void rows_keep_wanted(runner *r) {
         l->token[i] = l->token[from];
         r->wanted[i] = i;
     }
-    l->n = r->wanted_count;
+    l->n = l->calls = r->wanted_count;
     rebuild_spans(r);
 }

@@ -70,7 +70,6 @@ static uint32_t buffers(const model_config *c, const layout *l, uint32_t rows, r
     out[i++] = (buffer){&r->ple, "per-layer embeddings", n * ple};
     out[i++] = (buffer){&r->ple_spare, "per-layer embeddings of wanted rows", n * ple};
     out[i++] = (buffer){&r->ple_gate, "per-layer gates", n * c->ple_width};
-    out[i++] = (buffer){&r->packed, "exchanged embeddings", l->ranks > 1 ? n * hidden : 0};
     if (c->experts && l->ranks > 1) {
         /* Shares of rows are cut down, so a rank may get up to a row more than n / ranks from each. */
         out[i++] = (buffer){&r->moe_out, "expert sums going out", 2 * (n + l->ranks) * hidden};
@@ -95,12 +94,14 @@ static uint64_t quantised_bytes(const model_config *c, const layout *l, uint32_t
     return elements + elements / QUANT_GROUP * 2 * sizeof(float);
 }
 
-uint64_t runner_activation_bytes(const model_config *config, const layout *split, uint32_t rows_max) {
+uint64_t runner_activation_bytes(const model_config *config, const layout *split, uint32_t rows_max,
+                                 bool on_device) {
     runner none;
     buffer list[24];
     uint64_t bytes = 0;
     uint32_t n = buffers(config, split, rows_max, &none, list);
     for (uint32_t i = 0; i < n; i++) bytes += list[i].floats * sizeof(float);
+    if (on_device) return bytes;
     if (config->experts) /* the CPU back end's grouped inputs and outputs */
         bytes += (uint64_t)rows_max * config->experts_active * sizeof(float) *
                  (2 * (uint64_t)config->hidden + 2 * range_count(split->expert_width));
@@ -144,10 +145,8 @@ static void open_tables(runner *r) {
     r->exchange_bytes = memory_alloc_array(r->o.split->ranks, sizeof *r->exchange_bytes);
     r->exchange_bytes_in = memory_alloc_array(r->o.split->ranks, sizeof *r->exchange_bytes_in);
     r->moe_index = memory_alloc_array(2 * ((size_t)n + r->o.split->ranks), sizeof *r->moe_index);
-    r->expert_ids = memory_alloc_array((size_t)n * (r->config->experts_active + 1), sizeof *r->expert_ids);
-    r->expert_weights =
-        memory_alloc_array((size_t)n * (r->config->experts_active + 1), sizeof *r->expert_weights);
     r->expert_hit = memory_alloc_array(r->config->experts + 1, 1);
+    r->zeros = memory_alloc_array(r->config->hidden, sizeof *r->zeros);
     r->pages_per_slot = r->o.context / KV_TOKENS_PER_PAGE + 1;
     for (int kind = 0; kind < KV_KINDS; kind++) {
         l->span[kind] = memory_alloc_array(n, sizeof *l->span[kind]);
@@ -157,6 +156,23 @@ static void open_tables(runner *r) {
             memset(r->table[kind][s], 0xFF, r->pages_per_slot * sizeof **r->table[kind]);
         }
     }
+}
+
+/* What is no row of floats, in backend memory. */
+static status open_device_tables(runner *r) {
+    const model_config *c = r->config;
+    uint32_t n = r->o.rows_max, most = 2 * (n + r->o.split->ranks);
+    size_t ids = (size_t)n * c->experts_active, bytes = c->layers * ids * sizeof *r->expert_ids;
+    void *p;
+    TRY(take(r, most * sizeof *r->device_index, "indices of rows", &p));
+    r->device_index = p;
+    r->ids_stride = (uint32_t)ids;
+    TRY(take(r, bytes, "chosen experts", &p));
+    r->expert_ids = p;
+    r->host_ids = r->b->is_host || !bytes ? r->expert_ids : memory_alloc(bytes);
+    TRY(take(r, ids * sizeof *r->expert_weights, "weights of experts", &p));
+    r->expert_weights = p;
+    return ST_OK;
 }
 
 static status open_layers(runner *r) {
@@ -190,6 +206,7 @@ static status open_layers(runner *r) {
                                             .heads_per_kv = c->heads / source->kv_heads,
                                             .first_kv = kv.begin,
                                             .window = lc->window,
+                                            .table = kind,
                                             .q_norm = w->q_norm,
                                             .k_norm = w->k_norm,
                                             .eps = c->norm_eps};
@@ -229,6 +246,7 @@ static status open_sampler(runner *r) {
     begin[ranks] = r->config->vocab;
     status st = sampler_open(&r->draw, &(sampler_options){.ranks = r->o.ranks,
                                                           .kernels = kernels,
+                                                          .device = r->b,
                                                           .vocab = r->config->vocab,
                                                           .share_begin = begin,
                                                           .slots = r->o.slots,
@@ -259,6 +277,7 @@ status runner_open(runner **out, const runner_options *o) {
     r->config = o->config;
     r->b = o->device;
     r->ops = o->device->ops;
+    if (!r->o.activations) r->o.activations = o->ranks;
     const model_config *c = o->config;
     TRY_OR_FAIL(check_kinds(c));
     r->window = budget_window(c);
@@ -272,6 +291,9 @@ status runner_open(runner **out, const runner_options *o) {
     TRY_OR_FAIL(take(r, r->pool_bytes, "KV pool", &r->pool));
     TRY_OR_FAIL(open_activations(r));
     open_tables(r);
+    TRY_OR_FAIL(open_device_tables(r));
+    r->first_h = r->h;
+    r->first_ple = r->ple;
     TRY_OR_FAIL(open_layers(r));
     open_experts(r);
     TRY_OR_FAIL(open_sampler(r));
@@ -284,6 +306,7 @@ fail:
 
 void runner_close(runner *r) {
     if (!r) return;
+    if (r->ops->replay) r->ops->forget(r->b);
     sampler_close(r->draw);
     for (int kind = 0; kind < KV_KINDS; kind++) {
         r->ops->rope_close(r->b, r->angles[kind]);
@@ -291,6 +314,7 @@ void runner_close(runner *r) {
         free(r->table[kind]);
         free(r->live.span[kind]);
     }
+    if (r->host_ids != r->expert_ids) free(r->host_ids);
     for (uint32_t i = 0; i < r->block_count; i++) r->ops->release(r->b, r->blocks[i].p, r->blocks[i].bytes);
     free(r->live.slot);
     free(r->live.position);
@@ -304,9 +328,11 @@ void runner_close(runner *r) {
     free(r->exchange_bytes);
     free(r->exchange_bytes_in);
     free(r->moe_index);
-    free(r->expert_ids);
     free(r->expert_hit);
-    free(r->expert_weights);
+    free(r->zeros);
+    free(r->look);
+    free(r->page);
+    free(r->changes);
     free(r->spilled);
     free(r->attention);
     free(r->moe);
@@ -343,6 +369,14 @@ static void open_slots(runner *r, const plan *p) {
     }
     for (uint32_t i = 0; i < p->page_count; i++)
         r->table[p->page[i].kind][p->page[i].slot][p->page[i].index] = p->page[i].page;
+    if (!r->ops->pages_change || p->page_count == 0) return;
+    if (p->page_count > r->change_cap) {
+        r->change_cap = p->page_count * 2;
+        r->changes = memory_grow(r->changes, r->change_cap * sizeof *r->changes);
+    }
+    for (uint32_t i = 0; i < p->page_count; i++)
+        r->changes[i] = (page_change){p->page[i].kind, p->page[i].slot, p->page[i].index, p->page[i].page};
+    r->ops->pages_change(r->b, r->changes, p->page_count);
 }
 
 /* Logits of some wanted rows, whose states stand in r->h_spare, and what is drawn from them. */
@@ -352,7 +386,6 @@ static status finish_rows(runner *r, uint32_t first, uint32_t n, runner_sink *si
     r->ops->linear(r->b, &(product){r->logits, share, &r->o.weights->embed}, 1,
                    r->h_spare + (size_t)first * c->hidden, c->hidden, n);
     if (c->softcap > 0) r->ops->softcap(r->b, r->logits, c->softcap, n, share);
-    r->ops->finish(r->b);
     runner_look(r, "logits", first, r->logits, NULL, n, share);
     /* The last row of a chunk whose next token nobody named has nothing to say; it is not asked of the
      * sampler. */
@@ -360,13 +393,10 @@ static status finish_rows(runner *r, uint32_t first, uint32_t n, runner_sink *si
     for (uint32_t i = 0; i < n; i++) {
         const sample_row *row = &r->sample_rows[first + i];
         if (!row->draw && row->known == SAMPLE_NO_TOKEN) continue;
-        if (kept != i) {
-            memmove(r->logits + (size_t)kept * share, r->logits + (size_t)i * share,
-                    share * sizeof *r->logits);
-            r->sample_rows[first + kept] = *row;
-            r->result_span[first + kept] = r->result_span[first + i];
-            r->result_row[first + kept] = r->result_row[first + i];
-        }
+        r->sample_rows[first + kept] = *row;
+        r->sample_rows[first + kept].logits_row = i;
+        r->result_span[first + kept] = r->result_span[first + i];
+        r->result_row[first + kept] = r->result_row[first + i];
         kept++;
     }
     TRY(sampler_run(r->draw, r->logits, kept, r->sample_rows + first, r->sample_results));
@@ -378,21 +408,81 @@ static status finish_rows(runner *r, uint32_t first, uint32_t n, runner_sink *si
     return ST_OK;
 }
 
-status runner_step(runner *r, const plan *p, runner_sink *sink, void *context) {
+/* A step whose sequences all only decode makes the same calls as any other of as many rows: up to so many are recorded, for
+ * one of a few sizes, which the rows are filled up to. */
+static uint32_t recorded_rows(const runner *r) {
+    static const uint8_t recorded[] = {1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 63};
+    uint32_t n = r->live.n;
+    if (!r->ops->replay || r->o.tap || !comm_is_ordered(r->o.activations)) return 0;
+    if (r->live.span_count != n || r->wanted_count != n) return 0;
+    for (uint32_t i = 0; i < sizeof recorded; i++)
+        if (n <= recorded[i]) return recorded[i] <= r->o.rows_max ? recorded[i] : 0;
+    return 0;
+}
+
+/* The decoder, and the final norm of all rows where all are wanted: into r->h_spare. */
+static status run_layers(runner *r) {
     const model_config *c = r->config;
+    TRY(forward(r));
+    if (r->wanted_count == r->live.n && r->live.n)
+        r->ops->norm(r->b, r->h_spare, r->h, r->o.weights->final_norm, c->norm_eps, r->live.calls, c->hidden);
+    return ST_OK;
+}
+
+static status run_recorded(runner *r, uint32_t size) {
+    r->live.calls = size;
+    rows_announce(r);
+    if (r->ops->replay(r->b, size)) {
+        if (r->o.alive) r->o.alive(r->o.alive_context);
+        return ST_OK;
+    }
+    /* What a device loads or chooses when something is used first, it does outside of a recording. */
+    if (!r->plain_steps[size]++) return run_layers(r);
+    TRY(r->ops->record_begin(r->b, size));
+    status st = run_layers(r), end = r->ops->record_end(r->b);
+    return st != ST_OK ? st : end;
+}
+
+static status run_rows(runner *r) {
+    uint32_t n = r->live.n, size = recorded_rows(r);
+    r->h_spare = r->h == r->first_h ? r->h_spare : r->h;
+    r->ple_spare = r->ple == r->first_ple ? r->ple_spare : r->ple;
+    r->h = r->first_h;
+    r->ple = r->first_ple;
+    if (size) {
+        TRY(run_recorded(r, size));
+    } else {
+        rows_announce(r);
+        TRY(run_layers(r));
+    }
+    r->reads.whole++;
+    if (r->tail_begin < r->config->layers && r->wanted_count) r->reads.tail++;
+    r->rows_before = n;
+    return ST_OK;
+}
+
+/* The final norm of the wanted rows, where it has not been made of all. */
+static void norm_wanted(runner *r) {
+    const model_config *c = r->config;
+    bool all = r->wanted_count == r->live.n;
+    rows_keep_wanted(r);
+    if (all) return;
+    gather_rows(r, r->h_spare, r->h, r->index, r->live.n, c->hidden);
+    r->ops->norm(r->b, r->h_spare, r->h_spare, r->o.weights->final_norm, c->norm_eps, r->live.n, c->hidden);
+}
+
+status runner_step(runner *r, const plan *p, runner_sink *sink, void *context) {
     TRY(runner_spill(r, p));
     open_slots(r, p);
     if (p->span_count == 0) return ST_OK;
     TRY(rows_begin(r, p));
-    TRY(forward(r));
-    if (r->wanted_count == 0) return ST_OK;
-    rows_keep_wanted(r);
-    r->ops->gather(r->b, r->h_spare, r->h, r->index, r->live.n, c->hidden);
-    r->ops->norm(r->b, r->h_spare, r->h_spare, r->o.weights->final_norm, c->norm_eps, r->live.n, c->hidden);
+    TRY(run_rows(r));
+    if (r->wanted_count) norm_wanted(r);
     for (uint32_t first = 0; first < r->wanted_count; first += RUNNER_LOGIT_ROWS) {
         uint32_t left = r->wanted_count - first;
         r->reads.heads++;
         TRY(finish_rows(r, first, left < RUNNER_LOGIT_ROWS ? left : RUNNER_LOGIT_ROWS, sink, context));
     }
-    return ST_OK;
+    TRY(count_experts(r, r->rows_before));
+    return r->ops->finish(r->b);
 }

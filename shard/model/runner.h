@@ -30,6 +30,7 @@ typedef struct runner_options {
     const layout *split;
     const model_weights *weights;
     comm *ranks;
+    comm *activations;      /* exchanges of backend memory; NULL: ranks, whose memory is the host's */
     backend *device;
     kv_type kv;
     uint32_t slots;         /* sequences at once */
@@ -47,7 +48,8 @@ typedef struct runner_options {
 
 /* Sizes of one rank, from config and layout alone. */
 void runner_kv_geometry(const model_config *config, const layout *split, kv_type kv, kv_geometry *g);
-uint64_t runner_activation_bytes(const model_config *config, const layout *split, uint32_t rows_max);
+/* on_device: without what the CPU back end takes itself. */
+uint64_t runner_activation_bytes(const model_config *config, const layout *split, uint32_t rows_max, bool on_device);
 enum { RUNNER_LOGIT_ROWS = 32 }; /* rows whose logits exist at once */
 
 STATUS_CHECKED status runner_open(runner **out, const runner_options *options);

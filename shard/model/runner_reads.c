@@ -1,6 +1,4 @@
 /* Which weights steps read: counted on the way, since how long a step may take follows from it. */
-#include <string.h>
-
 #include "shard/model/runner_internal.h"
 
 static uint64_t bytes_of(const weight *w) {
@@ -28,12 +26,3 @@ runner_reads runner_weight_bytes(const runner *r) {
 }
 
 runner_reads runner_weight_reads(const runner *r) { return r->reads; }
-
-void count_experts_hit(runner *r, uint32_t n) {
-    uint32_t experts = r->config->experts, count = n * r->config->experts_active;
-    memset(r->expert_hit, 0, experts);
-    for (uint32_t i = 0; i < count; i++) {
-        r->reads.experts += !r->expert_hit[r->expert_ids[i]];
-        r->expert_hit[r->expert_ids[i]] = 1;
-    }
-}

@@ -14,12 +14,34 @@ void *runner_page(const runner *r, kv_kind kind, uint32_t page) {
            page % per_slab * r->geometry.page_bytes[kind];
 }
 
+/* Where a page's bytes are for the host: the page itself, or room for a copy. */
+static void *host_page(runner *r, kv_kind kind, uint32_t page) {
+    if (r->b->is_host) return runner_page(r, kind, page);
+    uint64_t sliding = r->geometry.page_bytes[KV_SLIDING], full = r->geometry.page_bytes[KV_FULL];
+    if (!r->page) r->page = memory_alloc(sliding > full ? sliding : full);
+    return r->page;
+}
+
+static status write_page(runner *r, const spill_page *what, uint32_t page) {
+    void *bytes = host_page(r, what->kind, page);
+    if (!r->b->is_host)
+        TRY(r->ops->get(r->b, bytes, runner_page(r, what->kind, page), r->geometry.page_bytes[what->kind]));
+    return spill_write(r->o.spill, what, bytes);
+}
+
+static status read_page(runner *r, kv_kind kind, const uint8_t *key, uint32_t page) {
+    void *bytes = host_page(r, kind, page);
+    TRY(spill_read(r->o.spill, kind, key, bytes));
+    if (!r->b->is_host) r->ops->put(r->b, runner_page(r, kind, page), bytes, r->geometry.page_bytes[kind]);
+    return ST_OK;
+}
+
 static bool carry_out(runner *r, const spill_op *op) {
     kv_kind kind = op->what.kind;
     status st = ST_OK;
     switch ((spill_action)op->action) {
-    case SPILL_WRITE: st = spill_write(r->o.spill, &op->what, runner_page(r, kind, op->page)); break;
-    case SPILL_READ: st = spill_read(r->o.spill, kind, op->what.key, runner_page(r, kind, op->page)); break;
+    case SPILL_WRITE: st = write_page(r, &op->what, op->page); break;
+    case SPILL_READ: st = read_page(r, kind, op->what.key, op->page); break;
     case SPILL_REMOVE: spill_remove(r->o.spill, kind, op->what.key); break;
     }
     if (st == ST_OK) return true;

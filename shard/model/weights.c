@@ -10,12 +10,7 @@
 #include "shard/kernels/quant_layout.h"
 #include "shard/model/weights_parts.h"
 
-enum {
-    ALIGN = 64,
-    JOB_BYTES =
-        32 << 20, /* the embedding alone is gigabytes: it is read in pieces, so that threads share it */
-    STAGE_BYTES = 1 << 20,
-};
+enum { STAGE_BYTES = 1 << 20 /* what is quantised passes through so much at a time */ };
 
 static uint32_t column_count(const weight_part *p) {
     return (uint32_t)(p->slice.col_end - p->slice.col_begin);
@@ -27,9 +22,16 @@ static uint64_t part_bytes(const weight_part *p, uint64_t rows) {
     return weight_rows_bytes(p->type, rows, column_count(p));
 }
 
+static status take_memory(weight_plan *plan, model_weights *w, backend *device, uint64_t bytes) {
+    if (!plan->on_device) TRY(memory_map(&w->mapping, bytes));
+    else TRY(device->ops->alloc(device, bytes, "weights", &w->mapping));
+    w->bytes = bytes;
+    w->device = plan->on_device ? device : NULL;
+    return ST_OK;
+}
+
 /* One mapping for all; every part on a cache line of its own. */
-static status place_parts(weight_plan *plan, model_weights *w) {
-    uint64_t total = 0;
+static status place_parts(weight_plan *plan, model_weights *w, backend *device) {
     for (int pass = 0; pass < 2; pass++) {
         uint64_t offset = 0;
         for (uint32_t i = 0; i < plan->count; i++) {
@@ -43,28 +45,28 @@ static status place_parts(weight_plan *plan, model_weights *w) {
                 if (p->matrix) p->matrix->data = p->memory;
                 else *p->vector = (const float *)(const void *)p->memory;
             }
-            offset += (part_bytes(p, row_count(p)) + ALIGN - 1) / ALIGN * ALIGN;
+            offset += (part_bytes(p, row_count(p)) + WEIGHTS_ALIGN - 1) / WEIGHTS_ALIGN * WEIGHTS_ALIGN;
         }
-        if (pass == 1) break;
-        total = offset;
-        TRY(memory_map(&w->mapping, total));
+        if (pass == 0) TRY(take_memory(plan, w, device, offset));
     }
-    w->bytes = total;
     return ST_OK;
 }
 
 /* Some rows of a part, few enough for one thread at a time. */
 typedef struct job {
     const weight_part *part;
-    uint64_t row_begin, row_end; /* counted from the part's first row */
+    uint64_t row_begin, row_end; /* counted from the part's first row; of types in strips row_begin is a strip's first */
     uint64_t offset;             /* in the file, of the tensor: the order of reading */
     uint32_t order;              /* breaks ties, so that the order is one */
 } job;
 
 typedef struct work {
-    checkpoint *checkpoint;
+    checkpoint *checkpoint; /* NULL: random weights */
+    const device_load_ops *load;
+    device_loader *loader; /* NULL: to host memory */
     job *jobs;
     uint32_t count;
+    uint64_t job_bytes; /* of the largest */
     progress said;
 } work;
 
@@ -76,18 +78,20 @@ static int by_place(const void *a, const void *b) {
     return x->order < y->order ? -1 : x->order > y->order;
 }
 
-static void make_jobs(const weight_plan *plan, work *all) {
+static void make_jobs(const weight_plan *plan, uint64_t piece_bytes, work *all) {
     uint32_t capacity = 0;
+    if (piece_bytes == 0) piece_bytes = WEIGHTS_PIECE_BYTES;
     for (uint32_t i = 0; i < plan->count; i++) {
         const weight_part *p = &plan->parts[i];
-        uint64_t rows =
-            JOB_BYTES / (part_bytes(p, QUANT_ROWS) + 1) * QUANT_ROWS + QUANT_ROWS; /* whole strips */
+        uint64_t strips = piece_bytes / part_bytes(p, QUANT_ROWS);
+        uint64_t rows = (strips ? strips : 1) * QUANT_ROWS;
         for (uint64_t row = 0; row < row_count(p); row += rows) {
             if (all->count == capacity) {
                 capacity = capacity ? capacity * 2 : 256;
                 all->jobs = memory_grow(all->jobs, (size_t)capacity * sizeof *all->jobs);
             }
-            uint64_t end = row + rows < row_count(p) ? row + rows : row_count(p);
+            uint64_t end = row + rows < row_count(p) ? row + rows : row_count(p), bytes = part_bytes(p, end - row);
+            if (bytes > all->job_bytes) all->job_bytes = bytes;
             all->jobs[all->count] = (job){p, row, end, p->source->offset, all->count};
             all->count++;
         }
@@ -106,14 +110,14 @@ typedef void store_row(void *strips, uint32_t cols, uint32_t row, const void *bl
 
 /* Blocks whose values need no rounding go over as they are, if groups are cut where they are. NULL: others. */
 static store_row *store_of(const weight_part *p) {
-    if (p->slice.col_begin % QUANT_GROUP != 0) return NULL;
+    if (!weight_is_quantised(p->type) || p->slice.col_begin % QUANT_GROUP != 0) return NULL;
     if (p->type == WEIGHT_Q4) return p->source->type == TENSOR_Q4_0 ? quant_store_q4_0 : NULL;
     if (p->source->type == TENSOR_Q8_0) return quant_store_q8_0;
     return p->source->type == TENSOR_Q5_0 ? quant_store_q5_0 : NULL;
 }
 
 /* A few strips at a time pass through a stage, as floats or as the blocks they are. */
-static status quantise_rows(checkpoint *c, const job *j) {
+static status quantise_rows(checkpoint *c, const job *j, void *out) {
     const weight_part *p = j->part;
     uint32_t cols = column_count(p);
     store_row *store = store_of(p);
@@ -129,36 +133,65 @@ static status quantise_rows(checkpoint *c, const job *j) {
         st = checkpoint_read_slice(c, p->source, &slice, staged, stage);
         for (uint64_t i = 0; i < n && st == ST_OK; i++) {
             const void *row = stage + i * bytes;
-            if (store) store(p->memory, cols, (uint32_t)(at + i), row);
-            else quant_store_floats(p->type, p->memory, cols, (uint32_t)(at + i), row);
+            uint32_t to = (uint32_t)(at - j->row_begin + i);
+            if (store) store(out, cols, to, row);
+            else quant_store_floats(p->type, out, cols, to, row);
         }
     }
     free(stage);
     return st;
 }
 
-static status run_job(checkpoint *c, const job *j) {
+static status read_rows(checkpoint *c, const job *j, void *out) {
     const weight_part *p = j->part;
-    if (weight_is_quantised(p->type)) return quantise_rows(c, j);
+    if (weight_in_strips(p->type)) return quantise_rows(c, j, out);
     tensor_slice slice = rows_of(p, j->row_begin, j->row_end);
     return checkpoint_read_slice(c, p->source, &slice, p->type == WEIGHT_F32 ? TENSOR_F32 : p->source->type,
-                                 p->memory + part_bytes(p, j->row_begin));
+                                 out);
 }
 
-static status run_item(void *context, uint32_t item) {
+/* The job's rows into out, which of types in strips is zeroed. */
+static status make_rows(const work *all, const job *j, void *out) {
+    if (all->checkpoint) return read_rows(all->checkpoint, j, out);
+    weights_random_fill(j->part, j->row_begin, j->row_end, out);
+    return ST_OK;
+}
+
+static status run_item(void *context, uint32_t item, uint32_t thread) {
     work *all = context;
     const job *j = &all->jobs[item];
-    status st = run_job(all->checkpoint, j);
-    progress_add(&all->said, part_bytes(j->part, j->row_end - j->row_begin));
+    uint64_t bytes = part_bytes(j->part, j->row_end - j->row_begin);
+    char *to = j->part->memory + part_bytes(j->part, j->row_begin);
+    status st;
+    if (!all->loader || j->part->scalar) {
+        st = make_rows(all, j, to);
+    } else {
+        void *stage = all->load->stage(all->loader, thread);
+        if (weight_in_strips(j->part->type)) memset(stage, 0, bytes);
+        st = make_rows(all, j, stage);
+        if (st == ST_OK) st = all->load->send(all->loader, thread, to, bytes);
+    }
+    progress_add(&all->said, bytes);
     return st;
 }
 
-static status read_parts(const weight_plan *plan, checkpoint *c, uint32_t threads) {
-    work all = {.checkpoint = c};
-    make_jobs(plan, &all);
+uint32_t weights_loading_threads(uint32_t threads) {
+    if (threads == 0) return 1;
+    return threads < PARALLEL_THREADS_MAX ? threads : PARALLEL_THREADS_MAX;
+}
+
+static status fill_parts(const weight_plan *plan, checkpoint *c, const model_weights_options *o) {
+    work all = {.checkpoint = o->random ? NULL : c, .load = o->load};
+    status st = ST_OK;
+    make_jobs(plan, o->piece_bytes, &all);
     /* One rank's word is enough; counted in memory, which is what a quantising load takes its time for. */
     progress_begin(&all.said, plan->layout->rank == 0 ? "loading weights" : NULL, plan->weights->bytes);
-    status st = parallel_run(threads, all.count, run_item, &all);
+    if (plan->on_device)
+        TRY_OR_FAIL(o->load->open(&all.loader, o->device, weights_loading_threads(o->threads), all.job_bytes));
+    TRY_OR_FAIL(parallel_run_numbered(o->threads, all.count, run_item, &all));
+    if (all.loader) TRY_OR_FAIL(o->load->finish(all.loader));
+fail:
+    if (all.loader) o->load->close(all.loader);
     free(all.jobs);
     return st;
 }
@@ -196,17 +229,21 @@ status model_weights_open(model_weights **out, checkpoint *c, const model_config
     *out = NULL;
     status st = ST_OK;
     model_weights *w = weights_take(config, l);
-    weight_plan plan = {
-        .checkpoint = c, .config = config, .layout = l, .choice = options->choice, .weights = w};
+    weight_plan plan = {.checkpoint = c,
+                        .config = config,
+                        .layout = l,
+                        .choice = options->choice,
+                        .on_device = weights_go_to_device(options->device),
+                        .weights = w};
+    INVARIANT(!plan.on_device || options->load);
     TRY_OR_FAIL(weight_plan_make(&plan));
-    TRY_OR_FAIL(place_parts(&plan, w));
+    TRY_OR_FAIL(place_parts(&plan, w, options->device));
     uint64_t read_before = checkpoint_bytes_read(c), skipped_before = checkpoint_bytes_skipped(c);
-    if (options->random) TRY_OR_FAIL(weights_random_fill(&plan, options->threads));
-    else TRY_OR_FAIL(read_parts(&plan, c, options->threads));
-    TRY_OR_FAIL(map_tables(&plan, c));
+    TRY_OR_FAIL(fill_parts(&plan, c, options));
+    if (!plan.on_device) TRY_OR_FAIL(map_tables(&plan, c));
     w->bytes_read = checkpoint_bytes_read(c) - read_before;
     w->bytes_skipped = checkpoint_bytes_skipped(c) - skipped_before;
-    w->bytes_expected = weights_expected_bytes(config, l, stored_tensor_type, &plan);
+    w->bytes_expected = weights_expected_bytes(config, l, stored_tensor_type, &plan, plan.choice, plan.on_device);
     *out = w;
     w = NULL;
 fail:
@@ -234,7 +271,8 @@ uint32_t model_weights_columns(const model_weights *w) {
 
 void model_weights_close(model_weights *w) {
     if (!w) return;
-    memory_unmap(w->mapping, w->bytes);
+    if (w->device) w->device->ops->release(w->device, w->mapping, w->bytes);
+    else memory_unmap(w->mapping, w->bytes);
     memory_unmap(w->tables_mapping, w->tables_bytes);
     for (uint32_t i = 0; i < w->layers; i++) free(w->layer[i].expert);
     free(w->layer);

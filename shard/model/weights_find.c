@@ -138,14 +138,19 @@ static void log_conversions(const weight_plan *p) {
                      weights_keep_values((tensor_type)type) ? ", with the same values" : "");
 }
 
-static weight as_stored(const tensor *t) {
-    weight w = {.rows = (uint32_t)t->shape[0], .cols = (uint32_t)t->shape[1]};
-    w.type = weights_type_in_memory(WEIGHTS_AUTO, t->type, 0);
-    if (tensor_is_blocks(t->type)) {
-        w.type = WEIGHT_BLOCKS;
-        w.blocks = tensor_block_format(t->type);
+/* A table that is looked up. The host leaves it in the mapped file, as it is stored; a device holds it whole, and its
+ * operators look up floats alone. */
+static void add_table(weight_plan *p, const tensor *t, weight *table) {
+    *table = (weight){.rows = (uint32_t)t->shape[0], .cols = (uint32_t)t->shape[1]};
+    table->type = weights_table_type(t->type, p->on_device);
+    if (!p->on_device) {
+        if (table->type == WEIGHT_BLOCKS) table->blocks = tensor_block_format(t->type);
+        return;
     }
-    return w;
+    weight_part *part = add_part(p, t, table->type);
+    part->slice.row_end = table->rows;
+    part->slice.col_end = table->cols;
+    part->matrix = table;
 }
 
 /* base is the layer_weights, or the model_weights, that the entry's place counts from. */
@@ -179,10 +184,9 @@ static status add_entry(weight_plan *p, const weight_entry *e, uint32_t layer, c
     case FORM_MATRIX_F32: add_split_matrix(p, e, t, WEIGHTS_F32, in_layer, place); break;
     case FORM_EXPERTS: add_experts(p, e, t, p->choice, *(expert_weights **)place); break;
     case FORM_ROWS:
-        if (p->choice != WEIGHTS_AUTO || !tensor_is_blocks(t->type) || weights_keep_values(t->type)) break;
-        *(weight *)place = as_stored(t);
+        if (weights_need_rows(p->choice, t->type)) add_table(p, t, place);
         break;
-    case FORM_MAPPED: *(weight *)place = as_stored(t); break;
+    case FORM_MAPPED: add_table(p, t, place); break;
     }
     return ST_OK;
 }

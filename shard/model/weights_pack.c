@@ -73,12 +73,16 @@ status weights_pack_open(model_weights **out, pack_file *file, pack_file *tables
     TRY_OR_FAIL(weights_walk(w, config, l, fill_slot, &f));
     TRY_OR_FAIL(check_end(file, f.next));
     TRY_OR_FAIL(check_end(tables, f.next_table));
-    /* Tables are looked up, a row a token: they come in as they are needed. */
-    progress_begin(&said, o->say, file->file_bytes);
-    TRY_OR_FAIL(pack_file_load(file, o->threads, &said));
     w->bytes_read = w->bytes_expected = file->file_bytes;
-    take_mapping(file, &w->mapping, &w->bytes);
-    take_mapping(tables, &w->tables_mapping, &w->tables_bytes);
+    if (weights_go_to_device(o->device)) {
+        TRY_OR_FAIL(weights_pack_to_device(w, file, tables, config, l, o));
+    } else {
+        /* Tables are looked up, a row a token: they come in as they are needed. */
+        progress_begin(&said, o->say, file->file_bytes);
+        TRY_OR_FAIL(pack_file_load(file, o->threads, &said));
+        take_mapping(file, &w->mapping, &w->bytes);
+        take_mapping(tables, &w->tables_mapping, &w->tables_bytes);
+    }
     *out = w;
     w = NULL;
 fail:
@@ -126,6 +130,7 @@ status weights_pack_write(const char *path, model_weights *w, const model_config
                           const pack_info *info, const weights_pack_options *o, uint8_t head_hash[32],
                           uint64_t *file_bytes) {
     gathering g = {.mapped = false};
+    INVARIANT(!w->device); /* what is written is read here */
     pack_info full = *info;
     full.rank = l->rank;
     full.ranks = l->ranks;
@@ -140,6 +145,7 @@ status weights_pack_write_tables(const char *path, model_weights *w, const model
                                  const layout *l, const pack_info *info, const weights_pack_options *o,
                                  uint8_t head_hash[32], uint64_t *file_bytes) {
     gathering g = {.mapped = true};
+    INVARIANT(!w->device);
     pack_info full = *info;
     full.rank = PACK_SHARED_RANK;
     full.ranks = l->ranks;

@@ -6,6 +6,7 @@
 #ifndef SHARD_MODEL_WEIGHTS_PARTS_H
 #define SHARD_MODEL_WEIGHTS_PARTS_H
 
+#include "shard/model/weights_pack.h"
 #include "shard/model/weights_table.h"
 
 /* One block of one tensor on its way to memory: a whole vector, or one matrix of this rank's. */
@@ -16,7 +17,7 @@ typedef struct weight_part {
     weight *matrix;     /* exactly one of these three is where it goes */
     const float **vector;
     float *scalar;
-    char *memory; /* where its bytes go, once placed */
+    char *memory; /* where its bytes go, once placed: of scalars always the host's */
 } weight_part;
 
 typedef struct weight_plan {
@@ -24,6 +25,7 @@ typedef struct weight_plan {
     const model_config *config;
     const layout *layout;
     weights_choice choice;
+    bool on_device; /* tables become parts */
     const char *prefix; /* of the text model's names, "model.language_model." */
     model_weights *weights;
     bool *used;                               /* [tensors of the checkpoint] */
@@ -41,13 +43,26 @@ void weight_plan_release(weight_plan *plan);
 /* Without any tensor yet; model_weights_close releases. */
 model_weights *weights_take(const model_config *config, const layout *l);
 
-/* In place of reading, once every part has its memory (weights_random.h). */
-STATUS_CHECKED status weights_random_fill(const weight_plan *plan, uint32_t threads);
+/* In place of reading (weights_random.h): rows, counted from the part's first, into out. Of types in strips row_begin is a
+ * strip's first row, and out is zeroed. */
+void weights_random_fill(const weight_part *part, uint64_t row_begin, uint64_t row_end, void *out);
+
+enum { WEIGHTS_ALIGN = 64 };
+/* Weights that point into the files' bytes come to point into a copy of them on o->device. */
+STATUS_CHECKED status weights_pack_to_device(model_weights *w, const pack_file *file, const pack_file *tables,
+                                             const model_config *config, const layout *l,
+                                             const weights_pack_options *o);
+/* How many threads parallel_run_numbered numbers. */
+uint32_t weights_loading_threads(uint32_t threads);
 
 /* Sets the prefix of the checkpoint's names. */
 void weight_plan_find_prefix(weight_plan *plan);
 /* Whether blocks of this type have the same values in memory with WEIGHTS_AUTO. */
 bool weights_keep_values(tensor_type blocks);
+/* Whether an embedding stored so is held as stored too, for its rows, because memory rounds the head's values. */
+bool weights_need_rows(weights_choice choice, tensor_type stored);
+/* The type of a table that is looked up. */
+weight_type weights_table_type(tensor_type stored, bool on_device);
 /* NULL: not there. */
 const tensor *weight_plan_find(const weight_plan *plan, const weight_entry *e, uint32_t layer);
 

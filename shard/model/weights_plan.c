@@ -4,9 +4,9 @@
 #include "base/invariant.h"
 #include "shard/model/weights_parts.h"
 
-enum { ALIGN = 64 };
-
-static uint64_t aligned(uint64_t bytes) { return (bytes + ALIGN - 1) / ALIGN * ALIGN; }
+static uint64_t aligned(uint64_t bytes) {
+    return (bytes + WEIGHTS_ALIGN - 1) / WEIGHTS_ALIGN * WEIGHTS_ALIGN;
+}
 
 static uint64_t elements_of(const weight_entry *e, const model_config *config, uint32_t layer) {
     uint64_t shape[3], n = 1;
@@ -42,10 +42,10 @@ static range columns_of(const weight_entry *e, const model_config *c, const layo
 }
 
 static uint64_t expected_of(const weight_entry *e, const model_config *c, const layout *l, uint32_t layer,
-                            tensor_type stored) {
-    if (weight_entry_need(e, c, layer) < NEED_OPTIONAL || weight_form_is_mapped(e->form) ||
-        stored == TENSOR_OTHER)
-        return 0;
+                            tensor_type stored, weights_choice choice, bool on_device) {
+    if (weight_entry_need(e, c, layer) < NEED_OPTIONAL || stored == TENSOR_OTHER) return 0;
+    if (weight_form_is_mapped(e->form) && !on_device) return 0;
+    if (e->form == FORM_ROWS && !weights_need_rows(choice, stored)) return 0;
     uint64_t share = share_of(e, c, l, layer, elements_of(e, c, layer));
     range cols = columns_of(e, c, l, layer);
     return share == 0 ? 0 : share / range_count(cols) * tensor_column_bytes(stored, cols.begin, cols.end);
@@ -53,16 +53,16 @@ static uint64_t expected_of(const weight_entry *e, const model_config *c, const 
 
 uint64_t weights_expected_bytes(const model_config *config, const layout *l,
                                 tensor_type (*stored)(void *context, const weight_entry *e, uint32_t layer),
-                                void *context) {
+                                void *context, weights_choice choice, bool on_device) {
     uint64_t total = 0;
     for (uint32_t i = 0; i < weight_model_entry_count; i++) {
         const weight_entry *e = &weight_model_entries[i];
-        total += expected_of(e, config, l, 0, stored(context, e, UINT32_MAX));
+        total += expected_of(e, config, l, 0, stored(context, e, UINT32_MAX), choice, on_device);
     }
     for (uint32_t n = 0; n < config->layers; n++) {
         for (uint32_t i = 0; i < weight_layer_entry_count; i++) {
             const weight_entry *e = &weight_layer_entries[i];
-            total += expected_of(e, config, l, n, stored(context, e, n));
+            total += expected_of(e, config, l, n, stored(context, e, n), choice, on_device);
         }
     }
     return total;
@@ -73,6 +73,7 @@ weight_type weights_choose(weights_choice choice, weight_type stored) {
     case WEIGHTS_F32: return WEIGHT_F32;
     case WEIGHTS_Q8: return WEIGHT_Q8;
     case WEIGHTS_Q4: return WEIGHT_Q4;
+    case WEIGHTS_FP8: return WEIGHT_FP8;
     case WEIGHTS_AUTO:
     case WEIGHTS_BF16:
     case WEIGHTS_CHOICES: break;
@@ -96,8 +97,22 @@ bool weights_keep_values(tensor_type blocks) {
     return blocks == TENSOR_Q4_0 || blocks == TENSOR_Q8_0 || blocks == TENSOR_Q5_0;
 }
 
+bool weights_need_rows(weights_choice choice, tensor_type stored) {
+    return choice == WEIGHTS_AUTO && tensor_is_blocks(stored) && !weights_keep_values(stored);
+}
+
+weight_type weights_table_type(tensor_type stored, bool on_device) {
+    if (tensor_is_blocks(stored)) return on_device ? WEIGHT_F32 : WEIGHT_BLOCKS;
+    return weights_type_in_memory(WEIGHTS_AUTO, stored, 0);
+}
+
+status weights_check_device(weights_choice choice, bool on_device) {
+    if (choice != WEIGHTS_FP8 || on_device) return ST_OK;
+    return fail(ST_UNSUPPORTED, "--weights fp8 runs on a GPU; on CPUs q8 takes about as much memory");
+}
+
 const char *weights_choice_name(weights_choice choice) {
-    static const char *const names[WEIGHTS_CHOICES] = {"auto", "f32", "bf16", "q8", "q4"};
+    static const char *const names[WEIGHTS_CHOICES] = {"auto", "f32", "bf16", "q8", "q4", "fp8"};
     INVARIANT(choice < WEIGHTS_CHOICES);
     return names[choice];
 }
@@ -149,17 +164,31 @@ static uint64_t memory_of(const weight_entry *e, const model_config *c, const la
     case FORM_MATRIX_F32: return split_bytes(e, c, l, layer, WEIGHT_F32, shape);
     case FORM_MATRIX:
     case FORM_EXPERTS: return split_bytes(e, c, l, layer, type, shape);
-    case FORM_SCALAR:
     case FORM_MAPPED:
-    case FORM_ROWS: return 0;
+    case FORM_ROWS: return type == WEIGHT_BLOCKS ? 0 : split_bytes(e, c, l, layer, type, shape);
+    case FORM_SCALAR: return 0;
     }
     INVARIANT(!"a weight_form");
     return 0;
 }
 
+/* WEIGHT_BLOCKS: takes no memory. */
+static weight_type planned_table(const weight_plan *plan, const weight_entry *e, weight_type stored) {
+    const tensor *t = plan->checkpoint ? weight_plan_find(plan, e, UINT32_MAX) : NULL;
+    bool known = t && t->type != TENSOR_OTHER;
+    if (!plan->on_device) return WEIGHT_BLOCKS;
+    /* Without its headers a file of blocks is taken to round its embedding. */
+    if (e->form == FORM_ROWS && !(known ? weights_need_rows(plan->choice, t->type)
+                                        : plan->choice == WEIGHTS_AUTO && weight_in_strips(stored)))
+        return WEIGHT_BLOCKS;
+    if (known) return weights_table_type(t->type, true);
+    return weight_in_strips(stored) ? WEIGHT_F32 : stored;
+}
+
 static weight_type planned_type(const weight_plan *plan, const weight_entry *e, const model_config *c,
                                 const layout *l, uint32_t layer, weight_type stored) {
     uint32_t in_layer = layer == UINT32_MAX ? 0 : layer;
+    if (weight_form_is_mapped(e->form)) return planned_table(plan, e, stored);
     const tensor *t = plan->checkpoint && e->form != FORM_SCALAR ? weight_plan_find(plan, e, layer) : NULL;
     if (!t || t->type == TENSOR_OTHER || weight_entry_need(e, c, in_layer) != NEED_YES)
         return weights_choose(plan->choice, stored);
@@ -167,8 +196,9 @@ static weight_type planned_type(const weight_plan *plan, const weight_entry *e, 
 }
 
 uint64_t model_weights_plan_bytes(const model_config *config, const layout *l, const checkpoint *files,
-                                  weight_type stored, weights_choice choice) {
-    weight_plan plan = {.checkpoint = files, .config = config, .layout = l, .choice = choice};
+                                  weight_type stored, weights_choice choice, bool on_device) {
+    weight_plan plan = {
+        .checkpoint = files, .config = config, .layout = l, .choice = choice, .on_device = on_device};
     if (files) weight_plan_find_prefix(&plan);
     uint64_t total = 0;
     for (uint32_t i = 0; i < weight_model_entry_count; i++) {

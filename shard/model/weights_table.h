@@ -94,9 +94,9 @@ void weight_entry_share(const weight_entry *e, const model_config *config, const
 /* What this rank reads of the checkpoint, from shapes, dtypes and the layout's shares alone: by arithmetic,
  * not by the slices that loading makes, so that one checks the other. Blocks of which a rank needs a part count
  * whole. stored(context, entry, layer) is the type in the checkpoint, TENSOR_OTHER for an optional tensor that is
- * not there; layer is UINT32_MAX for entries of the model as a whole. */
+ * not there; layer is UINT32_MAX for entries of the model as a whole. on_device: tables are read too. */
 uint64_t weights_expected_bytes(const model_config *config, const layout *l,
                                 tensor_type (*stored)(void *context, const weight_entry *e, uint32_t layer),
-                                void *context);
+                                void *context, weights_choice choice, bool on_device);
 
 #endif

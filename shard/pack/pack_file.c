@@ -6,6 +6,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "base/file.h"
 #include "base/invariant.h"
 #include "base/memory.h"
 #include "base/parallel.h"
@@ -77,7 +78,8 @@ static bool type_of(uint32_t number, weight *m) {
                                         [PACK_TYPE_BF16] = WEIGHT_BF16,
                                         [PACK_TYPE_F16] = WEIGHT_F16,
                                         [PACK_TYPE_Q8] = WEIGHT_Q8,
-                                        [PACK_TYPE_Q4] = WEIGHT_Q4};
+                                        [PACK_TYPE_Q4] = WEIGHT_Q4,
+                                        [PACK_TYPE_FP8] = WEIGHT_FP8};
     if (number < sizeof types / sizeof *types) {
         m->type = types[number];
         return true;
@@ -98,7 +100,7 @@ static status read_part(const pack_file *f, const uint8_t *p, pack_part *out, ui
     out->matrix = (weight){.rows = rows, .cols = cols};
     /* Blocks are looked up and never multiplied, strips the other way round. */
     if (form >= PACK_FORMS || !type_of(type, &out->matrix) ||
-        (form == PACK_TABLE ? weight_is_quantised(out->matrix.type) : out->matrix.type == WEIGHT_BLOCKS))
+        (form == PACK_TABLE ? weight_in_strips(out->matrix.type) : out->matrix.type == WEIGHT_BLOCKS))
         return fail(ST_FORMAT,
                     "%s: part %s has form %u and type %u, which do not go together with %u columns", f->name,
                     out->name, form, type, cols);
@@ -155,6 +157,7 @@ status pack_file_parse(pack_file **out, const uint8_t *bytes, uint64_t n, const 
     f->name = memory_copy_string(name);
     f->bytes = bytes;
     f->file_bytes = n;
+    f->fd = -1;
     status st = check_header(f);
     if (st == ST_OK) st = read_table(f);
     if (st == ST_OK) *out = f;
@@ -180,15 +183,20 @@ status pack_file_open(pack_file **out, const char *path) {
     *out = NULL;
     int fd = open(path, O_RDONLY | O_CLOEXEC);
     if (fd < 0) return fail_errno(errno == ENOENT ? ST_NOT_FOUND : ST_IO, "%s", path);
-    void *bytes;
+    void *bytes = NULL;
     uint64_t n = 0;
     status st = map_file(fd, path, &bytes, &n);
-    close(fd);
-    TRY(st);
-    st = pack_file_parse(out, bytes, n, path);
-    if (st == ST_OK) (*out)->mapped = true;
-    else munmap(bytes, n);
-    return st;
+    if (st == ST_OK) {
+        st = pack_file_parse(out, bytes, n, path);
+        if (st != ST_OK) munmap(bytes, n);
+    }
+    if (st != ST_OK) {
+        close(fd);
+        return st;
+    }
+    (*out)->mapped = true;
+    (*out)->fd = fd;
+    return ST_OK;
 }
 
 void pack_file_keep_mapping(pack_file *f) { f->mapped = false; }
@@ -196,9 +204,17 @@ void pack_file_keep_mapping(pack_file *f) { f->mapped = false; }
 void pack_file_close(pack_file *f) {
     if (!f) return;
     if (f->mapped) munmap((void *)(uintptr_t)f->bytes, f->file_bytes);
+    if (f->fd >= 0) close(f->fd);
     free(f->part);
     free(f->name);
     free(f);
+}
+
+status pack_file_read(const pack_file *f, uint64_t offset, void *out, uint64_t n) {
+    INVARIANT(offset <= f->file_bytes && n <= f->file_bytes - offset);
+    if (f->fd >= 0) return file_read_at(f->fd, f->name, offset, out, n);
+    memcpy(out, f->bytes + offset, n);
+    return ST_OK;
 }
 
 typedef struct pass {

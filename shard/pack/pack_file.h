@@ -60,6 +60,7 @@ typedef struct pack_file {
     uint32_t parts;
     uint8_t head_hash[32]; /* SHA-256 of header and table: what pack.json holds */
     bool mapped;
+    int fd; /* of the mapped file; -1: the bytes are the caller's */
 } pack_file;
 
 STATUS_CHECKED status pack_file_open(pack_file **out, const char *path);
@@ -69,6 +70,8 @@ void pack_file_close(pack_file *f);
 /* Takes the mapping out of the file: memory_unmap(f->bytes, f->file_bytes) is then the caller's to call. */
 void pack_file_keep_mapping(pack_file *f);
 
+/* n bytes at offset, by a read of its own and not through the mapping: for weights that are on their way to a device. */
+STATUS_CHECKED status pack_file_read(const pack_file *f, uint64_t offset, void *out, uint64_t n);
 /* Brings the whole mapped file into memory, each page once, on several threads. */
 STATUS_CHECKED status pack_file_load(const pack_file *f, uint32_t threads, progress *p);
 /* Hashes the data of every part. */

@@ -5,6 +5,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "base/file.h"
 #include "base/invariant.h"
 #include "base/memory.h"
 #include "base/parallel.h"
@@ -32,6 +33,7 @@ static uint32_t type_number(const weight *m) {
     case WEIGHT_F16: return PACK_TYPE_F16;
     case WEIGHT_Q8: return PACK_TYPE_Q8;
     case WEIGHT_Q4: return PACK_TYPE_Q4;
+    case WEIGHT_FP8: return PACK_TYPE_FP8;
     case WEIGHT_BLOCKS: return PACK_TYPE_BLOCKS + m->blocks;
     case WEIGHT_TYPES: break;
     }
@@ -56,21 +58,6 @@ typedef struct writing {
     progress *progress;
 } writing;
 
-static status write_at(int fd, const char *path, const void *bytes, uint64_t n, uint64_t offset) {
-    const char *p = bytes;
-    while (n > 0) {
-        ssize_t done = pwrite(fd, p, n < WRITE_BYTES ? n : WRITE_BYTES, (off_t)offset);
-        if (done < 0 && errno == EINTR) continue;
-        if (done <= 0)
-            return fail_errno(ST_IO, "%s: writing %llu bytes at %llu", path, (unsigned long long)n,
-                              (unsigned long long)offset);
-        p += done;
-        offset += (uint64_t)done;
-        n -= (uint64_t)done;
-    }
-    return ST_OK;
-}
-
 /* In pieces, so that what has just been hashed is still in the cache when it is written. */
 static status write_part(void *context, uint32_t item) {
     writing *w = context;
@@ -81,7 +68,7 @@ static status write_part(void *context, uint32_t item) {
         uint64_t n = part->bytes - at < WRITE_BYTES ? part->bytes - at : WRITE_BYTES;
         const char *data = (const char *)part->matrix.data + at;
         sha256_add(&hash, data, n);
-        TRY(write_at(w->fd, w->path, data, n, part->offset + at));
+        TRY(file_write_at(w->fd, w->path, part->offset + at, data, n));
         if (w->progress) progress_add(w->progress, n);
         at += n;
     }
@@ -132,7 +119,7 @@ static status write_all(writing *w, const pack_info *info, uint32_t parts, uint3
     make_table(w->part, parts, h + PACK_HEADER_BYTES);
     make_header(info, parts, file_bytes, h);
     pack_hash(h, head, head_hash);
-    status st = write_at(w->fd, w->path, h, head, 0);
+    status st = file_write_at(w->fd, w->path, 0, h, head);
     free(h);
     TRY(st);
     return fsync(w->fd) == 0 ? ST_OK : fail_errno(ST_IO, "%s", w->path);

@@ -11,6 +11,7 @@
 #include "base/status.h"
 #include "shard/comm/comm.h"
 #include "shard/kernels/cpu/cpu_kernels.h"
+#include "shard/kernels/ops.h"
 #include "shard/sample/sampling.h"
 #include <stdbool.h>
 #include <stdint.h>
@@ -25,6 +26,7 @@ typedef struct sampler_options {
     const uint32_t
         *share_begin; /* [ranks + 1]: rank r holds ids share_begin[r] … share_begin[r+1]-1; copied */
     uint32_t slots, rows_max;
+    backend *device; /* that the logits are on; NULL or one whose memory is the host's: looked at here */
 } sampler_options;
 
 STATUS_CHECKED status sampler_open(sampler **out, const sampler_options *options);
@@ -47,6 +49,7 @@ typedef struct sample_row {
     bool draw;         /* draw it; else only log-probabilities of `known` are wanted */
     uint32_t known;    /* SAMPLE_NO_TOKEN when drawing */
     uint32_t allowed;  /* the draw is among the set in this place + 1; 0: among all */
+    uint32_t logits_row; /* which row of the logits is its own; no two of a run share one */
 } sample_row;
 
 typedef struct sample_result {
@@ -55,7 +58,8 @@ typedef struct sample_result {
     token_logprob logprob;
 } sample_result;
 
-/* logits[n, share of this rank], after the softcap; they are overwritten. Drawn tokens count for later penalties. */
+/* logits[…, share of this rank], after the softcap, in the memory of `device`; those of the host are overwritten. Drawn tokens
+ * count for later penalties. */
 STATUS_CHECKED status sampler_run(sampler *s, float *logits, uint32_t n, const sample_row *rows,
                                   sample_result *results);
 

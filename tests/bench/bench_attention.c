@@ -108,7 +108,8 @@ static void measure(bench *t, uint32_t depth, uint32_t rows, double seconds[2]) 
     row_span span = {.row = 0, .count = rows, .position = depth, .pages = table};
     uint32_t positions[CHUNK] = {0};
     for (uint32_t i = 0; i < rows; i++) positions[i] = depth + i;
-    ops->rope_begin(t->b, t->angles, positions, rows);
+    ops->rows_begin(t->b, &(step_rows){.n = rows, .position = positions, .spans = {&span}, .span_count = 1});
+    ops->rope_begin(t->b, t->angles);
     uint32_t dim = t->s->head_dim, n = rows > 1 ? 4 : 40;
     seconds[0] = seconds[1] = 1e9;
     double spent = 0;
@@ -120,9 +121,9 @@ static void measure(bench *t, uint32_t depth, uint32_t rows, double seconds[2]) 
         /* Other pages each time: in a model nothing of a layer is left in a cache from the step before. */
         for (uint32_t j = 0; j < used; j++) table[j] = t->pages[(i / t->layers * used + j) % PAGES];
         uint64_t start = clock_now_ns();
-        ops->attention_prepare(t->b, l, &span, 1, t->q, t->k, t->v);
+        ops->attention_prepare(t->b, l, t->q, t->k, t->v);
         uint64_t middle = clock_now_ns();
-        ops->attention(t->b, l, &span, 1, t->q, t->y);
+        ops->attention(t->b, l, t->q, t->y);
         double both[2] = {(double)(clock_now_ns() - middle) * 1e-9, (double)(middle - start) * 1e-9};
         for (int j = 0; j < 2; j++)
             if (both[j] < seconds[j]) seconds[j] = both[j];

@@ -34,6 +34,9 @@ static inline void sim_launch_(const char *name, bool together, void (*kernel)(P
 static inline void grid_wait(void) { sim_grid_wait(); }
 static inline void grid_release(void) {}
 static inline void prefetch_l2(const void *) {}
+static inline void prefetch_l2_bytes(const void *global, uint32_t bytes) {
+    if ((uintptr_t)global % 16 != 0 || bytes % 16 != 0) sim_die("prefetch_l2_bytes of %p, %u bytes", global, bytes);
+}
 
 static inline uint4 load_stream(const void *global) {
     if ((uintptr_t)global % 16 != 0) sim_die("load_stream of %p, which is not 16-byte aligned", global);

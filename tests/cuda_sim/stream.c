@@ -58,18 +58,35 @@ static void *stream_main(void *p) {
     return NULL;
 }
 
-static cudaError_t stream_open(cudaStream_t *out, unsigned flags) {
-    cudaStream_t s = calloc(1, sizeof *s);
+static void stream_locks_init(cudaStream_t s) {
     pthread_condattr_t monotonic;
-    if (!s) return cudaErrorMemoryAllocation;
-    s->device = sim_device_current();
-    s->flags = flags;
     pthread_mutex_init(&s->lock, NULL);
     pthread_condattr_init(&monotonic);
     pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC);
     pthread_cond_init(&s->wake, &monotonic);
     pthread_cond_init(&s->finished, NULL);
     pthread_condattr_destroy(&monotonic);
+}
+
+/* A process that was forked has none of the threads; streams begin anew when they are next used. */
+static void forked(void) {
+    pthread_mutex_init(&list_lock, NULL);
+    for (int i = -1; i < SIM_DEVICES_MAX; i++)
+        for (cudaStream_t s = i < 0 ? streams : nulls[i]; s; s = s->next) {
+            stream_locks_init(s);
+            s->started = false;
+        }
+}
+static void fork_watch(void) { pthread_atfork(NULL, NULL, forked); }
+
+static cudaError_t stream_open(cudaStream_t *out, unsigned flags) {
+    static pthread_once_t once = PTHREAD_ONCE_INIT;
+    pthread_once(&once, fork_watch);
+    cudaStream_t s = calloc(1, sizeof *s);
+    if (!s) return cudaErrorMemoryAllocation;
+    s->device = sim_device_current();
+    s->flags = flags;
+    stream_locks_init(s);
     *out = s;
     return cudaSuccess;
 }

@@ -36,7 +36,7 @@ static void check_layouts(const model_config *c) {
         INVARIANT((st == ST_OK) == (c->heads % ranks == 0));
         if (st != ST_OK) continue;
         INVARIANT(l->vocab.end == c->vocab && l->heads.end == c->heads);
-        INVARIANT(model_weights_plan_bytes(c, l, NULL, WEIGHT_BF16, WEIGHTS_AUTO) < (uint64_t)1 << 62);
+        INVARIANT(model_weights_plan_bytes(c, l, NULL, WEIGHT_BF16, WEIGHTS_AUTO, true) < (uint64_t)1 << 62);
         layout_describe(c, l, text, sizeof text);
         layout_close(l);
     }

@@ -529,9 +529,14 @@ static bool is_deep(const attention_work *w) {
     return false;
 }
 
-void cpu_attention(backend *b, const attention_layer *l, const row_span *spans, uint32_t span_count,
-                   const float *q, float *y) {
-    attention_work w = {.c = cpu_of(b), .l = l, .spans = spans, .span_count = span_count, .q = q, .y = y};
+void cpu_attention(backend *b, const attention_layer *l, const float *q, float *y) {
+    const step_rows *rows = &cpu_of(b)->rows;
+    attention_work w = {.c = cpu_of(b),
+                        .l = l,
+                        .spans = rows->spans[l->table],
+                        .span_count = rows->span_count,
+                        .q = q,
+                        .y = y};
     INVARIANT(l->kv.head_dim <= w.c->options.head_dim_max);
     uint32_t threads = pool_threads(w.c->threads), units = cut_units(&w, TILE_QUERIES);
     if (threads > 1 && units < SLOTS_PER_THREAD * threads && is_deep(&w))

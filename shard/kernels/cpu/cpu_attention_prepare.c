@@ -98,15 +98,14 @@ static void prepare_row(void *context, uint32_t item, uint32_t thread) {
     }
 }
 
-static uint32_t rows_in(const row_span *spans, uint32_t count) {
-    uint32_t n = 0;
-    for (uint32_t i = 0; i < count; i++) n += spans[i].count;
-    return n;
-}
-
-void cpu_attention_prepare(backend *b, const attention_layer *l, const row_span *spans, uint32_t span_count,
-                           float *q, float *k, float *v) {
-    prepare_work w = {
-        .c = cpu_of(b), .l = l, .spans = spans, .span_count = span_count, .q = q, .k = k, .v = v};
-    pool_run(w.c->threads, rows_in(spans, span_count), prepare_row, &w);
+void cpu_attention_prepare(backend *b, const attention_layer *l, float *q, float *k, float *v) {
+    cpu_backend *c = cpu_of(b);
+    prepare_work w = {.c = c,
+                      .l = l,
+                      .spans = c->rows.spans[l->table],
+                      .span_count = c->rows.span_count,
+                      .q = q,
+                      .k = k,
+                      .v = v};
+    pool_run(c->threads, c->rows.n, prepare_row, &w);
 }

@@ -12,8 +12,8 @@
 
 typedef struct row_work {
     cpu_backend *c;
-    float *y;
-    const float *x, *w;
+    float *y, *normed;
+    const float *x, *w, *next;
     const weight *table;
     const uint32_t *ids;
     size_t y_stride, x_stride;
@@ -49,13 +49,19 @@ static void embed_row(void *context, uint32_t i, uint32_t thread) {
     (void)thread;
     row_work *w = context;
     float *y = w->y + (size_t)i * w->table->cols;
-    table_row(w->c->k, y, w->table, w->ids[i] - w->first_id, w->table->cols);
+    uint32_t row = w->ids[i] - w->first_id; /* of an id below the first far above */
+    if (row >= w->table->rows) {
+        memset(y, 0, w->table->cols * sizeof *y);
+        return;
+    }
+    table_row(w->c->k, y, w->table, row, w->table->cols);
     w->c->k->scale(y, w->factor, w->table->cols);
 }
 
-static void cpu_embed(backend *b, float *y, const weight *table, uint32_t first_id, const uint32_t *ids,
-                      uint32_t n, float factor) {
-    row_work w = {.y = y, .table = table, .ids = ids, .first_id = first_id, .factor = factor};
+static void cpu_embed(backend *b, float *y, const weight *table, uint32_t first_id, uint32_t n,
+                      float factor) {
+    row_work w = {
+        .y = y, .table = table, .ids = cpu_of(b)->rows.token, .first_id = first_id, .factor = factor};
     run_rows(cpu_of(b), &w, n, embed_row);
 }
 
@@ -115,12 +121,20 @@ static void add_norm_row(void *context, uint32_t i, uint32_t thread) {
     k->rmsnorm(normed, w->x + at, w->w, w->eps, w->dim);
     k->add(w->y + at, normed, w->dim);
     if (w->scale != 1.0f) k->scale(w->y + at, w->scale, w->dim);
+    if (w->normed) k->rmsnorm(w->normed + at, w->y + at, w->next, w->eps, w->dim);
 }
 
 static void cpu_add_norm(backend *b, float *h, const float *x, const float *weights, float eps, float scale,
-                         uint32_t n, uint32_t dim) {
+                         float *y, const float *next, uint32_t n, uint32_t dim) {
     INVARIANT(dim <= cpu_of(b)->scratch_floats);
-    row_work w = {.y = h, .x = x, .w = weights, .eps = eps, .scale = scale, .dim = dim};
+    row_work w = {.y = h,
+                  .x = x,
+                  .w = weights,
+                  .normed = y,
+                  .next = next,
+                  .eps = eps,
+                  .scale = scale,
+                  .dim = dim};
     run_rows(cpu_of(b), &w, n, add_norm_row);
 }
 
@@ -160,6 +174,13 @@ static void softcap_piece(void *context, uint32_t i, uint32_t thread) {
     w->c->k->softcap(w->y + (size_t)(i / w->width) * w->dim + at, w->scale, piece_length(w->dim, at));
 }
 
+static void cpu_gated(backend *b, float *gate, float *up, const weight *g, const weight *u, const float *x,
+                      size_t x_stride, uint32_t n) {
+    const product inputs[] = {{gate, g->rows, g}, {up, u->rows, u}};
+    cpu_linear(b, inputs, 2, x, x_stride, n);
+    cpu_gelu_multiply(b, gate, g->rows, up, u->rows, n, g->rows);
+}
+
 static void cpu_softcap(backend *b, float *x, float cap, uint32_t n, uint32_t dim) {
     if (dim == 0) return;
     row_work w = {.y = x, .scale = cap, .dim = dim, .width = pieces_of(dim)};
@@ -182,12 +203,12 @@ static void ple_row(void *context, uint32_t i, uint32_t thread) {
     k->scale(y, 0.70710678118654752f, cols);
 }
 
-static void cpu_ple_mix(backend *b, float *ple, const weight *table, const uint32_t *ids, const float *norm,
-                        float eps, float scale, float factor, uint32_t width, uint32_t n) {
+static void cpu_ple_mix(backend *b, float *ple, const weight *table, const float *norm, float eps,
+                        float scale, float factor, uint32_t width, uint32_t n) {
     INVARIANT(table->cols <= cpu_of(b)->scratch_floats);
     row_work w = {.y = ple,
                   .table = table,
-                  .ids = ids,
+                  .ids = cpu_of(b)->rows.token,
                   .w = norm,
                   .eps = eps,
                   .scale = scale,
@@ -209,7 +230,23 @@ static void cpu_release(backend *b, void *p, size_t bytes) {
     memory_unmap(p, bytes);
 }
 
-static void cpu_finish(backend *b) { (void)b; }
+static status cpu_finish(backend *b) {
+    (void)b;
+    return ST_OK;
+}
+
+static void cpu_put(backend *b, void *to, const void *host, size_t bytes) {
+    (void)b;
+    memcpy(to, host, bytes);
+}
+
+static status cpu_get(backend *b, void *host, const void *from, size_t bytes) {
+    (void)b;
+    memcpy(host, from, bytes);
+    return ST_OK;
+}
+
+static void cpu_rows_begin(backend *b, const step_rows *rows) { cpu_of(b)->rows = *rows; }
 
 static void cpu_close(backend *b) {
     if (!b) return;
@@ -241,8 +278,11 @@ static const backend_ops cpu_ops = {
     .alloc = cpu_alloc,
     .release = cpu_release,
     .finish = cpu_finish,
+    .put = cpu_put,
+    .get = cpu_get,
     .rope_open = cpu_rope_open,
     .rope_close = cpu_rope_close,
+    .rows_begin = cpu_rows_begin,
     .rope_begin = cpu_rope_begin,
     .embed = cpu_embed,
     .gather = cpu_gather,
@@ -250,6 +290,7 @@ static const backend_ops cpu_ops = {
     .norm = cpu_norm,
     .add_norm = cpu_add_norm,
     .linear = cpu_linear,
+    .gated = cpu_gated,
     .gelu_multiply = cpu_gelu_multiply,
     .softcap = cpu_softcap,
     .ple_mix = cpu_ple_mix,
@@ -272,6 +313,7 @@ status cpu_backend_open(backend **out, const cpu_backend_options *options) {
     cpu_quant_open(&c->input, quant_padded(options->rows_max), quant_groups(options->columns_max));
     c->base.name = c->name;
     c->base.threads = options->threads;
+    c->base.is_host = true;
     c->scratch_floats = cpu_attention_scratch(options);
     if (c->scratch_floats < options->hidden) c->scratch_floats = options->hidden;
     if (c->scratch_floats < options->width_max) c->scratch_floats = options->width_max;

@@ -43,14 +43,21 @@ void cpu_rope_close(backend *b, rope *r) {
     free(r);
 }
 
+typedef struct angles_work {
+    rope *r;
+    const uint32_t *position;
+} angles_work;
+
 static void angles_row(void *context, uint32_t i, uint32_t thread) {
     (void)thread;
-    rope *r = context;
+    const angles_work *w = context;
+    rope *r = w->r;
     size_t at = (size_t)i * r->pairs;
-    rope_angles(r->cosine + at, r->sine + at, r->position[i], r->base, r->head_dim, r->pairs);
+    rope_angles(r->cosine + at, r->sine + at, w->position[i], r->base, r->head_dim, r->pairs);
 }
 
-void cpu_rope_begin(backend *b, rope *r, const uint32_t *positions, uint32_t n) {
-    r->position = positions;
-    pool_run(cpu_of(b)->threads, n, angles_row, r);
+void cpu_rope_begin(backend *b, rope *r) {
+    const step_rows *rows = &cpu_of(b)->rows;
+    angles_work w = {r, rows->position};
+    pool_run(cpu_of(b)->threads, rows->n, angles_row, &w);
 }

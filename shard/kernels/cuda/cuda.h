@@ -7,13 +7,17 @@
 #ifndef SHARD_KERNELS_CUDA_CUDA_H
 #define SHARD_KERNELS_CUDA_CUDA_H
 
+#include "shard/kernels/device_load.h"
 #include "shard/kernels/ops.h"
 
 #ifdef __cplusplus
 extern "C" {
 #endif
 
-enum { CUDA_STREAM_ROWS = 16 };
+enum { CUDA_STREAM_ROWS = 16, CUDA_RECORDED_ROWS = 64 };
+
+/* What a context, cuBLAS and loaded kernels take of a GPU's memory beside what is asked for. */
+#define CUDA_CONTEXT_BYTES (UINT64_C(1) << 30)
 
 typedef struct cuda_backend_options {
     uint32_t device;             /* as CUDA_VISIBLE_DEVICES numbers them */
@@ -32,6 +36,12 @@ typedef struct cuda_backend_options {
 } cuda_backend_options;
 
 STATUS_CHECKED status cuda_backend_open(backend **out, const cuda_backend_options *options);
+/* What it takes of the device's memory for itself: page tables, angles, scratch. */
+uint64_t cuda_backend_bytes(const cuda_backend_options *options);
+/* Its cudaStream_t. b is the back end itself, not what is around it. */
+void *cuda_backend_stream(backend *b);
+/* How weights come into the memory of such a back end. */
+const device_load_ops *cuda_load_ops(void);
 
 #ifdef __cplusplus
 }

@@ -58,7 +58,9 @@ typedef struct cuda_backend {
     cuda_graphs *graphs;
     struct cuda_staging *staging;         /* pinned memory that puts go through */
     uint32_t *pages[PAGE_TABLES];
-    uint32_t *row_words;                  /* [1 + 3 rows_max]: count, tokens, positions, slots */
+    uint32_t *row_words, *row_host;       /* [1 + 3 rows_max]: count, tokens, positions, slots; and the host's */
+    page_change *changes;                 /* on their way */
+    bool recording;                       /* calls are recorded, and run later */
 } cuda_backend;
 
 static inline cuda_backend *cuda_of(backend *b) { return (cuda_backend *)b; }

@@ -73,6 +73,15 @@ static __device__ __forceinline__ void prefetch_l2(const void *global) {
     asm volatile("prefetch.global.L2 [%0];" ::"l"(global));
 }
 
+/* Of both a multiple of 16; a hint. */
+static __device__ __forceinline__ void prefetch_l2_bytes(const void *global, uint32_t bytes) {
+#if __CUDA_ARCH__ >= 900
+    asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(global), "r"(bytes) : "memory");
+#else
+    for (uint32_t at = 0; at < bytes; at += 128) prefetch_l2((const char *)global + at);
+#endif
+}
+
 /* ---- memory ---- */
 
 /* 16 bytes that are read once: they do not stay in the first cache. */

@@ -1,8 +1,10 @@
+#include <stdatomic.h>
 #include <unistd.h>
 
 #include "base/file.h"
 #include "base/json.h"
 #include "base/memory.h"
+#include "base/parallel.h"
 #include "base/sha256.h"
 #include "base/sha256_blocks.h"
 #include "base/strbuf.h"
@@ -128,7 +130,31 @@ TEST(memory_map_gives_zeroed_pages) {
     CHECK_SENTENCE("1152921504606846976");
 }
 
+typedef struct numbered {
+    atomic_uint items, inside[PARALLEL_THREADS_MAX]; /* inside: on the thread of this number */
+} numbered;
+
+static status take_item(void *context, uint32_t item, uint32_t thread) {
+    numbered *n = context;
+    (void)item;
+    if (thread >= PARALLEL_THREADS_MAX || atomic_fetch_add(&n->inside[thread], 1) != 0)
+        return fail(ST_INTERNAL, "thread %u is two", thread);
+    atomic_fetch_add(&n->items, 1);
+    atomic_fetch_sub(&n->inside[thread], 1);
+    return ST_OK;
+}
+
+TEST(threads_have_numbers) {
+    static const uint32_t threads[] = {0, 1, 3, 64, 200};
+    for (size_t i = 0; i < sizeof threads / sizeof *threads; i++) {
+        numbered n = {0};
+        CHECK_STATUS(parallel_run_numbered(threads[i], 5000, take_item, &n), ST_OK);
+        CHECK(atomic_load(&n.items) == 5000);
+    }
+}
+
 int main(void) {
+    RUN(threads_have_numbers);
     RUN(sha256_vectors);
     RUN(sha256_variants);
     RUN(sentences_are_cut_between_characters);

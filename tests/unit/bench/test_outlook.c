@@ -32,7 +32,7 @@ TEST(bytes_agree_with_the_plan_of_memory) {
         doctor_outlook o;
         CHECK_STATUS(layout_open(&l, c, &(layout_options){.ranks = 1, .group = 32}), ST_OK);
         doctor_expect(&o, c, WEIGHT_Q4, &f);
-        double planned = (double)model_weights_plan_bytes(c, l, NULL, WEIGHT_BF16, WEIGHTS_Q4);
+        double planned = (double)model_weights_plan_bytes(c, l, NULL, WEIGHT_BF16, WEIGHTS_Q4, false);
         CHECK_THAT(fabs((double)o.weight_bytes / planned - 1) < 0.002, "%s: %.0f, planned %.0f", shapes[i],
                    (double)o.weight_bytes, planned);
         CHECK(o.token_bytes <= o.weight_bytes && (o.token_bytes < o.weight_bytes) == (c->experts > 0));

@@ -1,10 +1,13 @@
-/* The simulator's own test: threads of a block, what warps do together, order of work. On a GPU the same test shows that the
- * simulator is right about it. */
+/* The simulator's own test, of what kernels do: threads of a block, warps, tensor cores, copies that are under way. On a GPU
+ * the same test shows that the simulator is right about it; what a GPU would hang or go wrong at is the simulator's alone. */
 #include <math.h>
+#include <signal.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 #include "tests/test.h"
 #include "tests/unit/cuda/test_cuda_sim.h"
@@ -20,17 +23,18 @@ static uint32_t random_word(void) {
     return (uint32_t)(random_state >> 32);
 }
 static float random_float(void) { return (float)(int32_t)random_word() * 0x1p-31f; }
-static uint16_t bf16_of_float(float x) {
+static uint32_t bits_of(float x) {
     uint32_t u;
     memcpy(&u, &x, 4);
-    return (uint16_t)((u + 0x7FFF + (u >> 16 & 1)) >> 16);
+    return u;
 }
-static float float_of_bf16(uint16_t x) {
-    uint32_t u = (uint32_t)x << 16;
-    float f;
-    memcpy(&f, &u, 4);
-    return f;
+static float float_of(uint32_t u) {
+    float x;
+    memcpy(&x, &u, 4);
+    return x;
 }
+static float float_of_bf16(uint16_t x) { return float_of((uint32_t)x << 16); }
+
 /* Device memory that holds the bytes, or NaN. */
 static void *device_of(const void *host, size_t bytes) {
     void *p = NULL;
@@ -66,8 +70,9 @@ TEST(lanes) {
     OK(cudaFree(b));
 }
 
+enum { BLOCKS = 5, THREADS = 256, N = BLOCKS * THREADS };
+
 TEST(barriers) {
-    enum { BLOCKS = 5, THREADS = 256, N = BLOCKS * THREADS };
     static float in[N], out[N], sums[N][2];
     for (uint32_t i = 0; i < N; i++) in[i] = random_float();
     float *a = device_of(in, sizeof in), *b = device_of(NULL, sizeof out), *c = device_of(NULL, sizeof sums);
@@ -75,31 +80,37 @@ TEST(barriers) {
     sim_sums(stream, a, c, BLOCKS, THREADS);
     fetch(out, b, sizeof out);
     fetch(sums, c, sizeof sums);
-    uint32_t wrong = 0;
     for (uint32_t i = 0; i < N; i++) {
         double sum = 0;
         float most = -INFINITY;
         for (uint32_t k = i / THREADS * THREADS; k < (i / THREADS + 1) * THREADS; k++) sum += in[k], most = fmaxf(most, in[k]);
-        wrong += out[i] != in[i / THREADS * THREADS + THREADS - 1 - i % THREADS];
+        CHECK(out[i] == in[i / THREADS * THREADS + THREADS - 1 - i % THREADS]);
         CHECK_THAT(fabs(sums[i][0] - sum) < 256 * 0x1p-24 * 16 && sums[i][1] == most, "%u: %g for %g", i, (double)sums[i][0], sum);
     }
-    CHECK(wrong == 0);
-    enum { ROUNDS = 2 };
-    float *d = device_of(NULL, ROUNDS * 128 * sizeof(float));
-    sim_halves(stream, a, d, ROUNDS);
-    fetch(out, d, ROUNDS * 128 * sizeof(float));
-    for (uint32_t i = 0; i < ROUNDS * 128; i++) CHECK(out[i] == in[i / 128 * 128 + 127 - i % 128]);
     OK(cudaFree(a));
     OK(cudaFree(b));
     OK(cudaFree(c));
-    OK(cudaFree(d));
+}
+
+TEST(barriers_of_some_warps) {
+    enum { ROUNDS = 4 };
+    static float in[ROUNDS * 384], out[ROUNDS * 384];
+    for (uint32_t i = 0; i < ROUNDS * 384; i++) in[i] = random_float();
+    float *a = device_of(in, sizeof in), *b = device_of(NULL, sizeof out);
+    for (uint32_t rounds = 1; rounds <= ROUNDS; rounds++) {
+        sim_halves(stream, a, b, rounds);
+        fetch(out, b, sizeof out);
+        for (uint32_t i = 0; i < rounds * 384; i++) CHECK(out[i] == in[i / 128 * 128 + 127 - i % 128]);
+    }
+    OK(cudaFree(a));
+    OK(cudaFree(b));
 }
 
 TEST(product) {
     uint16_t a[16][16], b[16][8];
     float d[16][8], got[16][8];
-    for (int i = 0; i < 256; i++) a[i / 16][i % 16] = bf16_of_float(random_float());
-    for (int i = 0; i < 128; i++) b[i / 8][i % 8] = bf16_of_float(random_float()), d[i / 8][i % 8] = random_float();
+    for (int i = 0; i < 256; i++) a[i / 16][i % 16] = (uint16_t)(bits_of(random_float()) >> 16);
+    for (int i = 0; i < 128; i++) b[i / 8][i % 8] = (uint16_t)(bits_of(random_float()) >> 16), d[i / 8][i % 8] = random_float();
     uint16_t *da = device_of(a, sizeof a), *db = device_of(b, sizeof b);
     float *dd = device_of(d, sizeof d);
     sim_product(stream, da, db, dd);
@@ -116,13 +127,210 @@ TEST(product) {
     OK(cudaFree(dd));
 }
 
+TEST(copies_under_way) {
+    enum { COUNT = 64 };
+    static uint32_t in[COUNT][2][4], out[COUNT][4][4];
+    for (uint32_t i = 0; i < COUNT * 8; i++) in[i / 8][i / 4 % 2][i % 4] = random_word();
+    void *a = device_of(in, sizeof in), *b = device_of(NULL, sizeof out);
+    sim_copies(stream, a, b, COUNT);
+    fetch(out, b, sizeof out);
+    static const uint32_t poison[4] = {~0u, ~0u, ~0u, ~0u};
+    for (uint32_t i = 0; i < COUNT; i++) {
+        CHECK(!memcmp(out[i][1], in[i][0], 16) && !memcmp(out[i][3], in[i][1], 16));
+#ifdef GEMMAD_CUDA_SIM /* a GPU may be done earlier */
+        CHECK(!memcmp(out[i][0], poison, 16) && !memcmp(out[i][2], poison, 16));
+#else
+        (void)poison;
+#endif
+    }
+    OK(cudaFree(a));
+    OK(cudaFree(b));
+}
+
+/* Nearest even to 8 bits of what `x` is exactly; wide holds the sum to 113 bits. */
+static uint32_t bf16_nearest(long double wide) {
+    float down = float_of(bits_of((float)wide) & 0xFFFF0000u); /* near enough to look around from */
+    uint32_t best = 0x7FFF;
+    long double least = INFINITY;
+    for (int step = -1; step <= 1; step++) {
+        uint32_t u = (bits_of(down) >> 16) + (uint32_t)step;
+        long double off = fabsl((long double)float_of_bf16((uint16_t)u) - wide);
+        if (off < least || (off == least && u % 2 == 0)) least = off, best = u & 0xFFFF;
+    }
+    return best;
+}
+
+TEST(bf16_rounds_once) {
+    enum { COUNT = 4000 };
+    static float in[COUNT][2];
+    static uint32_t pack[COUNT], abc[COUNT][3], fma[COUNT];
+    for (uint32_t i = 0; i < COUNT; i++) {
+        for (int h = 0; h < 2; h++) in[i][h] = float_of((random_word() & 0x807FFFFFu) | (100 + random_word() % 50) << 23);
+        if (i % 3 == 0) in[i][0] = float_of((bits_of(in[i][0]) & 0xFFFF0000u) | 0x8000u); /* ties */
+        /* c near the product, so that its last bits decide, or far below it. */
+        for (int k = 0; k < 3; k++) {
+            uint32_t spread = k == 2 ? 40 : 10;
+            uint32_t low = (random_word() & 0x807Fu) | (120 + random_word() % spread) << 7;
+            abc[i][k] = low | ((random_word() & 0x807Fu) | (120 + random_word() % spread) << 7) << 16;
+        }
+    }
+    float *a = device_of(in, sizeof in);
+    uint32_t *b = device_of(NULL, sizeof pack), *c = device_of(abc, sizeof abc), *d = device_of(NULL, sizeof fma);
+    sim_bf16(stream, a, b, c, d, COUNT);
+    fetch(pack, b, sizeof pack);
+    fetch(fma, d, sizeof fma);
+    for (uint32_t i = 0; i < COUNT; i++) {
+        CHECK_THAT(pack[i] == (bf16_nearest(in[i][0]) | bf16_nearest(in[i][1]) << 16), "%a %a: %08x", (double)in[i][0],
+                   (double)in[i][1], pack[i]);
+        for (int h = 0; h < 2; h++) {
+            float x = float_of_bf16((uint16_t)(abc[i][0] >> 16 * h)), y = float_of_bf16((uint16_t)(abc[i][1] >> 16 * h));
+            float z = float_of_bf16((uint16_t)(abc[i][2] >> 16 * h));
+            long double exact = (long double)x * y + z;
+            uint32_t got = fma[i] >> 16 * h & 0xFFFF, want = bf16_nearest(exact);
+            if (exact == 0) want &= 0x7FFF, got &= 0x7FFF;
+            CHECK_THAT(got == want, "%a * %a + %a: %04x for %04x", (double)x, (double)y, (double)z, got, want);
+        }
+    }
+    OK(cudaFree(a));
+    OK(cudaFree(b));
+    OK(cudaFree(c));
+    OK(cudaFree(d));
+}
+
+TEST(f16_is_exact) {
+    static float out[65536];
+    float *a = device_of(NULL, sizeof out);
+    sim_f16(stream, a);
+    fetch(out, a, sizeof out);
+    for (uint32_t i = 0; i < 65536; i++) {
+        uint32_t exponent = i >> 10 & 31, fraction = i & 1023;
+        float want = exponent == 0 ? ldexpf((float)fraction, -24) : ldexpf((float)(1024 + fraction), (int)exponent - 25);
+        if (exponent == 31) want = fraction ? NAN : INFINITY;
+        if (i >> 15) want = -want;
+        CHECK_THAT(isnan(want) ? isnan(out[i]) : bits_of(out[i]) == bits_of(want), "%04x: %a", i, (double)out[i]);
+    }
+    OK(cudaFree(a));
+}
+
+TEST(counts) {
+    enum { BUCKETS = 7 };
+    uint32_t counts[BUCKETS + 1] = {0};
+    uint32_t *a = device_of(counts, sizeof counts);
+    sim_count(stream, a, BUCKETS, 11, 192);
+    fetch(counts, a, sizeof counts);
+    for (uint32_t i = 0; i < BUCKETS; i++) CHECK(counts[i] == 11 * (192 / BUCKETS + (i < 192 % BUCKETS)));
+    CHECK(counts[BUCKETS] == 11 * 192 - 1);
+    OK(cudaFree(a));
+}
+
+/* Kernels of two streams that wait for each other's flags run at the same time. */
+TEST(flags_between_streams) {
+    cudaStream_t other;
+    uint32_t flags[2] = {0};
+    OK(cudaStreamCreateWithFlags(&other, cudaStreamNonBlocking));
+    uint32_t *a = device_of(flags, sizeof flags);
+    sim_flags(stream, a, a + 1, 0, 50);
+    sim_flags(other, a + 1, a, 0, 50);
+    fetch(flags, a, sizeof flags);
+    CHECK(flags[0] == 50 && flags[1] == 50);
+    OK(cudaStreamSynchronize(other));
+    OK(cudaStreamDestroy(other));
+    OK(cudaFree(a));
+}
+
+TEST(launches_that_cannot_be) {
+    uint32_t zero = 5;
+    uint32_t *a = device_of(&zero, sizeof zero);
+    OK(cudaGetLastError());
+    sim_too_much(stream, a, 1025, 0);
+    CHECK(cudaGetLastError() == cudaErrorInvalidConfiguration);
+    sim_too_much(stream, a, 32, (227 << 10) + 1);
+    CHECK(cudaGetLastError() == cudaErrorInvalidValue);
+    sim_too_much(stream, a, 1, 48 << 10);
+    OK(cudaGetLastError());
+    OK(cudaStreamSynchronize(stream));
+    OK(cudaFree(a));
+}
+
+#ifdef GEMMAD_CUDA_SIM
+/* What a kernel forgot shows in most orders of threads. */
+TEST(a_forgotten_barrier_shows) {
+    static float in[N], out[N];
+    for (uint32_t i = 0; i < N; i++) in[i] = random_float();
+    float *a = device_of(in, sizeof in), *b = device_of(NULL, sizeof out);
+    for (int run = 0; run < 20; run++) {
+        uint32_t wrong = 0;
+        sim_reverse(stream, a, b, BLOCKS, THREADS, false);
+        fetch(out, b, sizeof out);
+        for (uint32_t i = 0; i < N; i++) wrong += out[i] != in[i / THREADS * THREADS + THREADS - 1 - i % THREADS];
+        CHECK(wrong > N / 4);
+    }
+    OK(cudaFree(a));
+    OK(cudaFree(b));
+}
+
+/* The kernel's fault ends the process with a sentence that has both parts. */
+static void check_fault(int fault, const char *part, const char *other) {
+    char said[4096];
+    int to[2];
+    if (pipe(to)) abort();
+    fflush(stdout);
+    pid_t child = fork();
+    if (child == 0) {
+        dup2(to[1], 2);
+        dup2(to[1], 1);
+        cudaStream_t own;
+        void *out = NULL;
+        if (cudaStreamCreateWithFlags(&own, cudaStreamNonBlocking) || cudaMalloc(&out, 1024)) _exit(3);
+        sim_wrong(own, out, fault);
+        (void)cudaStreamSynchronize(own);
+        (void)cudaFree(out);
+        _exit(0);
+    }
+    close(to[1]);
+    size_t length = 0;
+    for (ssize_t n; length < sizeof said - 1 && (n = read(to[0], said + length, sizeof said - 1 - length)) > 0;) length += (size_t)n;
+    said[length] = 0;
+    close(to[0]);
+    int ended_how = 0;
+    waitpid(child, &ended_how, 0);
+    bool ended = fault == SIM_FAULT_NONE ? WIFEXITED(ended_how) && WEXITSTATUS(ended_how) == 0
+                                         : !(WIFEXITED(ended_how) && WEXITSTATUS(ended_how) == 0);
+    CHECK_THAT(ended && strstr(said, part) && strstr(said, other), "fault %d: status %x: \"%s\"", fault, (unsigned)ended_how, said);
+}
+
+TEST(faults_are_named) {
+    check_fault(SIM_FAULT_NONE, "", "");
+    check_fault(SIM_FAULT_NO_WAIT, "kernel wrong_kernel, block (0, 0, 0), warp 1, lane 8", "without grid_wait()");
+    check_fault(SIM_FAULT_DIVERGED_SHUFFLE, "kernel wrong_kernel", "__shfl_xor_sync");
+    check_fault(SIM_FAULT_MIXED, "__shfl_xor_sync", "__syncwarp");
+    check_fault(SIM_FAULT_BARRIER, "no thread can go on", "warp 0, lanes 0 to 31: in __syncthreads");
+    check_fault(SIM_FAULT_BARRIER_PLACES, "no thread can go on", "warp 1, lanes 0 to 31: in barrier_sync(1)");
+    check_fault(SIM_FAULT_LDMATRIX, "ldmatrix_x4", "not 16-byte aligned");
+    check_fault(SIM_FAULT_COPY, "cp_async_16 to", "not 16-byte aligned");
+    check_fault(SIM_FAULT_LOAD, "load_stream", "not 16-byte aligned");
+    check_fault(SIM_FAULT_OVERRUN, "", TEST_SANITIZED ? "" : "behind device memory of 1024 bytes was written");
+}
+#endif
+
 int main(void) {
     int devices = 0;
     if (cudaGetDeviceCount(&devices) != cudaSuccess || devices == 0) test_skip("no GPU is here");
     OK(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking));
     RUN(lanes);
     RUN(barriers);
+    RUN(barriers_of_some_warps);
     RUN(product);
+    RUN(copies_under_way);
+    RUN(bf16_rounds_once);
+    RUN(f16_is_exact);
+    RUN(counts);
+    RUN(flags_between_streams);
+    RUN(launches_that_cannot_be);
+#ifdef GEMMAD_CUDA_SIM
+    RUN(a_forgotten_barrier_shows);
+    RUN(faults_are_named);
+#endif
     OK(cudaStreamDestroy(stream));
     return test_result();
 }

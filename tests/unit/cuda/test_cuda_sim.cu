@@ -117,21 +117,16 @@ extern "C" void sim_step(cudaStream_t stream, uint32_t *x, uint32_t times, uint3
     LAUNCH(step_kernel, 1, 1, 0, stream, x, times, add);
 }
 
-/* Halves of a block that hand data to each other by named barriers: the first four warps write, the others read. */
+/* Halves of a block that do not wait for each other: each turns its rounds of 128 around, the second twice as many. */
 static __global__ void halves_kernel(const float *in, float *out, uint32_t rounds) {
-    __shared__ float slot[2][128];
+    __shared__ float slots[2][128];
     grid_wait();
-    unsigned i = threadIdx.x % 128;
-    for (uint32_t r = 0; r < rounds; r++) {
-        if (threadIdx.x < 128) {
-            if (r >= 2) barrier_sync(3 + (int)(r & 1), 256);
-            slot[r & 1][i] = in[r * 128 + i];
-            barrier_sync(1 + (int)(r & 1), 256);
-        } else {
-            barrier_sync(1 + (int)(r & 1), 256);
-            out[r * 128 + i] = slot[r & 1][127 - i];
-            if (r + 2 < rounds) barrier_sync(3 + (int)(r & 1), 256);
-        }
+    unsigned half = threadIdx.x / 128, i = threadIdx.x % 128;
+    for (uint32_t r = half * rounds; r < rounds + half * 2 * rounds; r++) {
+        slots[half][i] = in[r * 128 + i];
+        barrier_sync(1 + (int)half, 128);
+        out[r * 128 + i] = slots[half][127 - i];
+        barrier_sync(1 + (int)half, 128);
     }
 }
 extern "C" void sim_halves(cudaStream_t stream, const float *in, float *out, uint32_t rounds) {

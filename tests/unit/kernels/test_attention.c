@@ -57,7 +57,7 @@ static void feed(backend *b, const attention_layer *l, const sequence *t, const 
     static float q[ROWS_MAX * HEADS * 256], k[ROWS_MAX * KV_HEADS * 256], v[ROWS_MAX * KV_HEADS * 256],
         o[ROWS_MAX * HEADS * 256];
     uint32_t positions[ROWS_MAX], n = twice ? 2 * count : count;
-    row_span spans[2] = {{0, count, at, pages}, {count, count, at, pages + (s->context + 63) / 64}};
+    row_span spans[2] = {{0, count, at, 0, pages}, {count, count, at, 1, pages + (s->context + 63) / 64}};
     for (uint32_t i = 0; i < n; i++) {
         uint32_t from = at + i % count;
         positions[i] = from;
@@ -67,11 +67,13 @@ static void feed(backend *b, const attention_layer *l, const sequence *t, const 
         memcpy(v + i * KV_HEADS * s->dim, t->v + (size_t)from * KV_HEADS * s->dim,
                KV_HEADS * s->dim * sizeof *v);
     }
-    b->ops->rope_begin(b, l->angles, positions, n);
-    b->ops->attention_prepare(b, l, spans, twice ? 2 : 1, q, k, v);
+    b->ops->rows_begin(
+        b, &(step_rows){.n = n, .position = positions, .spans = {spans}, .span_count = twice ? 2 : 1});
+    b->ops->rope_begin(b, l->angles);
+    b->ops->attention_prepare(b, l, q, k, v);
     if (at + count <= t->from) return;
-    b->ops->attention(b, l, spans, twice ? 2 : 1, q, o);
-    b->ops->finish(b);
+    b->ops->attention(b, l, q, o);
+    CHECK_STATUS(b->ops->finish(b), ST_OK);
     memcpy(y + (size_t)at * HEADS * s->dim, o, (size_t)count * HEADS * s->dim * sizeof *y);
     if (twice)
         CHECK(!memcmp(o, o + (size_t)count * HEADS * s->dim, (size_t)count * HEADS * s->dim * sizeof *o));

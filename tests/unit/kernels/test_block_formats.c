@@ -54,8 +54,9 @@ TEST(rows_of_a_table_are_looked_up) {
                  ST_OK);
     if (!b) exit(1);
     weight table = {.data = data + at, .rows = 2, .cols = 512, .type = WEIGHT_BLOCKS, .blocks = BLOCK_Q6_K};
-    b->ops->embed(b, got, &table, 7, (const uint32_t[]){8, 7, 8}, 3, 2);
-    b->ops->finish(b);
+    b->ops->rows_begin(b, &(step_rows){.n = 3, .token = (const uint32_t[]){8, 7, 8}});
+    b->ops->embed(b, got, &table, 7, 3, 2);
+    CHECK_STATUS(b->ops->finish(b), ST_OK);
     for (uint32_t i = 0; i < 512; i++) {
         CHECK(got[i] == 2 * want[512 + i] && got[1024 + i] == got[i]);
         CHECK(got[512 + i] == 2 * want[i]);

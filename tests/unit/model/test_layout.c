@@ -55,16 +55,16 @@ TEST(each_token_has_one_owner) {
         for (uint32_t ranks = 1; ranks <= 8; ranks++) {
             for (uint32_t group = 1; group <= 32; group += 31) {
                 layout *l;
+                uint32_t end = 0; /* every token is one rank's */
                 for (uint32_t rank = 0; rank < ranks; rank++) {
                     CHECK_STATUS(
                         layout_open(&l, c, &(layout_options){.ranks = ranks, .rank = rank, .group = group}),
                         ST_OK);
-                    for (uint32_t token = 0; token < c->vocab; token++) {
-                        bool held = token >= l->vocab.begin && token < l->vocab.end;
-                        CHECK(held == (layout_vocab_owner(c, l, token) == rank));
-                    }
+                    CHECK(l->vocab.begin == end);
+                    end = l->vocab.end;
                     layout_close(l);
                 }
+                CHECK(end == c->vocab);
             }
         }
         model_config_close(c);

@@ -1,3 +1,4 @@
+#include "shard/kernels/quant_layout.h"
 #include "shard/model/weights.h"
 #include "shard/model/weights_table.h"
 #include "tests/checkpoint_writer.h"
@@ -270,7 +271,7 @@ TEST(bytes_read_are_the_layouts_share) {
                 CHECK_THAT(s.w->bytes_read == s.w->bytes_expected, "%s rank %u of %u: %llu, not %llu",
                            models[m], options.rank, options.ranks, (unsigned long long)s.w->bytes_read,
                            (unsigned long long)s.w->bytes_expected);
-                CHECK(s.w->bytes == model_weights_plan_bytes(o.config, s.l, NULL, WEIGHT_BF16, WEIGHTS_AUTO));
+                CHECK(s.w->bytes == model_weights_plan_bytes(o.config, s.l, NULL, WEIGHT_BF16, WEIGHTS_AUTO, false));
                 if (options.ranks == 1) CHECK(s.w->bytes_skipped == 0);
                 sum += s.w->bytes_read;
                 for (uint32_t n = 0; n < o.config->layers; n++) {
@@ -281,7 +282,7 @@ TEST(bytes_read_are_the_layouts_share) {
                 if (options.rank > 0) continue;
                 s = load(o, options, true, 2);
                 CHECK(s.w->bytes_read == s.w->bytes_expected);
-                CHECK(s.w->bytes == model_weights_plan_bytes(o.config, s.l, NULL, WEIGHT_BF16, WEIGHTS_F32));
+                CHECK(s.w->bytes == model_weights_plan_bytes(o.config, s.l, NULL, WEIGHT_BF16, WEIGHTS_F32, false));
                 unload(s);
             }
             /* What is split adds up to itself; KV heads may be held several times; the rest is held by all.
@@ -311,15 +312,15 @@ TEST(plans_of_published_sizes) {
     }
     layout *l;
     CHECK_STATUS(layout_open(&l, &c, &(layout_options){.ranks = 1, .group = 1}), ST_OK);
-    double parameters = (double)model_weights_plan_bytes(&c, l, NULL, WEIGHT_BF16, WEIGHTS_AUTO) / 2;
+    double parameters = (double)model_weights_plan_bytes(&c, l, NULL, WEIGHT_BF16, WEIGHTS_AUTO, false) / 2;
     CHECK_THAT(parameters > 30.6e9 && parameters < 30.8e9, "%g", parameters);
-    CHECK(model_weights_plan_bytes(&c, l, NULL, WEIGHT_F16, WEIGHTS_F32) >
-          1.99 * model_weights_plan_bytes(&c, l, NULL, WEIGHT_F16, WEIGHTS_AUTO));
+    CHECK(model_weights_plan_bytes(&c, l, NULL, WEIGHT_F16, WEIGHTS_F32, false) >
+          1.99 * model_weights_plan_bytes(&c, l, NULL, WEIGHT_F16, WEIGHTS_AUTO, false));
     layout_close(l);
     uint64_t sum = 0;
     for (uint32_t rank = 0; rank < 4; rank++) {
         CHECK_STATUS(layout_open(&l, &c, &(layout_options){.ranks = 4, .rank = rank, .group = 1}), ST_OK);
-        sum += model_weights_plan_bytes(&c, l, NULL, WEIGHT_BF16, WEIGHTS_AUTO);
+        sum += model_weights_plan_bytes(&c, l, NULL, WEIGHT_BF16, WEIGHTS_AUTO, false);
         layout_close(l);
     }
     CHECK((double)sum / 2 > parameters && (double)sum / 2 < parameters * 1.001); /* norms four times */
@@ -605,6 +606,54 @@ TEST(a_failing_read_is_reported_from_any_thread) {
     drop_copy(&k);
 }
 
+/* ---- fp8 ---- */
+
+/* Whole rows of this rank's columns, each with its own scale, wherever the pieces of loading were cut. */
+static void check_fp8(const weight *fp8, const weight *f32, uint8_t *strips) {
+    CHECK(fp8->type == WEIGHT_FP8 && f32->type == WEIGHT_F32);
+    CHECK(fp8->rows == f32->rows && fp8->cols == f32->cols && !fp8->data == !f32->data);
+    if (!f32->data) return;
+    uint64_t bytes = weight_rows_bytes(WEIGHT_FP8, f32->rows, f32->cols);
+    memset(strips, 0, bytes);
+    for (uint32_t r = 0; r < f32->rows; r++)
+        quant_store_floats(WEIGHT_FP8, strips, f32->cols, r, (const float *)f32->data + (size_t)r * f32->cols);
+    CHECK_THAT(!memcmp(fp8->data, strips, bytes), "%u x %u", f32->rows, f32->cols);
+}
+
+TEST(fp8_of_what_is_stored) {
+    static const char *const names[] = {"golden/dense-realheads", "golden/moe", "golden/e2b",
+                                        "models/gguf/tiny-dense-q4_0.gguf"};
+    static const layout_options layouts[] = {{1, 0, 1, 0, 0}, {2, 1, 1, 0, 0}};
+    uint8_t *strips = memory_alloc(8 << 20);
+    for (size_t m = 0; m < sizeof names / sizeof *names; m++)
+        for (size_t i = 0; i < sizeof layouts / sizeof *layouts; i++) {
+            opened o = open_model(names[m]);
+            shared as_f32 = load(o, layouts[i], true, 2), s = {NULL, NULL};
+            CHECK_STATUS(layout_open(&s.l, o.config, &layouts[i]), ST_OK);
+            model_weights_options fp8 = {.choice = WEIGHTS_FP8, .threads = 3, .piece_bytes = 3000};
+            CHECK_STATUS(model_weights_open(&s.w, o.c, o.config, s.l, &fp8), ST_OK);
+            if (!s.w) exit(1);
+            CHECK(s.w->bytes_read == s.w->bytes_expected);
+            CHECK(s.w->bytes == model_weights_plan_bytes(o.config, s.l, o.c, WEIGHT_BF16, WEIGHTS_FP8, false));
+            check_fp8(&s.w->embed, &as_f32.w->embed, strips);
+            for (uint32_t n = 0; n < o.config->layers; n++) {
+                const layer_weights *a = &s.w->layer[n], *b = &as_f32.w->layer[n];
+                check_fp8(&a->q, &b->q, strips);
+                check_fp8(&a->o, &b->o, strips);
+                check_fp8(&a->down, &b->down, strips);
+                CHECK(a->router.type == WEIGHT_F32 || !a->router.data);
+                for (uint32_t e = 0; o.config->experts && e < range_count(s.l->experts); e++) {
+                    check_fp8(&a->expert[e].up, &b->expert[e].up, strips);
+                    check_fp8(&a->expert[e].down, &b->expert[e].down, strips);
+                }
+            }
+            unload(as_f32);
+            unload(s);
+            close_model(o);
+        }
+    free(strips);
+}
+
 int main(void) {
     RUN(every_rank_holds_what_is_stored);
     RUN(bytes_read_are_the_layouts_share);
@@ -615,5 +664,6 @@ int main(void) {
     RUN(text_only_names);
     RUN(mixed_dtypes);
     RUN(a_failing_read_is_reported_from_any_thread);
+    RUN(fp8_of_what_is_stored);
     return test_result();
 }

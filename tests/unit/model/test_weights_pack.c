@@ -121,7 +121,7 @@ static void check_rank(const source *s, const model_pack *p, uint32_t rank) {
     CHECK_STATUS(model_pack_fit(p, s->folder.path, s->config, m->ranks, 0, 0, WEIGHTS_AUTO, &split), ST_OK);
     split.rank = rank;
     CHECK_STATUS(layout_open(&l, s->config, &split), ST_OK);
-    CHECK_STATUS(model_pack_weights(p, s->folder.path, s->config, l, 2, &from_pack), ST_OK);
+    CHECK_STATUS(model_pack_weights(p, s->folder.path, s->config, l, &(model_weights_options){.threads = 2}, &from_pack), ST_OK);
     CHECK_STATUS(model_weights_open(&from_files, s->files, s->config, l,
                                     &(model_weights_options){.choice = p->choice, .threads = 1}),
                  ST_OK);
@@ -130,6 +130,10 @@ static void check_rank(const source *s, const model_pack *p, uint32_t rank) {
     CHECK_STATUS(weights_walk(from_files, s->config, l, list_slot, b), ST_OK);
     CHECK(a->count == b->count && a->count > 10);
     for (uint32_t i = 0; i < a->count; i++) check_same(&b->slot[i], &a->slot[i]);
+    uint64_t here = 0, there = 0;
+    CHECK_STATUS(model_pack_bytes(p, s->folder.path, rank, false, &here), ST_OK);
+    CHECK_STATUS(model_pack_bytes(p, s->folder.path, rank, true, &there), ST_OK);
+    CHECK(here == from_pack->bytes && there >= here && (there > here) == (m->tables.bytes > 0));
     CHECK(from_pack->bytes == m->rank[rank].bytes && from_pack->bytes_read == from_pack->bytes_expected);
     CHECK(model_weights_columns(from_pack) == model_weights_columns(from_files));
     model_weights_close(from_files);
@@ -161,7 +165,7 @@ static void round_trip(const char *model, uint32_t ranks, uint32_t expert_degree
 }
 
 TEST(what_comes_out_is_what_went_in) {
-    static const weights_choice choices[] = {WEIGHTS_AUTO, WEIGHTS_F32, WEIGHTS_Q8, WEIGHTS_Q4};
+    static const weights_choice choices[] = {WEIGHTS_AUTO, WEIGHTS_F32, WEIGHTS_Q8, WEIGHTS_Q4, WEIGHTS_FP8};
     for (size_t c = 0; c < sizeof choices / sizeof *choices; c++) {
         for (uint32_t ranks = TEST_SANITIZED ? 2 : 1; ranks <= 2; ranks++) {
             round_trip("golden/dense", ranks, 0, choices[c], false);
@@ -229,7 +233,7 @@ static status open_rank(const source *s, uint32_t rank, uint32_t of_layout) {
     if (of_layout) split.expert_degree = 1, split.width_degree = of_layout;
     if (st == ST_OK) st = layout_open(&l, s->config, &split);
     if (st == ST_OK) {
-        st = model_pack_weights(p, s->folder.path, s->config, l, 1, &w);
+        st = model_pack_weights(p, s->folder.path, s->config, l, &(model_weights_options){.threads = 1}, &w);
         layout_close(l);
     }
     model_weights_close(w);

@@ -7,13 +7,14 @@
 #include "shard/kernels/quant_layout.h"
 #include "shard/kernels/timed.h"
 #include "shard/model/instance.h"
+#include "shard/model/weights_random.h"
 #include "tests/engine_driver.h"
 #include "tests/test.h"
 
 enum { PROMPT = 200 };
 
 static double value_of(const weight *w, uint32_t row, uint32_t col, float *scratch) {
-    if (weight_is_quantised(w->type)) {
+    if (weight_in_strips(w->type)) {
         if (col == 0) quant_row(w, row, scratch);
         return scratch[col];
     }
@@ -144,7 +145,34 @@ TEST(random_weights_of_every_type) {
     free(config);
 }
 
+/* No CPU multiplies them, but any fills them in. */
+TEST(random_fp8) {
+    model_config *config;
+    checkpoint *table = NULL;
+    CHECK_STATUS(model_config_open(&config, TEST_DATA "/models/tiny-moe", NULL), ST_OK);
+    CHECK_STATUS(weights_random_checkpoint(&table, config), ST_OK);
+    if (!table) exit(1);
+    for (uint32_t rank = 0; rank < 2; rank++) {
+        layout *l;
+        model_weights *w = NULL;
+        CHECK_STATUS(layout_open(&l, config, &(layout_options){.ranks = 2, .rank = rank, .group = 1}), ST_OK);
+        model_weights_options o = {.choice = WEIGHTS_FP8, .random = true, .threads = 3};
+        CHECK_STATUS(model_weights_open(&w, table, config, l, &o), ST_OK);
+        if (!w) exit(1);
+        instance in = {.config = config, .weights = w};
+        check_weights(&in);
+        const weight *q = &w->layer[0].q, *router = &w->layer[0].router;
+        CHECK(q->type == WEIGHT_FP8 && w->embed.type == WEIGHT_FP8 && router->type == WEIGHT_F32);
+        CHECK(model_weights_columns(w) == 0);
+        model_weights_close(w);
+        layout_close(l);
+    }
+    checkpoint_close(table);
+    model_config_close(config);
+}
+
 int main(void) {
+    RUN(random_fp8);
     RUN(random_weights_of_every_type);
     return test_result();
 }

@@ -165,7 +165,8 @@ TEST(parts_that_are_wrong) {
     CHECK_SENTENCE("part layers.0.q has form 4");
     CHECK_STATUS(number(field(MATRIX, AT_PART_FORM), PACK_TABLE), ST_FORMAT); /* strips are no table */
     CHECK_STATUS(number(field(TABLE, AT_PART_FORM), PACK_MATRIX), ST_FORMAT); /* blocks are no matrix */
-    for (uint32_t type = PACK_TYPE_Q4 + 1; type < PACK_TYPE_BLOCKS; type++)
+    CHECK_STATUS(number(field(MATRIX, AT_PART_TYPE), PACK_TYPE_FP8), ST_OK); /* 32 columns take as much as of q8 */
+    for (uint32_t type = PACK_TYPE_FP8 + 1; type < PACK_TYPE_BLOCKS; type++)
         CHECK_STATUS(number(field(MATRIX, AT_PART_TYPE), type), ST_FORMAT);
     CHECK_STATUS(number(field(TABLE, AT_PART_TYPE), PACK_TYPES), ST_FORMAT);
     CHECK_STATUS(number(field(TABLE, AT_PART_TYPE), PACK_TYPE_BLOCKS + BLOCK_Q6_K),

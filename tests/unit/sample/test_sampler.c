@@ -75,7 +75,7 @@ static status draw(comm *ranks, void *context) {
         sampler_begin(s, 0, &t->params, t->history, t->history_count, t->prompt_count);
         for (uint32_t i = 0; i < ROWS; i++) {
             memcpy(logits + (size_t)i * share, t->logits + begin[me], share * sizeof *logits);
-            rows[i] = (sample_row){.position = done + i, .draw = true, .known = SAMPLE_NO_TOKEN};
+            rows[i] = (sample_row){.position = done + i, .draw = true, .known = SAMPLE_NO_TOKEN, .logits_row = i};
             if (t->allowed && !(t->mixed && i % 2)) rows[i].allowed = PLACE + 1;
         }
         bool one =

@@ -1,0 +1,131 @@
+/* What a step adds to the cache, and its queries made ready: half a warp for a row's head. Operation by operation that of
+ * kernels/cpu (sums in 16 lanes, docs/numerics.md), so that from the same input the cache has the same bits. */
+#include "shard/kernels/cuda/attention_page.cuh"
+
+enum { LANES16 = 16, PREPARE_THREADS = 128 };
+#define ROW_LEAST 0x1p-100f /* QUANT_LEAST of kernels/cpu/quant.h, a header of C */
+
+/* Over the 16 lanes, in the CPU's order: j with j + 8, + 4, + 2, + 1. */
+static __device__ __forceinline__ float half_warp_sum(float x) {
+    for (int d = LANES16 / 2; d > 0; d /= 2) x += __shfl_xor_sync(0xFFFFFFFFu, x, d);
+    return x;
+}
+static __device__ __forceinline__ float half_warp_max(float x) {
+    for (int d = LANES16 / 2; d > 0; d /= 2) x = fmaxf(x, __shfl_xor_sync(0xFFFFFFFFu, x, d));
+    return x;
+}
+
+/* x = rms(x) · w in place; each lane writes the elements of the pairs (i, i + half) that are its own in rotate. */
+static __device__ __forceinline__ void norm_head(float *x, const float *w, float eps, uint32_t dim, uint32_t lane, bool there) {
+    float sum = 0.0f;
+    if (there)
+        for (uint32_t i = lane; i < dim; i += LANES16) sum = fmaf(x[i], x[i], sum);
+    float factor = 1.0f / sqrtf(half_warp_sum(sum) / (float)dim + eps);
+    if (there)
+        for (uint32_t i = lane; i < dim; i += LANES16) x[i] = w ? x[i] * factor * w[i] : x[i] * factor;
+    __syncwarp();
+}
+
+static __device__ __forceinline__ void rotate_head(const attention_call &c, float *x, uint32_t row, uint32_t lane) {
+    uint32_t half = c.head_dim / 2;
+    const float *cosine = c.cosine + (size_t)row * c.pairs, *sine = c.sine + (size_t)row * c.pairs;
+    for (uint32_t i = lane; i < c.pairs; i += LANES16) {
+        float a = x[i], b = x[i + half];
+        x[i] = a * cosine[i] - b * sine[i];
+        x[i + half] = b * cosine[i] + a * sine[i];
+    }
+}
+
+static __device__ __forceinline__ void prepare_query(const attention_call &c, uint32_t row, uint32_t head, uint32_t lane,
+                                                     bool there) {
+    uint32_t dim = c.head_dim, half = dim / 2;
+    float *q = c.q + ((size_t)row * c.heads + head) * dim;
+    norm_head(q, c.q_norm, c.eps, dim, lane, there);
+    if (!there) return;
+    if (!c.half_size) {
+        rotate_head(c, q, row, lane);
+        return;
+    }
+    /* k_norm belongs to the key; where nothing rotates it may as well scale the query. */
+    for (uint32_t i = lane; i < half; i += LANES16) {
+        if (i < c.pairs) continue;
+        q[i] *= c.k_norm[i];
+        q[i + half] *= c.k_norm[i + half];
+    }
+}
+
+/* Row `index` of the 64 at `rows`, rounded to the cache's type. */
+static __device__ __forceinline__ void store_row(const attention_call &c, unsigned char *rows, uint32_t index, const float *x,
+                                                 uint32_t lane, bool there) {
+    uint32_t dim = c.head_dim;
+    size_t at = (size_t)index * dim;
+    if (c.type == KV_Q8) {
+        float largest = 0.0f;
+        if (there)
+            for (uint32_t i = lane; i < dim; i += LANES16) largest = fmaxf(largest, fabsf(x[i]));
+        largest = half_warp_max(largest);
+        if (largest < ROW_LEAST) largest = 0.0f;
+        float inverse = largest > 0.0f ? 127.0f / largest : 0.0f;
+        if (!there) return;
+        int8_t *y = (int8_t *)rows + at;
+        for (uint32_t i = lane; i < dim; i += LANES16) {
+            float scaled = x[i] * inverse;
+            y[i] = fabsf(scaled) <= 127.5f ? (int8_t)rintf(scaled) : (int8_t)0;
+        }
+        if (lane == 0) ((float *)(rows + (size_t)ATTENTION_PAGE * dim))[index] = largest / 127.0f;
+        return;
+    }
+    if (!there) return;
+    if (c.type == KV_F32)
+        for (uint32_t i = lane; i < dim; i += LANES16) ((float *)rows)[at + i] = x[i];
+    else
+        for (uint32_t i = lane; i < dim; i += LANES16) ((uint16_t *)rows)[at + i] = bf16_of(x[i]);
+}
+
+/* side 0: the key, or u; 1: the value. */
+static __device__ __forceinline__ void prepare_cached(const attention_call &c, uint32_t row, uint32_t kv_head, uint32_t side,
+                                                      uint32_t lane, bool there) {
+    uint32_t dim = c.head_dim;
+    bool key = side == 0 && !c.half_size;
+    float *x = (side == 0 ? c.k : c.v) + ((size_t)row * c.kv_heads + kv_head) * dim;
+    norm_head(x, key ? c.k_norm : NULL, c.eps, dim, lane, there);
+    if (key && there) rotate_head(c, x, row, lane);
+    __syncwarp();
+    unsigned char *rows = NULL;
+    uint32_t position = 0;
+    if (there) {
+        position = c.rows.position[row];
+        uint32_t page = attention_page_id(c, c.rows.slot[row], position / ATTENTION_PAGE);
+        rows = attention_page(c, page, kv_head) + side * c.rows_bytes;
+    }
+    store_row(c, rows, position % ATTENTION_PAGE, x, lane, there);
+}
+
+/* A warp has two units of the same kind only by chance: both halves go through both kinds together, because warp functions
+ * are for all lanes. */
+static __global__ void __launch_bounds__(PREPARE_THREADS) prepare_kernel(const attention_call c) {
+    grid_wait();
+    grid_release();
+    uint32_t cached = c.k ? c.kv_heads * (c.half_size ? 1 : 2) : 0, units = c.heads + cached;
+    uint64_t all = (uint64_t)*c.rows.count * units, step = (uint64_t)gridDim.x * (PREPARE_THREADS / LANES16);
+    uint32_t lane = threadIdx.x % LANES16;
+    uint64_t warp_first = (uint64_t)blockIdx.x * (PREPARE_THREADS / LANES16) + threadIdx.x / WARP * 2;
+    for (uint64_t first = warp_first; first < all; first += step) {
+        uint64_t at = first + threadIdx.x % WARP / LANES16;
+        bool there = at < all;
+        uint32_t row = there ? (uint32_t)(at / units) : 0, unit = there ? (uint32_t)(at % units) : 0;
+        bool query = unit < c.heads;
+        if (__any_sync(0xFFFFFFFFu, there && query)) prepare_query(c, row, query ? unit : 0, lane, there && query);
+        if (__any_sync(0xFFFFFFFFu, there && !query)) {
+            uint32_t i = query ? 0 : unit - c.heads;
+            prepare_cached(c, row, i % c.kv_heads, i / c.kv_heads, lane, there && !query);
+        }
+    }
+}
+
+extern "C" void attention_prepare_launch(const attention_device *d, const attention_call *c, uint32_t rows) {
+    uint32_t units = c->heads + (c->k ? c->kv_heads * (c->half_size ? 1 : 2) : 0);
+    uint64_t blocks = ((uint64_t)rows * units + PREPARE_THREADS / LANES16 - 1) / (PREPARE_THREADS / LANES16);
+    uint64_t most = (uint64_t)d->multiprocessors * 16;
+    LAUNCH(prepare_kernel, dim3((unsigned)(blocks < most ? blocks : most)), dim3(PREPARE_THREADS), 0, d->stream, *c);
+}

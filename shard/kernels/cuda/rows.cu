@@ -1,0 +1,209 @@
+/* Norms: operators that reduce a row. A block has one row, which stays in its registers between the sum and what the sum
+ * is for: in decode these kernels are latency alone, hundreds of them a step. A row's sum does not depend on the others:
+ * its order follows from the row's length. What no kernel writes (norm weights) is read before grid_wait. */
+#include "shard/kernels/cuda/cuda_backend.h"
+#include "shard/kernels/cuda/device.cuh"
+#include "shard/kernels/cuda/math.cuh"
+#include "shard/kernels/cuda/weight_element.cuh"
+
+enum { ROW_VECTORS = 2, ROW_THREADS_MAX = 1024, LOOP_THREADS = 512, SLICE_WARPS = 4 };
+
+static __device__ __forceinline__ float sum_squares4(float4 v) {
+    return fmaf(v.w, v.w, fmaf(v.z, v.z, fmaf(v.y, v.y, v.x * v.x)));
+}
+/* x · factor · w, rounded in that order as the CPU does. */
+static __device__ __forceinline__ float4 normed4(float4 x, float factor, const float4 *w) {
+    float4 y = make_float4(x.x * factor, x.y * factor, x.z * factor, x.w * factor);
+    if (w) y = make_float4(y.x * w->x, y.y * w->y, y.z * w->z, y.w * w->w);
+    return y;
+}
+static __device__ __forceinline__ float norm_factor(float sum, float eps, uint32_t dim) {
+    return 1.0f / sqrtf(sum / (float)dim + eps);
+}
+
+/* ---- norm ---- */
+
+/* A row of at most ROW_VECTORS · blockDim float4. */
+static __global__ void norm_kernel(float *y, const float *x, const float *w, float eps, uint32_t dim) {
+    __shared__ float scratch[33];
+    uint32_t vectors = dim / 4;
+    float4 v[ROW_VECTORS], wv[ROW_VECTORS];
+#pragma unroll
+    for (uint32_t j = 0; j < ROW_VECTORS; j++) {
+        uint32_t i = threadIdx.x + j * blockDim.x;
+        wv[j] = w && i < vectors ? ((const float4 *)w)[i] : make_float4(0, 0, 0, 0);
+    }
+    grid_release();
+    grid_wait();
+    const float4 *row = (const float4 *)(x + (size_t)blockIdx.x * dim);
+    float sum = 0;
+#pragma unroll
+    for (uint32_t j = 0; j < ROW_VECTORS; j++) {
+        uint32_t i = threadIdx.x + j * blockDim.x;
+        v[j] = i < vectors ? row[i] : make_float4(0, 0, 0, 0);
+    }
+#pragma unroll
+    for (uint32_t j = 0; j < ROW_VECTORS; j++) sum += sum_squares4(v[j]);
+    float factor = norm_factor(block_sum(sum, scratch), eps, dim);
+    float4 *to = (float4 *)(y + (size_t)blockIdx.x * dim);
+#pragma unroll
+    for (uint32_t j = 0; j < ROW_VECTORS; j++) {
+        uint32_t i = threadIdx.x + j * blockDim.x;
+        if (i < vectors) to[i] = normed4(v[j], factor, w ? &wv[j] : NULL);
+    }
+}
+
+/* Rows of any length and alignment. */
+static __global__ void norm_loop_kernel(float *y, const float *x, const float *w, float eps, uint32_t dim) {
+    __shared__ float scratch[33];
+    grid_release();
+    grid_wait();
+    const float *row = x + (size_t)blockIdx.x * dim;
+    float *to = y + (size_t)blockIdx.x * dim;
+    float sum = 0;
+    for (uint32_t i = threadIdx.x; i < dim; i += blockDim.x) sum = fmaf(row[i], row[i], sum);
+    float factor = norm_factor(block_sum(sum, scratch), eps, dim);
+    for (uint32_t i = threadIdx.x; i < dim; i += blockDim.x) to[i] = w ? row[i] * factor * w[i] : row[i] * factor;
+}
+
+static bool aligned(const void *p) { return ((uintptr_t)p & 15) == 0; }
+
+/* Threads of a block that holds the row in registers; 0: it does not fit or is not aligned. */
+static uint32_t row_threads(uint32_t dim, bool all_aligned) {
+    uint32_t threads = (dim / 4 + ROW_VECTORS - 1) / ROW_VECTORS;
+    threads = (threads + WARP - 1) / WARP * WARP;
+    return all_aligned && dim % 4 == 0 && threads <= ROW_THREADS_MAX ? threads : 0;
+}
+
+extern "C" void cuda_norm(backend *b, float *y, const float *x, const float *w, float eps, uint32_t n, uint32_t dim) {
+    cudaStream_t stream = cuda_of(b)->stream;
+    if (dim == 0) return;
+    uint32_t threads = row_threads(dim, aligned(y) && aligned(x) && aligned(w));
+    if (threads) LAUNCH(norm_kernel, dim3(n), dim3(threads), 0, stream, y, x, w, eps, dim);
+    else LAUNCH(norm_loop_kernel, dim3(n), dim3(LOOP_THREADS), 0, stream, y, x, w, eps, dim);
+}
+
+/* ---- add_norm ---- */
+
+static __device__ __forceinline__ float4 added4(float4 h, float4 a, float scale) {
+    return make_float4((h.x + a.x) * scale, (h.y + a.y) * scale, (h.z + a.z) * scale, (h.w + a.w) * scale);
+}
+
+static __global__ void add_norm_kernel(float *h, const float *x, const float *w, float eps, float scale, float *y,
+                                       const float *next, uint32_t dim) {
+    __shared__ float scratch[33];
+    uint32_t vectors = dim / 4;
+    float4 xv[ROW_VECTORS], hv[ROW_VECTORS], wv[ROW_VECTORS], nv[ROW_VECTORS];
+    const float4 zero = make_float4(0, 0, 0, 0);
+#pragma unroll
+    for (uint32_t j = 0; j < ROW_VECTORS; j++) {
+        uint32_t i = threadIdx.x + j * blockDim.x;
+        wv[j] = w && i < vectors ? ((const float4 *)w)[i] : zero;
+        nv[j] = y && next && i < vectors ? ((const float4 *)next)[i] : zero;
+    }
+    grid_release();
+    grid_wait();
+    const float4 *x_row = (const float4 *)(x + (size_t)blockIdx.x * dim);
+    float4 *h_row = (float4 *)(h + (size_t)blockIdx.x * dim);
+#pragma unroll
+    for (uint32_t j = 0; j < ROW_VECTORS; j++) {
+        uint32_t i = threadIdx.x + j * blockDim.x;
+        xv[j] = i < vectors ? x_row[i] : zero;
+        hv[j] = i < vectors ? h_row[i] : zero;
+    }
+    float sum = 0;
+#pragma unroll
+    for (uint32_t j = 0; j < ROW_VECTORS; j++) sum += sum_squares4(xv[j]);
+    float factor = norm_factor(block_sum(sum, scratch), eps, dim);
+    sum = 0;
+#pragma unroll
+    for (uint32_t j = 0; j < ROW_VECTORS; j++) {
+        uint32_t i = threadIdx.x + j * blockDim.x;
+        hv[j] = added4(hv[j], normed4(xv[j], factor, w ? &wv[j] : NULL), scale);
+        if (i < vectors) h_row[i] = hv[j];
+        sum += sum_squares4(hv[j]);
+    }
+    if (!y) return;
+    factor = norm_factor(block_sum(sum, scratch), eps, dim);
+    float4 *to = (float4 *)(y + (size_t)blockIdx.x * dim);
+#pragma unroll
+    for (uint32_t j = 0; j < ROW_VECTORS; j++) {
+        uint32_t i = threadIdx.x + j * blockDim.x;
+        if (i < vectors) to[i] = normed4(hv[j], factor, next ? &nv[j] : NULL);
+    }
+}
+
+/* An element is written and read again by the same thread. */
+static __global__ void add_norm_loop_kernel(float *h, const float *x, const float *w, float eps, float scale, float *y,
+                                            const float *next, uint32_t dim) {
+    __shared__ float scratch[33];
+    grid_release();
+    grid_wait();
+    const float *x_row = x + (size_t)blockIdx.x * dim;
+    float *h_row = h + (size_t)blockIdx.x * dim;
+    float sum = 0;
+    for (uint32_t i = threadIdx.x; i < dim; i += blockDim.x) sum = fmaf(x_row[i], x_row[i], sum);
+    float factor = norm_factor(block_sum(sum, scratch), eps, dim);
+    sum = 0;
+    for (uint32_t i = threadIdx.x; i < dim; i += blockDim.x) {
+        float v = w ? x_row[i] * factor * w[i] : x_row[i] * factor;
+        v = (h_row[i] + v) * scale;
+        h_row[i] = v;
+        sum = fmaf(v, v, sum);
+    }
+    if (!y) return;
+    factor = norm_factor(block_sum(sum, scratch), eps, dim);
+    float *to = y + (size_t)blockIdx.x * dim;
+    for (uint32_t i = threadIdx.x; i < dim; i += blockDim.x)
+        to[i] = next ? h_row[i] * factor * next[i] : h_row[i] * factor;
+}
+
+extern "C" void cuda_add_norm(backend *b, float *h, const float *x, const float *w, float eps, float scale, float *y,
+                              const float *next, uint32_t n, uint32_t dim) {
+    cudaStream_t stream = cuda_of(b)->stream;
+    if (dim == 0) return;
+    bool all = aligned(h) && aligned(x) && aligned(w) && aligned(y) && aligned(next);
+    uint32_t threads = row_threads(dim, all);
+    if (threads) LAUNCH(add_norm_kernel, dim3(n), dim3(threads), 0, stream, h, x, w, eps, scale, y, next, dim);
+    else LAUNCH(add_norm_loop_kernel, dim3(n), dim3(LOOP_THREADS), 0, stream, h, x, w, eps, scale, y, next, dim);
+}
+
+/* ---- per-layer embeddings ---- */
+
+/* A warp has one slice of `width`. */
+template <int type>
+static __global__ void ple_mix_kernel(float *ple, const unsigned char *table, weight_shape shape, const uint32_t *tokens,
+                                      const float *norm, float eps, float scale, float factor, uint32_t width) {
+    uint32_t lane = threadIdx.x % WARP, slice = blockIdx.y * SLICE_WARPS + threadIdx.x / WARP;
+    grid_release();
+    grid_wait();
+    if (slice >= shape.cols / width) return;
+    uint32_t token = tokens[blockIdx.x], at = slice * width;
+    float *row = ple + (size_t)blockIdx.x * shape.cols + at;
+    float sum = 0;
+    for (uint32_t i = lane; i < width; i += WARP) {
+        float v = row[i] * scale;
+        sum = fmaf(v, v, sum);
+    }
+    float rms = norm_factor(warp_sum(sum), eps, width);
+    for (uint32_t i = lane; i < width; i += WARP) {
+        float identity = weight_element<type>(table, shape, token, at + i) * factor;
+        float v = row[i] * scale * rms;
+        if (norm) v = v * norm[i];
+        row[i] = (v + identity) * 0.70710678118654752f;
+    }
+}
+
+extern "C" void cuda_ple_mix(backend *b, float *ple, const weight *table, const float *norm, float eps, float scale,
+                             float factor, uint32_t width, uint32_t n) {
+    cuda_backend *c = cuda_of(b);
+    if (width == 0 || table->cols == 0) return;
+    weight_shape shape = weight_shape_of(table->type, table->rows, table->cols);
+    dim3 grid(n, (table->cols / width + SLICE_WARPS - 1) / SLICE_WARPS);
+    const unsigned char *data = (const unsigned char *)table->data;
+#define PLE_MIX(type)                                                                                                  \
+    LAUNCH(ple_mix_kernel<type>, grid, dim3(SLICE_WARPS *WARP), 0, c->stream, ple, data, shape, c->rows.token, norm,   \
+           eps, scale, factor, width)
+    WEIGHT_TYPE_SWITCH(table->type, PLE_MIX);
+#undef PLE_MIX
+}
