@@ -10,6 +10,9 @@
 #include "tests/log_capture.h"
 #include "tests/test.h"
 #include "tests/unit/cuda/cuda_comm_checks.h"
+#ifdef GEMMAD_CUDA_SIM
+#include "tests/cuda_sim/cuda_sim.h"
+#endif
 
 enum { SMALL = 3000, LARGE_BYTES = 256 << 10, SECONDS = 20 };
 
@@ -42,7 +45,7 @@ static status run_rank(comm *ranks, void *context) {
     snprintf(text, sizeof text, "%s", status_text());
     if (st != ST_OK) comm_abort(g.ranks); /* as a rank does that fails */
     comm_close(g.c);
-    if (st != ST_PEER) GPU_TRY(cudaStreamSynchronize(g.stream));
+    if (st == ST_OK) GPU_TRY(cudaStreamSynchronize(g.stream));
     (void)cudaStreamDestroy(g.stream);
     return st == ST_OK ? ST_OK : fail(st, "%s", text);
 }
@@ -157,6 +160,11 @@ TEST(recorded_sums_replay) {
     }
 }
 
+static status nothing(gpu_rank *g, void *context) {
+    (void)g, (void)context;
+    return ST_OK;
+}
+
 /* ---- ends in disorder ---- */
 
 typedef struct disorder {
@@ -221,12 +229,83 @@ TEST(an_abort_ends_all_waits) {
     check_disorder(by_either(), 3, false);
 }
 
+#ifdef GEMMAD_CUDA_SIM
+static status ways_agree(gpu_rank *g, void *context) {
+    (void)context;
+    char all[8][64], mine[64] = "";
+    snprintf(mine, sizeof mine, "%s", cuda_comm_way(g->c));
+    TRY(comm_all_gather(g->ranks, mine, sizeof mine, all));
+    for (uint32_t r = 1; r < g->size; r++)
+        if (strcmp(all[0], all[r]) != 0) return fail(ST_INTERNAL, "rank 0 goes by %s, rank %u by %s", all[0], r, all[r]);
+    return gpu_check_all_reduce(g, 1, 6000, 0);
+}
+
+/* A connection of NCCL's is lost while ranks wait on the device for rank 1, which is busy elsewhere. */
+static status connection_lost(gpu_rank *g, void *context) {
+    (void)context;
+    float *x = NULL;
+    uint64_t since = clock_now_ns();
+    GPU_TRY(cudaMalloc((void **)&x, LARGE_BYTES));
+    GPU_TRY(cudaMemsetAsync(x, 0, LARGE_BYTES, g->stream));
+    TRY(comm_barrier(g->ranks));
+    status st = ST_OK;
+    if (g->rank == 1) {
+        nanosleep(&(struct timespec){.tv_nsec = 200000000}, NULL);
+        cuda_sim_nccl_break();
+        while (st == ST_OK && clock_now_ns() - since < SECONDS * 1000000000ull) {
+            nanosleep(&(struct timespec){.tv_nsec = 1000000}, NULL);
+            st = comm_barrier(g->c);
+        }
+    } else {
+        st = comm_all_reduce(g->c, x, LARGE_BYTES / 4);
+        if (st == ST_OK) GPU_TRY(cudaStreamSynchronize(g->stream));
+        if (st == ST_OK) st = comm_all_reduce(g->c, x, 100);
+    }
+    if (clock_now_ns() - since > SECONDS * 1000000000ull) return fail(ST_INTERNAL, "it takes too long");
+    return st == ST_OK ? fail(ST_INTERNAL, "rank %u goes on", g->rank) : st;
+}
+TEST(an_error_of_nccl_ends_all_waits) {
+    char said[1 << 14];
+    log_capture_begin();
+    CHECK_STATUS(run_ranks(3, &(gpu_run){by_nccl(), "nccl", false, connection_lost, NULL}), ST_PEER);
+    log_capture_end(said, sizeof said);
+    CHECK_THAT(strstr(said, "exchanges between GPUs end: NCCL, ") && strstr(said, ": remote process exited"), "%s", said);
+}
+
+/* A device that fails while it is measured: nobody waits for it for ever. */
+static status fails_while_opening(comm *ranks, void *context) {
+    if (comm_rank(ranks) == 1) cudaSetDevice(1), cuda_sim_fail_next(cudaErrorLaunchFailure);
+    status st = run_rank(ranks, context);
+    if (comm_rank(ranks) == 1) cudaSetDevice(1), (void)cudaDeviceReset();
+    return st;
+}
+TEST(a_device_that_fails_ends_opening) {
+    char said[1 << 14];
+    log_capture_begin();
+    gpu_run run = {by_nccl(), NULL, false, nothing, NULL};
+    status st = comm_fork_run(&(comm_fork_options){.ranks = 3, .threads = true}, fails_while_opening, &run);
+    log_capture_end(said, sizeof said);
+    CHECK_THAT(st == ST_UNAVAILABLE, "%s: %s", status_name(st), status_text());
+}
+
+TEST(the_faster_way_is_taken_and_said) {
+    char said[1 << 14];
+    log_capture_begin();
+    log_open("test", LOG_INFO);
+    CHECK_STATUS(run_ranks(3, &(gpu_run){{.small_floats_max = 6000, .test_handles = true}, "nccl", false, ways_agree, NULL}),
+                 ST_OK);
+    log_open("test", LOG_WARN);
+    log_capture_end(said, sizeof said);
+    bool peer = strstr(said, "exchanges between GPUs: nccl, short sums through peer memory");
+    CHECK_THAT(strstr(said, "a sum of 2816 / 5376 floats takes ") &&
+                   strstr(said, peer ? "us through peer memory: peer memory does those of up to 6000"
+                                     : "us through peer memory: NCCL does those of up to 6000"),
+               "%s", said);
+}
+#endif
+
 /* ---- who may be together ---- */
 
-static status nothing(gpu_rank *g, void *context) {
-    (void)g, (void)context;
-    return ST_OK;
-}
 TEST(two_ranks_on_one_device_are_refused) {
     CHECK_STATUS(run_ranks(2, &(gpu_run){{0}, NULL, true, nothing, NULL}), ST_LAYOUT);
     CHECK_SENTENCE("ranks 0 and 1 are both on GPU");
@@ -332,6 +411,11 @@ int main(void) {
     RUN(exchanges_by_whatever_is_faster);
     RUN(recorded_sums_replay);
     RUN(an_abort_ends_all_waits);
+#ifdef GEMMAD_CUDA_SIM
+    RUN(an_error_of_nccl_ends_all_waits);
+    RUN(a_device_that_fails_ends_opening);
+    RUN(the_faster_way_is_taken_and_said);
+#endif
     RUN(two_ranks_on_one_device_are_refused);
     RUN(options_are_checked);
     return test_result();
