@@ -110,11 +110,11 @@ status nccl_part_open(cuda_state *s) {
     float *x = NULL;
     s->nccl = memory_alloc(sizeof *s->nccl);
     TRY(share_id(s, &id));
-    TRY(cuda_state_agree(s, connect_ranks(s, id)));
+    TRY(cuda_state_give_up(s, connect_ranks(s, id)));
     cudaError_t e = cudaMalloc((void **)&x, s->scratch_floats * sizeof *x);
     if (e == cudaSuccess) e = cudaMemsetAsync(x, 0, s->scratch_floats * sizeof *x, s->stream);
     status st = cuda_state_agree(s, e == cudaSuccess ? ST_OK : cuda_state_cuda(e, "memory for the first exchanges"));
-    if (st == ST_OK) st = cuda_state_agree(s, warm_up(s, x));
+    if (st == ST_OK) st = cuda_state_give_up(s, warm_up(s, x));
     (void)cudaFree(x);
     return st;
 }

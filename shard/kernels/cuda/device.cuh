@@ -32,6 +32,10 @@ enum { WARP = 32 };
 #define LAUNCH(kernel, grid, block, shared_bytes, stream, ...)                                                         \
     launch_kernel_(kernel, grid, block, shared_bytes, stream, __VA_ARGS__)
 
+/* The same for a few small blocks that are all on the GPU at once: block i may wait for block i of a launch like it on
+ * another GPU, and for no other block. */
+#define LAUNCH_TOGETHER LAUNCH
+
 template <typename... Parameters, typename... Arguments>
 static inline void launch_kernel_(void (*kernel)(Parameters...), dim3 grid, dim3 block, size_t shared_bytes,
                                   cudaStream_t stream, Arguments... arguments) {
