@@ -40,24 +40,27 @@ static __device__ __forceinline__ uint32_t product_of(const stream_call *c, cons
     return p;
 }
 
-static __device__ __forceinline__ void place_unit(stream_place *place, const stream_call *c, const stream_self *s) {
-    place->step = s->warp;
-    if (place->unit >= c->units) return;
+/* At the warp's first step of the place's unit; behind the last step if there is none. */
+template <int type>
+static __device__ __forceinline__ void place_unit(stream_place *place, const stream_call *c, const stream_self *s,
+                                                  uint32_t steps) {
+    place->step = steps;
+    if (place->unit >= c->units || s->warp >= steps) return;
     uint32_t row, p = product_of(c, s, place->unit, &row);
-    place->data = (const unsigned char *)c->product[p].w + (size_t)(row / STREAM_TILE) * c->tile_bytes;
-    place->rows = c->product[p].rows - row;
+    place->step = s->warp;
+    stream_begin<type>(place, (const unsigned char *)c->product[p].w + (size_t)(row / STREAM_TILE) * c->tile_bytes,
+                       c->product[p].rows - row, c->cols, s->lane);
 }
 
-/* Asks for the warp's next step, if there is one, and moves on. */
+/* Asks for the warp's next step, if there is one. */
 template <int type>
-static __device__ __forceinline__ void fetch_next(unsigned char *slot, stream_place *place, const stream_call *c,
-                                                  const stream_self *s, uint32_t steps) {
-    if (place->unit < c->units && place->step < steps) {
-        stream_fetch<type>(slot, place, c->cols, s->lane);
-        place->step += STREAM_WARPS;
+static __device__ __forceinline__ void fetch_next(unsigned char *slot, uint32_t slot_place, stream_place *place,
+                                                  const stream_call *c, const stream_self *s, uint32_t steps) {
+    if (place->step < steps) {
+        stream_fetch<type>(slot, slot_place, place, c->cols, s->lane);
         if (place->step >= steps) {
             place->unit += c->blocks * (c->gated ? c->groups / 2 : c->groups);
-            place_unit(place, c, s);
+            place_unit<type>(place, c, s, steps);
         }
     }
     cp_async_commit();
@@ -66,19 +69,20 @@ static __device__ __forceinline__ void fetch_next(unsigned char *slot, stream_pl
 /* Of a group's first tile, what its rings do not hold yet, up to 64 KiB, into the second cache: the memory would idle while
  * kernels before this one end. */
 template <int type>
-static __device__ __forceinline__ void prefetch_tile(const stream_place *first, const stream_call *c, uint32_t thread) {
-    const uint32_t most = 64 << 10, asked_steps = STREAM_WARPS * (STREAM_SLOTS - 1);
-    if (first->unit >= c->units) return;
+static __device__ __forceinline__ void prefetch_tile(const stream_call *c, const stream_self *s, uint32_t unit) {
+    const uint32_t most = 64 << 10, asked_steps = STREAM_WARPS * (STREAM_SLOTS - 1), thread = threadIdx.x % STREAM_THREADS;
+    if (unit >= c->units) return;
+    uint32_t row, p = product_of(c, s, unit, &row);
+    const unsigned char *data = (const unsigned char *)c->product[p].w + (size_t)(row / STREAM_TILE) * c->tile_bytes;
     if constexpr (stream_type<type>::in_rows) {
-        uint32_t row_bytes = stream_row_bytes<type>(c->cols), from = asked_steps * 128;
-        if (thread >= STREAM_TILE || thread >= first->rows || from >= row_bytes) return;
-        uint32_t bytes = row_bytes - from < most / STREAM_TILE ? row_bytes - from : most / STREAM_TILE;
-        prefetch_l2_bytes(first->data + (size_t)thread * row_bytes + from, bytes);
+        uint32_t row_bytes = stream_row_bytes<type>(c->cols), from = asked_steps * 128, each = most / STREAM_TILE;
+        if (thread >= STREAM_TILE || row + thread >= c->product[p].rows || from >= row_bytes) return;
+        prefetch_l2_bytes(data + (size_t)thread * row_bytes + from, row_bytes - from < each ? row_bytes - from : each);
     } else {
         uint32_t from = asked_steps * stream_type<type>::quant_bytes;
         uint64_t bytes = (uint64_t)stream_groups_of(c->cols) * (stream_type<type>::group_bytes + QUANT_SCALE_BYTES);
         if (thread > 0 || from >= bytes) return;
-        prefetch_l2_bytes(first->data + from, bytes - from < most ? (uint32_t)(bytes - from) : most);
+        prefetch_l2_bytes(data + from, bytes - from < most ? (uint32_t)(bytes - from) : most);
     }
 }
 
@@ -152,15 +156,17 @@ static __global__ void __launch_bounds__(STREAM_GROUPS_MAX *STREAM_THREADS) stre
     float *partials = (float *)(x + (c.n < STREAM_TILE ? c.n : (uint32_t)STREAM_TILE) * x_stride);
     float *partial = partials + (s.group * STREAM_WARPS + s.warp) * (8 * octets * STREAM_SUM_STRIDE);
 
-    stream_place next = {NULL, s.block * units_at_once + s.slot_of_block, 0, 0};
-    place_unit(&next, &c, &s);
-    const stream_place first = next;
-    for (uint32_t i = 0; i < STREAM_SLOTS - 1; i++) fetch_next<type>(ring + i * form::slot_bytes, &next, &c, &s, steps);
-    prefetch_tile<type>(&first, &c, threadIdx.x % STREAM_THREADS);
+    const uint32_t slot_place = stream_slot_place<type>(s.lane), word_place = stream_word_place<type>(s.lane);
+    stream_place next = {NULL, NULL, {0, 0, 0}, s.block * units_at_once + s.slot_of_block, 0};
+    place_unit<type>(&next, &c, &s, steps);
+    #pragma unroll 1
+    for (uint32_t i = 0; i < STREAM_SLOTS - 1; i++)
+        fetch_next<type>(ring + i * form::slot_bytes, slot_place, &next, &c, &s, steps);
+    prefetch_tile<type>(&c, &s, s.block * units_at_once + s.slot_of_block);
     grid_release();
     grid_wait();
 
-    uint32_t turn = 0; /* slot of the warp's oldest step */
+    uint32_t oldest = 0, free_slot = (STREAM_SLOTS - 1) * form::slot_bytes;
     for (uint32_t unit = s.block * units_at_once; unit < c.units; unit += c.blocks * units_at_once) {
         bool mine = unit + s.slot_of_block < c.units;
         stream_sums<octets> sums = {};
@@ -168,25 +174,28 @@ static __global__ void __launch_bounds__(STREAM_GROUPS_MAX *STREAM_THREADS) stre
             if (unit == s.block * units_at_once || c.chunk_columns < c.cols) {
                 uint32_t left = steps * form::columns - column;
                 __syncthreads();
-                stream_stage<type>(x, x_stride, c.x + s.token * c.x_stride, c.x_stride, column,
-                                   (left < c.chunk_columns ? left : c.chunk_columns) / 4, c.cols, n, c.vector_x);
+                stream_stage<type, 8 / octets>(x, x_stride, c.x + s.token * c.x_stride, c.x_stride, column,
+                                               (left < c.chunk_columns ? left : c.chunk_columns) / 4, c.cols, n,
+                                               c.vector_x);
                 __syncthreads();
             }
+            if (!mine) continue;
             const unsigned char *quads[octets]; /* tokens that are not there read the last one's */
             #pragma unroll
             for (uint32_t o = 0; o < octets; o++)
-                quads[o] = x + (o * 8 + g < n ? o * 8 + g : n - 1) * x_stride + t * 16;
+                quads[o] = x + (o * 8 + g < n ? o * 8 + g : n - 1) * x_stride + t * 16 + s.warp * (form::columns * 4);
             uint32_t begin = column / form::columns, end = begin + c.chunk_columns / form::columns;
             if (end > steps) end = steps;
-            for (uint32_t step = begin + s.warp; mine && step < end; step += STREAM_WARPS) {
+            #pragma unroll 1
+            for (uint32_t step = begin + s.warp; step < end; step += STREAM_WARPS) {
                 cp_async_wait<STREAM_SLOTS - 2>();
-                __syncwarp(); /* all lanes' pieces are there, and the slot before is read */
-                fetch_next<type>(ring + (turn + STREAM_SLOTS - 1) % STREAM_SLOTS * form::slot_bytes, &next, &c, &s, steps);
-                const unsigned char *at[octets];
+                __syncwarp(); /* all lanes' pieces are there, and the free slot is read */
+                fetch_next<type>(ring + free_slot, slot_place, &next, &c, &s, steps);
+                stream_step<type, octets>(&sums, ring + oldest, word_place, quads, g);
+                free_slot = oldest;
+                oldest = oldest + form::slot_bytes < STREAM_SLOTS * form::slot_bytes ? oldest + form::slot_bytes : 0;
                 #pragma unroll
-                for (uint32_t o = 0; o < octets; o++) at[o] = quads[o] + (step - begin) * (form::columns * 4);
-                stream_step<type, octets>(&sums, ring + turn * form::slot_bytes, at, g, t);
-                turn = (turn + 1) % STREAM_SLOTS;
+                for (uint32_t o = 0; o < octets; o++) quads[o] += STREAM_WARPS * form::columns * 4;
             }
         }
         __syncthreads(); /* the sums before are read */
