@@ -108,15 +108,27 @@ static __device__ __forceinline__ float add_partials(const float *partial, uint3
     return sum;
 }
 
+/* Scales of the row that a thread writes: asked for when a tile begins, they are there when it ends. */
+typedef struct stream_scales { float of, of_up; } stream_scales;
+
 static __device__ __forceinline__ float row_scale(const stream_call *c, uint32_t p, uint32_t row) {
     const unsigned char *strip = (const unsigned char *)c->product[p].w + (size_t)(row / STREAM_TILE) * c->tile_bytes;
     return ((const float *)(strip + (size_t)STREAM_TILE * stream_fp8_row(c->cols)))[row % STREAM_TILE];
+}
+template <int type>
+static __device__ __forceinline__ stream_scales scales_of(const stream_call *c, const stream_self *s, uint32_t unit) {
+    stream_scales scales = {1.0f, 1.0f};
+    if (type != WEIGHT_FP8 || unit >= c->units) return scales;
+    uint32_t row, p = product_of(c, s, unit, &row);
+    scales.of = row_scale(c, c->gated ? 0 : p, row + threadIdx.x % STREAM_TILE);
+    if (c->gated) scales.of_up = row_scale(c, 1, row + threadIdx.x % STREAM_TILE);
+    return scales;
 }
 
 /* The unit's outputs from its partial sums; gated: by the threads of both groups. */
 template <int type, int octets>
 static __device__ __forceinline__ void write_unit(const stream_call *c, const stream_self *s, uint32_t unit, uint32_t n,
-                                                  const float *partials) {
+                                                  const float *partials, stream_scales scales) {
     const uint32_t warp_floats = 8 * octets * STREAM_SUM_STRIDE, group_floats = STREAM_WARPS * warp_floats;
     uint32_t threads = c->gated ? 2 * STREAM_THREADS : STREAM_THREADS, thread = threadIdx.x % threads;
     uint32_t row, p = product_of(c, s, unit, &row);
@@ -124,18 +136,13 @@ static __device__ __forceinline__ void write_unit(const stream_call *c, const st
     if (c->gated) p = 0;
     row += thread % STREAM_TILE; /* the same for all of a thread's outputs */
     if (row >= c->product[p].rows) return;
-    float scale = 1.0f, scale_up = 1.0f;
-    if constexpr (type == WEIGHT_FP8) {
-        scale = row_scale(c, p, row);
-        if (c->gated) scale_up = row_scale(c, 1, row);
-    }
     for (uint32_t token = thread / STREAM_TILE; token < n; token += threads / STREAM_TILE) {
         uint32_t at = token * STREAM_SUM_STRIDE + thread % STREAM_TILE;
         float y = add_partials(partial, warp_floats, at);
-        if constexpr (type == WEIGHT_FP8) y *= scale;
+        if constexpr (type == WEIGHT_FP8) y *= scales.of;
         if (c->gated) {
             float up = add_partials(partial + group_floats, warp_floats, at);
-            if constexpr (type == WEIGHT_FP8) up *= scale_up;
+            if constexpr (type == WEIGHT_FP8) up *= scales.of_up;
             y = math_gelu(y) * up;
         }
         c->product[p].y[(s->token + token) * c->product[p].y_stride + row] = y;
@@ -169,6 +176,7 @@ static __global__ void __launch_bounds__(STREAM_GROUPS_MAX *STREAM_THREADS) stre
     uint32_t oldest = 0, free_slot = (STREAM_SLOTS - 1) * form::slot_bytes;
     for (uint32_t unit = s.block * units_at_once; unit < c.units; unit += c.blocks * units_at_once) {
         bool mine = unit + s.slot_of_block < c.units;
+        const stream_scales scales = scales_of<type>(&c, &s, unit + s.slot_of_block);
         stream_sums<octets> sums = {};
         for (uint32_t column = 0; column < c.cols; column += c.chunk_columns) {
             if (unit == s.block * units_at_once || c.chunk_columns < c.cols) {
@@ -201,7 +209,7 @@ static __global__ void __launch_bounds__(STREAM_GROUPS_MAX *STREAM_THREADS) stre
         __syncthreads(); /* the sums before are read */
         put_partial<type, octets>(partial, &sums, g, t);
         __syncthreads();
-        if (mine) write_unit<type, octets>(&c, &s, unit + s.slot_of_block, n, partials);
+        if (mine) write_unit<type, octets>(&c, &s, unit + s.slot_of_block, n, partials, scales);
     }
 }
 
@@ -219,5 +227,16 @@ void linear_stream_launch(cudaStream_t stream, weight_type type, const stream_ca
         WITH(WEIGHT_FP8);
         default: break;
     }
+#undef WITH
+}
+
+/* All of them with as much shared memory as there is: a multiprocessor that has to be divided otherwise first runs empty. */
+void linear_stream_open(void) {
+#define WITH(type_, octets_)                                                                                           \
+    (void)cudaFuncSetAttribute(stream_kernel<type_, octets_>, cudaFuncAttributePreferredSharedMemoryCarveout, 100)
+    WITH(WEIGHT_BF16, 1), WITH(WEIGHT_BF16, 2);
+    WITH(WEIGHT_Q8, 1), WITH(WEIGHT_Q8, 2);
+    WITH(WEIGHT_Q4, 1), WITH(WEIGHT_Q4, 2);
+    WITH(WEIGHT_FP8, 1), WITH(WEIGHT_FP8, 2);
 #undef WITH
 }
