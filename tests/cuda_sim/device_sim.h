@@ -91,6 +91,9 @@ static inline float f16_float(uint16_t x) {
     return sign ? -small : small;
 }
 
+static inline uint32_t bits_and_or(uint32_t a, uint32_t b, uint32_t c) { return (a & b) | c; }
+static inline uint32_t bits_not_and_or(uint32_t a, uint32_t b, uint32_t c) { return (~a & b) | c; }
+
 static inline void mma_bf16(float d[4], const uint32_t a[4], const uint32_t b[2]) {
     sim_exchange *e = sim_lane_exchange;
     memcpy(e->word, a, 16);

@@ -143,6 +143,20 @@ static __device__ __forceinline__ float f16_float(uint16_t x) {
     return d;
 }
 
+/* ---- bits ---- */
+
+/* (a & b) | c and (~a & b) | c in one instruction, whose operands may all be constants but one: compilers split that. */
+static __device__ __forceinline__ uint32_t bits_and_or(uint32_t a, uint32_t b, uint32_t c) {
+    uint32_t d;
+    asm("lop3.b32 %0, %1, %2, %3, 0xEA;" : "=r"(d) : "r"(a), "r"(b), "r"(c));
+    return d;
+}
+static __device__ __forceinline__ uint32_t bits_not_and_or(uint32_t a, uint32_t b, uint32_t c) {
+    uint32_t d;
+    asm("lop3.b32 %0, %1, %2, %3, 0xAE;" : "=r"(d) : "r"(a), "r"(b), "r"(c));
+    return d;
+}
+
 /* ---- tensor cores ---- */
 
 /* d[16, 8] += a[16, 16] · b[16, 8] in float32. With g = lane / 4 and t = lane % 4:

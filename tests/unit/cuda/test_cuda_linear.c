@@ -10,6 +10,7 @@
 #include "tests/test.h"
 
 #ifdef GEMMAD_CUDA_SIM
+#include "cuda_sim.h"
 #define ON_GPU false
 #else
 #define ON_GPU true
@@ -49,9 +50,9 @@ static void open_usual(uint32_t multiprocessors, bool batch_invariant) {
 
 static void *device_of(const void *host, size_t bytes) {
     void *p = NULL;
-    OK(cudaMalloc(&p, bytes + 64));
-    OK(cudaMemset(p, 0xFF, bytes + 64));
-    if (host) OK(cudaMemcpy(p, host, bytes, cudaMemcpyHostToDevice));
+    OK(cudaMalloc(&p, bytes ? bytes : 1));
+    OK(cudaMemset(p, 0xFF, bytes ? bytes : 1));
+    if (host && bytes) OK(cudaMemcpy(p, host, bytes, cudaMemcpyHostToDevice));
     OK(cudaDeviceSynchronize());
     return p;
 }
@@ -473,6 +474,25 @@ TEST(wide_in_parts) {
     close_gpu();
 }
 
+/* What the plan of a GPU's memory counts is what is taken. */
+TEST(memory) {
+#ifdef GEMMAD_CUDA_SIM
+    static const cuda_backend_options options[] = {{.rows_max = 80, .columns_max = 1001, .matrix_max = 5000},
+                                                   {.rows_max = 40, .columns_max = 1001, .matrix_max = 5000},
+                                                   {.rows_max = 16, .columns_max = 1001, .matrix_max = 5000},
+                                                   {.rows_max = 80, .columns_max = 1001, .batch_invariant = true}};
+    for (int i = 0; i < 4; i++) {
+        size_t before = cuda_sim_bytes_taken();
+        open_gpu(options[i], 2);
+        size_t taken = cuda_sim_bytes_taken() - before;
+        uint64_t want = cuda_linear_bytes(&options[i]); /* pieces are taken in multiples of 256 bytes */
+        CHECK_THAT(taken >= want && taken < want + 3 * 256, "%zu, not %llu", taken, (unsigned long long)want);
+        close_gpu();
+        CHECK(cuda_sim_bytes_taken() == before);
+    }
+#endif
+}
+
 int main(void) {
     int devices = 0;
     if (cudaGetDeviceCount(&devices) != cudaSuccess || devices == 0) test_skip("no GPU here");
@@ -483,5 +503,6 @@ int main(void) {
     RUN(gated);
     RUN(every_code);
     RUN(wide_in_parts);
+    RUN(memory);
     return test_result();
 }
