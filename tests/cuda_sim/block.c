@@ -10,8 +10,9 @@
 
 #include "fiber.h"
 #include "sim.h"
+#include "wgmma.h"
 
-enum { LANES = 32, WARPS = SIM_THREADS_MAX / LANES, BARRIERS = 16, SPIN_SECONDS = 300 };
+enum { LANES = 32, WARPS = SIM_THREADS_MAX / LANES, BARRIERS = 16, GROUPS = SIM_THREADS_MAX / 128, SPIN_SECONDS = 300 };
 
 /* A copy to shared memory that is under way. */
 typedef struct pending_copy {
@@ -45,7 +46,7 @@ typedef struct machine {
     warp warps[WARPS];
     uint32_t warps_ready;
     unsigned alive, spinning;
-    struct { int expected, arrived; } barriers[BARRIERS];
+    struct { int expected, arrived; } barriers[BARRIERS + GROUPS]; /* behind those of kernels: warpgroups' products */
     lane *current;
     fiber scheduler;
     fiber_stack *stacks;       /* not in use */
@@ -79,6 +80,7 @@ static void machine_key_make(void) { pthread_key_create(&machine_key, machine_cl
 static const char *waits_for(const lane *l, char text[32]) {
     if (l->at < SIM_MEETINGS) return sim_meeting_name((enum sim_meeting)l->at);
     if (l->at == SIM_MEETINGS) return "__syncthreads";
+    if (l->at >= SIM_MEETINGS + BARRIERS) return "wgmma";
     snprintf(text, 32, "barrier_sync(%d)", l->at - SIM_MEETINGS);
     return text;
 }
@@ -163,6 +165,7 @@ static void lane_finish(machine *m, lane *l) {
     warp *w = &m->warps[l->warp];
     char text[32];
     if (!l->waited) sim_die("returns without grid_wait()");
+    sim_wgmma_end();
     w->alive &= ~(1u << l->number);
     m->alive--;
     m->spin_since = 0;
@@ -291,6 +294,8 @@ void sim_barrier(int id, int threads) {
     go_on_elsewhere(m, l, &m->warps[draw(m) % (unsigned)((all + LANES - 1) / LANES)]);
 }
 
+void sim_barrier_of_group(int group, int threads) { sim_barrier(BARRIERS + group, threads); }
+
 void sim_spin(void) {
     machine *m = self;
     if (!sim_running) return;
@@ -346,6 +351,7 @@ void sim_copy_wait(int left) {
         else if (c->valid) memcpy(c->to, c->from, 16);
         else memset(c->to, 0, 16);
     }
+    if (kept < l->copy_count) sim_wgmma_copied();
     l->copy_count = kept;
 }
 
@@ -354,6 +360,7 @@ void sim_copy_wait(int left) {
 static void block_run(machine *m, const sim_launch *launch) {
     unsigned threads = launch->block.x * launch->block.y * launch->block.z;
     sim_shared_poison(launch->shared_bytes);
+    sim_wgmma_begin(threads);
     memset(m->barriers, 0, sizeof m->barriers);
     m->alive = threads;
     m->warps_ready = 0;

@@ -91,6 +91,11 @@ static inline float f16_float(uint16_t x) {
     return sign ? -small : small;
 }
 
+static inline float exp2_near(float x) {
+    float y = exp2f(x);
+    return y < 0x1p-126f ? 0.0f : y;
+}
+
 static inline uint32_t bits_and_or(uint32_t a, uint32_t b, uint32_t c) { return (a & b) | c; }
 static inline uint32_t bits_not_and_or(uint32_t a, uint32_t b, uint32_t c) { return (~a & b) | c; }
 

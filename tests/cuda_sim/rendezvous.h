@@ -37,6 +37,7 @@ extern __thread sim_exchange *sim_lane_exchange;
 void sim_meet(enum sim_meeting kind, uint32_t mask);
 /* threads 0: all of the block. */
 void sim_barrier(int id, int threads);
+void sim_barrier_of_group(int group, int threads); /* in a product of warpgroup `group` */
 /* Lets other threads, of the block and of the machine, go on. */
 void sim_spin(void);
 /* At every atomic operation: now and then somebody else goes on. */

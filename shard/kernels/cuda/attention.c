@@ -2,6 +2,7 @@
 #include "shard/kernels/cuda/attention.h"
 
 #include <stdlib.h>
+#include <string.h>
 
 #include "base/invariant.h"
 #include "base/memory.h"
@@ -34,6 +35,7 @@ struct cuda_attention_state {
     uint64_t partial_floats;
     uint32_t *counters;
     uint64_t counter_count;
+    bool wgmma;              /* prefill may use it */
 };
 
 static uint32_t least(uint32_t a, uint32_t b) { return a < b ? a : b; }
@@ -127,10 +129,17 @@ static status open_table(cuda_backend *c, table_plan *t, uint32_t table) {
     return ST_OK;
 }
 
+/* Products of warpgroups are Hopper's alone, and off until they have been seen to be right there. */
+static bool wgmma_wanted(const cuda_backend *c) {
+    const char *word = getenv("GEMMAD_WGMMA");
+    return c->capability == 90 && word && strcmp(word, "1") == 0;
+}
+
 status cuda_attention_open(cuda_backend *c) {
     const cuda_backend_options *o = &c->options;
     cuda_attention_state *a = c->attention = memory_alloc(sizeof *a);
     for (uint32_t table = 0; table < PAGE_TABLES; table++) TRY(open_table(c, &a->table[table], table));
+    a->wgmma = wgmma_wanted(c);
     a->spans = memory_alloc_array(spans_max(o), sizeof *a->spans);
     a->partial_floats = scratch_floats(o);
     a->counter_count = scratch_counters(o);
@@ -330,12 +339,14 @@ void cuda_attention(backend *b, const attention_layer *l, const float *q, float 
     call.q = (float *)(uintptr_t)q;
     call.y = y;
     bool tensor = attention_decode_takes(&d, &call);
-    if (tensor && a->span_count && attention_prefill_takes(&d, &call)) {
+    uint32_t wide = tensor && a->span_count && a->wgmma ? attention_wgmma_takes(&d, &call) : 0;
+    if (wide || (tensor && a->span_count && attention_prefill_takes(&d, &call))) {
         attention_call tiles = call;
         tiles.group = least(least(l->heads_per_kv, l->heads), ATTENTION_TILE_HEADS);
         tiles.groups = over(least(l->heads_per_kv, l->heads), ATTENTION_TILE_HEADS);
-        tiles.tile_rows = ATTENTION_TILE / tiles.group;
-        INVARIANT(attention_prefill_launch(&d, &tiles, tiles_of(a, tiles.tile_rows)));
+        tiles.tile_rows = (wide ? wide : ATTENTION_TILE) / tiles.group;
+        uint32_t count = tiles_of(a, tiles.tile_rows);
+        INVARIANT(wide ? attention_wgmma_launch(&d, &tiles, count) : attention_prefill_launch(&d, &tiles, count));
         if (a->decode_rows == 0) return;
         call.decode_only = true;
     }

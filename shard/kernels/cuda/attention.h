@@ -93,9 +93,12 @@ void attention_float_launch(const attention_device *d, const attention_call *c);
 /* Tensor cores. False, and nothing is launched, for what they do not take. */
 bool attention_decode_launch(const attention_device *d, const attention_call *c);
 bool attention_prefill_launch(const attention_device *d, const attention_call *c, uint32_t tiles);
-/* Whether the two do. */
+/* The same of prefill on Hopper's products of warpgroups. */
+bool attention_wgmma_launch(const attention_device *d, const attention_call *c, uint32_t tiles);
+/* Whether the two do; the third: queries of its tile, 0 if it does not. */
 bool attention_decode_takes(const attention_device *d, const attention_call *c);
 bool attention_prefill_takes(const attention_device *d, const attention_call *c);
+uint32_t attention_wgmma_takes(const attention_device *d, const attention_call *c);
 
 /* Device memory that cuda_attention_open takes. */
 uint64_t cuda_attention_bytes(const cuda_backend_options *o);

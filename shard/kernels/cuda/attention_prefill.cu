@@ -6,7 +6,7 @@
  *
  * Half-size pages: queries turn once by their positions, keys as they are read by theirs, into a tile of the turned
  * dimensions, rounded to bf16 like a key that is stored. */
-#include "shard/kernels/cuda/attention_tile.cuh"
+#include "shard/kernels/cuda/attention_prefill.cuh"
 
 enum { EXCHANGE_STRIDE = 72 }; /* floats */
 
@@ -33,30 +33,6 @@ typedef struct prefill_stats {
     float rescale[ATTENTION_TILE];
 } prefill_stats;
 
-typedef struct prefill_work {
-    attention_span span;
-    attention_heads heads;
-    uint32_t first, rows;        /* of the span */
-    uint32_t least, last;        /* keys that any row sees */
-    uint32_t tiles;              /* of keys, values */
-    unsigned char *shared;
-} prefill_work;
-
-/* The index-th tile of the spans. */
-static __device__ __forceinline__ void find_tile(const attention_call &c, uint32_t index, prefill_work *w) {
-    const attention_span *span = c.lists.spans;
-    for (;; span++) {
-        uint32_t tiles = (span->count + c.tile_rows - 1) / c.tile_rows;
-        if (index < tiles) break;
-        index -= tiles;
-    }
-    w->span = *span;
-    w->first = index * c.tile_rows;
-    w->rows = w->span.count - w->first < c.tile_rows ? w->span.count - w->first : c.tile_rows;
-    w->least = attention_first_key(c, w->span.position + w->first);
-    w->last = w->span.position + w->first + w->rows - 1;
-}
-
 template <int DIM, bool HALF, bool BYTES, int RING>
 static __device__ __forceinline__ void issue(const attention_call &c, const prefill_work &w, uint32_t tile) {
     typedef prefill_shape<DIM, HALF, BYTES, RING> shape;
@@ -72,26 +48,6 @@ static __device__ __forceinline__ void issue(const attention_call &c, const pref
 
 /* ---- queries ---- */
 
-/* Eight elements of a query, turned if they are of a pair that turns. */
-template <int DIM, bool HALF>
-static __device__ __forceinline__ uint4 query_chunk(const attention_call &c, const float *q, uint32_t row, uint32_t d) {
-    float x[8];
-    uint32_t pair = d % (DIM / 2);
-#pragma unroll
-    for (uint32_t i = 0; i < 8; i++) x[i] = q[d + i];
-    if (HALF && pair < DIM / 8) {
-        const float *cosine = c.cosine + (size_t)row * c.pairs + pair, *sine = c.sine + (size_t)row * c.pairs + pair;
-        bool first = d < DIM / 2;
-        const float *partner = q + (first ? d + DIM / 2 : pair);
-#pragma unroll
-        for (uint32_t i = 0; i < 8; i++) {
-            float turn = partner[i] * sine[i];
-            x[i] = fmaf(x[i], cosine[i], first ? -turn : turn);
-        }
-    }
-    return make_uint4(bf16_pack(x[0], x[1]), bf16_pack(x[2], x[3]), bf16_pack(x[4], x[5]), bf16_pack(x[6], x[7]));
-}
-
 template <int DIM, bool HALF>
 static __device__ __forceinline__ void load_queries(const attention_call &c, const prefill_work &w) {
     constexpr uint32_t chunks = DIM / 8;
@@ -103,57 +59,6 @@ static __device__ __forceinline__ void load_queries(const attention_call &c, con
             x = query_chunk<DIM, HALF>(c, c.q + ((size_t)row * c.heads + head) * DIM, row, 8 * chunk);
         }
         *(uint4 *)(w.shared + tile_at(query, chunk, 2 * DIM)) = x;
-    }
-}
-
-/* ---- keys that turn ---- */
-
-/* A thread turns two neighbouring pairs of keys warp, warp + 8, …: it begins at the angle of its first key and goes on by
- * that of eight positions, which after eight steps is still nearer to the truth than a bf16 can tell. */
-typedef struct key_turn {
-    float2 first_cosine, first_sine, step_cosine, step_sine, norm, partner_norm;
-} key_turn;
-
-static __device__ __forceinline__ float2 load2(const float *p) { return make_float2(p[0], p[1]); }
-
-static __device__ __forceinline__ void load_turn(const attention_call &c, key_turn *t) {
-    uint32_t pair = threadIdx.x % WARP * 2;
-    size_t at = (size_t)(threadIdx.x / WARP) * c.pairs + pair, step = (size_t)8 * c.pairs + pair;
-    t->first_cosine = load2(c.offset_cosine + at);
-    t->first_sine = load2(c.offset_sine + at);
-    t->step_cosine = load2(c.offset_cosine + step);
-    t->step_sine = load2(c.offset_sine + step);
-    t->norm = load2(c.k_norm + pair);
-    t->partner_norm = load2(c.k_norm + c.head_dim / 2 + pair);
-}
-
-/* (cosine, sine) further by (c, s). */
-static __device__ __forceinline__ void turn_on(float *cosine, float *sine, float c, float s) {
-    float x = fmaf(*cosine, c, -(*sine * s));
-    *sine = fmaf(*sine, c, *cosine * s);
-    *cosine = x;
-}
-
-template <int DIM>
-static __device__ __forceinline__ void turn_keys(const attention_call &c, const key_turn &t, uint32_t page,
-                                                 const unsigned char *tile, unsigned char *turned) {
-    constexpr uint32_t pairs = DIM / 8;
-    uint32_t word = threadIdx.x % WARP, within = word % 4 * 4, chunk = word / 4;
-    float2 cosine = load2(c.page_cosine + (size_t)page * c.pairs + 2 * word);
-    float2 sine = load2(c.page_sine + (size_t)page * c.pairs + 2 * word);
-    turn_on(&cosine.x, &sine.x, t.first_cosine.x, t.first_sine.x);
-    turn_on(&cosine.y, &sine.y, t.first_cosine.y, t.first_sine.y);
-    for (uint32_t key = threadIdx.x / WARP; key < ATTENTION_PAGE; key += ATTENTION_THREADS / WARP) {
-        uint32_t u0 = *(const uint32_t *)(tile + tile_at(key, chunk, 2 * DIM) + within);
-        uint32_t u1 = *(const uint32_t *)(tile + tile_at(key, chunk + DIM / 16, 2 * DIM) + within);
-        float ax = bf16_low(u0) * t.norm.x, ay = bf16_high(u0) * t.norm.y;
-        float bx = bf16_low(u1) * t.partner_norm.x, by = bf16_high(u1) * t.partner_norm.y;
-        *(uint32_t *)(turned + tile_at(key, chunk, 4 * pairs) + within) =
-            bf16_pack(fmaf(ax, cosine.x, -(bx * sine.x)), fmaf(ay, cosine.y, -(by * sine.y)));
-        *(uint32_t *)(turned + tile_at(key, pairs / 8 + chunk, 4 * pairs) + within) =
-            bf16_pack(fmaf(bx, cosine.x, ax * sine.x), fmaf(by, cosine.y, ay * sine.y));
-        turn_on(&cosine.x, &sine.x, t.step_cosine.x, t.step_sine.x);
-        turn_on(&cosine.y, &sine.y, t.step_cosine.y, t.step_sine.y);
     }
 }
 
@@ -395,7 +300,7 @@ static __global__ void __launch_bounds__(ATTENTION_THREADS, 1) prefill_kernel(co
             __syncthreads();
         }
         if constexpr (HALF) {
-            turn_keys<DIM>(c, turn, page, BYTES ? wide : keys, shared + shape::turned_offset);
+            turn_keys<DIM, false>(c, turn, page, BYTES ? wide : keys, shared + shape::turned_offset);
             __syncthreads();
         }
         float sum[2][4][4], s[4][4];

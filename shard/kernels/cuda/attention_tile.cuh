@@ -21,16 +21,24 @@ static __device__ __forceinline__ uint32_t tile_at(uint32_t row, uint32_t chunk,
     return row * row_bytes + ((chunk ^ (row & 7u)) << 4);
 }
 
-/* Starts copying the 64 rows at `rows` (global): begin … end - 1 of them, and zeros for the others, which may hold anything. */
-template <int DIM, bool BYTES>
+/* The same in a tile of blocks, each the 64 rows' next 128 bytes: what wgmma reads in its mode of 128 swizzled bytes
+ * (device_wgmma.cuh), where the tile begins at a multiple of 1024 bytes. */
+enum { ATTENTION_BLOCK_BYTES = 64 * 128 };
+static __device__ __forceinline__ uint32_t block_at(uint32_t row, uint32_t chunk) {
+    return chunk / 8 * ATTENTION_BLOCK_BYTES + row * 128 + (((chunk ^ row) & 7u) << 4);
+}
+
+/* Starts copying the 64 rows at `rows` (global): begin … end - 1 of them, and zeros for the others, which may hold anything.
+ * BLOCKS: to a tile of blocks. */
+template <int DIM, bool BYTES, bool BLOCKS = false>
 static __device__ __forceinline__ void tile_issue(unsigned char *raw, const unsigned char *rows, uint32_t begin, uint32_t end) {
     constexpr uint32_t chunks = DIM * (BYTES ? 1 : 2) / 16;
     uint32_t thread = threadIdx.x;
 #pragma unroll
     for (uint32_t i = 0; i < 64 * chunks / ATTENTION_THREADS; i++) {
         uint32_t at = i * ATTENTION_THREADS + thread, row = at / chunks;
-        bool valid = row >= begin && row < end;
-        cp_async_16(raw + (BYTES ? at * 16 : tile_at(row, at % chunks, chunks * 16)), rows + at * 16, valid);
+        uint32_t to = BYTES ? at * 16 : BLOCKS ? block_at(row, at % chunks) : tile_at(row, at % chunks, chunks * 16);
+        cp_async_16(raw + to, rows + at * 16, row >= begin && row < end);
     }
     if (BYTES && thread < 16) cp_async_16(raw + 64 * DIM + thread * 16, rows + 64 * DIM + thread * 16, true);
 }

@@ -1,5 +1,5 @@
-/* The part of CUDA that kernels here are written in: what PTX is needed for has a name and a contract in this file, and no
- * other file has inline assembly. tests/cuda_sim gives the same names on the CPU, so that every kernel also runs where no
+/* The part of CUDA that kernels here are written in: what PTX is needed for has a name and a contract in this file (Hopper's
+ * products in device_wgmma.cuh), and no other file has inline assembly. tests/cuda_sim gives the same names on the CPU, so that every kernel also runs where no
  * GPU is, one block after another, with its barriers, shuffles and tensor-core fragments as the PTX manual has them.
  *
  * Rules of the dialect, which the simulator holds kernels to:
@@ -140,6 +140,13 @@ static __device__ __forceinline__ uint32_t bf16_fma2(uint32_t a, uint32_t b, uin
 static __device__ __forceinline__ float f16_float(uint16_t x) {
     float d;
     asm("cvt.f32.f16 %0, %1;" : "=f"(d) : "h"(x));
+    return d;
+}
+
+/* 2^x within 2 units of the last place, the hardware's: for weights that become bf16. 0 at -inf; what would be subnormal is 0. */
+static __device__ __forceinline__ float exp2_near(float x) {
+    float d;
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(d) : "f"(x));
     return d;
 }
 

@@ -84,6 +84,12 @@ typedef struct world {
     double *keys[SLOTS], *values[SLOTS]; /* [kv_heads, CONTEXT, dim]; keys turned */
 } world;
 
+static int capability(void) {
+    struct cudaDeviceProp p;
+    OK(cudaGetDeviceProperties(&p, 0));
+    return 10 * p.major + p.minor;
+}
+
 static void open_backend(world *w) {
     cuda_backend *c = &w->c;
     const shape *s = &w->s;
@@ -101,6 +107,7 @@ static void open_backend(world *w) {
     c->multiprocessors = (uint32_t)value;
     OK(cudaDeviceGetAttribute(&value, cudaDevAttrMaxSharedMemoryPerBlockOptin, 0));
     c->shared_bytes_max = (size_t)value;
+    c->capability = capability();
     OK(cudaStreamCreate(&c->stream));
     w->words = device_of(NULL, (1 + 3 * ROWS_MAX) * sizeof *w->words);
     w->device_pages = device_of(w->pages, sizeof w->pages);
@@ -505,6 +512,28 @@ TEST(prefill) {
     }
 }
 
+/* Products of warpgroups: as prefill; windows and spans that begin and end in the middle of pages and tiles, shares of heads, more
+ * of them than a tile has, and what stays with the other kernel. */
+TEST(prefill_wgmma) {
+    static const part parts[] = {{0, 0, 37}, {1, 700, 1}, {2, 250, 65}, {3, 63, 16}, {1, 95, 2}};
+    static const part deep[] = {{0, 0, 64}, {2, 1000, 81}, {1, 3, 1}};
+    if (capability() != 90) return;
+    OK(setenv("GEMMAD_WGMMA", "1", 1) ? cudaErrorUnknown : cudaSuccess);
+    for (uint32_t i = 0; i < 3; i++) {
+        shape s = {.dim = 256, .pairs = 128, .type = KV_BF16, .window = i == 0 ? 0 : 100, .heads = 4, .heads_per_kv = 2, .kv_heads = 2};
+        if (i == 2) s.heads = 5, s.first_head = 3, s.heads_per_kv = 4;
+        check_shape(&s, parts, 5);
+    }
+    check_shape(&(shape){.dim = 256, .pairs = 128, .type = KV_BF16, .window = 512, .heads = 2, .heads_per_kv = 2, .kv_heads = 1}, deep, 3);
+    static const uint32_t heads[] = {8, 3, 16};
+    for (uint32_t i = 0; i < 3; i++) {
+        shape s = {.dim = 512, .pairs = 64, .half_size = true, .type = KV_BF16, .heads = heads[i], .heads_per_kv = i == 2 ? 16 : 8, .kv_heads = 1};
+        check_shape(&s, i == 1 ? deep : parts, i == 1 ? 3 : 5);
+    }
+    check_shape(&(shape){.dim = 256, .pairs = 128, .type = KV_Q8, .heads = 2, .heads_per_kv = 2, .kv_heads = 1}, parts, 5);
+    unsetenv("GEMMAD_WGMMA");
+}
+
 /* Row i of y and row j of z. */
 static bool same_row(const world *w, const float *y, uint32_t i, const float *z, uint32_t j) {
     size_t row = (size_t)w->s.heads * w->s.dim;
@@ -652,6 +681,7 @@ int main(void) {
     RUN(launches);
     RUN(shares);
     RUN(prefill);
+    RUN(prefill_wgmma);
     RUN(bits);
     RUN(chunks);
     return test_result();
