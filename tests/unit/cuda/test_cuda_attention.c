@@ -527,7 +527,8 @@ TEST(prefill_wgmma) {
     check_shape(&(shape){.dim = 256, .pairs = 128, .type = KV_BF16, .window = 512, .heads = 2, .heads_per_kv = 2, .kv_heads = 1}, deep, 3);
     static const uint32_t heads[] = {8, 3, 16};
     for (uint32_t i = 0; i < 3; i++) {
-        shape s = {.dim = 512, .pairs = 64, .half_size = true, .type = KV_BF16, .heads = heads[i], .heads_per_kv = i == 2 ? 16 : 8, .kv_heads = 1};
+        shape s = {.dim = 512, .pairs = 64, .half_size = true, .type = KV_BF16, .heads = heads[i], .kv_heads = 1};
+        s.heads_per_kv = i == 2 ? 16 : 8;
         check_shape(&s, i == 1 ? deep : parts, i == 1 ? 3 : 5);
     }
     check_shape(&(shape){.dim = 256, .pairs = 128, .type = KV_Q8, .heads = 2, .heads_per_kv = 2, .kv_heads = 1}, parts, 5);
