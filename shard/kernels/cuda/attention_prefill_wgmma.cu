@@ -107,9 +107,10 @@ static __device__ __forceinline__ void exchange_scores(float (&s)[32], unsigned 
 /* Of the warpgroup's queries, keys and dimensions. */
 template <int DIM, bool HALF>
 static __device__ __forceinline__ void page_scores(const attention_call &c, const key_turn &turn, uint32_t page,
-                                                   unsigned char *shared, const unsigned char *tile, float (&s)[32]) {
+                                                   unsigned char *shared, const unsigned char *tile, uint32_t group,
+                                                   float (&s)[32]) {
     typedef wgmma_shape<DIM, HALF> shape;
-    uint32_t part = threadIdx.x / WARPGROUP * shape::part;
+    uint32_t part = group * shape::part;
     const unsigned char *queries = shared + part, *keys = HALF ? tile + part : tile;
     unsigned char *turned = shared + shape::turned_offset;
 #pragma unroll
@@ -125,7 +126,7 @@ static __device__ __forceinline__ void page_scores(const attention_call &c, cons
         fence_proxy_async();
         __syncthreads();
         wgmma_fence();
-        add_scores(s, queries, turned + threadIdx.x / WARPGROUP * ATTENTION_BLOCK_BYTES);
+        add_scores(s, queries, turned + group * ATTENTION_BLOCK_BYTES);
         wgmma_commit();
     }
     wgmma_wait<0>();
@@ -210,7 +211,7 @@ static __device__ __forceinline__ void write_tile(const attention_call &c, const
 template <int DIM, bool HALF> static __device__ __forceinline__ void prefill(const attention_call &c, uint32_t tiles, unsigned char *shared) {
     typedef wgmma_shape<DIM, HALF> shape;
     prefill_work w;
-    uint32_t units = c.kv_heads * c.groups;
+    uint32_t units = c.kv_heads * c.groups, group = wgmma_group();
     w.shared = shared;
     w.heads = attention_unit_heads(c, blockIdx.x % units);
     if (w.heads.count == 0) return;
@@ -237,9 +238,9 @@ template <int DIM, bool HALF> static __device__ __forceinline__ void prefill(con
         issue_page<DIM, HALF>(c, w, i + 1);
         float s[32], factor[2];
         uint32_t p[4][4];
-        page_scores<DIM, HALF>(c, turn, page, shared, tile, s);
+        page_scores<DIM, HALF>(c, turn, page, shared, tile, group, s);
         page_softmax(s, &q, p, factor, start, start >= whole_begin && start + ATTENTION_PAGE <= whole_end);
-        page_values(o, p, factor, HALF ? tile + threadIdx.x / WARPGROUP * shape::part : tile + tile_bytes(DIM));
+        page_values(o, p, factor, HALF ? tile + group * shape::part : tile + tile_bytes(DIM));
     }
     write_tile<DIM, HALF>(c, w, &q, o);
 }

@@ -104,6 +104,9 @@ static __device__ __forceinline__ void wgmma_n256(float (&d)[128], const uint32_
 }
 #endif /* GEMMAD_CUDA_SIM */
 
+/* The warpgroup's number, as a value that compilers know to be one for a warp: descriptors made of it need no lane's registers. */
+static __device__ __forceinline__ uint32_t wgmma_group(void) { return __shfl_sync(0xFFFFFFFFu, threadIdx.x / WARPGROUP, 0); }
+
 /* The descriptor of a matrix like it, `bytes` further. */
 static __device__ __forceinline__ uint64_t wgmma_further(uint64_t matrix, uint32_t bytes) { return matrix + (bytes >> 4); }
 
