@@ -280,6 +280,7 @@ void sim_barrier(int id, int threads) {
         return;
     }
     m->barriers[id].arrived = 0;
+    if (id < BARRIERS) sim_wgmma_barrier();
     for (unsigned i = 0; i * LANES < (unsigned)all; i++) {
         warp *w = &m->warps[i];
         uint32_t here = 0;

@@ -51,14 +51,22 @@ typedef struct group {
 static __thread group *groups[GROUPS];
 static __thread unsigned block_threads;
 static __thread bool copied[SIM_THREADS_MAX]; /* something has arrived that no fence_proxy_async has followed */
+static __thread unsigned char *visible;  /* dynamic shared memory as products may see it, NULL before the first fence_proxy_async */
+static __thread bool proxy_fenced;       /* by somebody, since threads met */
 static pthread_key_t groups_key;
 static pthread_once_t groups_once = PTHREAD_ONCE_INIT;
 
 static void groups_free(void *p) {
     group **all = p;
     for (int i = 0; i < GROUPS; i++) free(all[i]);
+    free(visible);
 }
 static void key_make(void) { pthread_key_create(&groups_key, groups_free); }
+/* What the thread holds is freed when it ends. */
+static void hold_thread(void) {
+    pthread_once(&groups_once, key_make);
+    pthread_setspecific(groups_key, groups);
+}
 
 static unsigned thread_number(void) {
     return threadIdx.x + blockDim.x * (threadIdx.y + blockDim.y * threadIdx.z);
@@ -67,10 +75,9 @@ static group *own_group(void) {
     unsigned g = thread_number() / GROUP;
     if ((g + 1) * GROUP > block_threads) sim_die("wgmma: warpgroup %u of %u threads is not whole", g, block_threads);
     if (!groups[g]) {
-        pthread_once(&groups_once, key_make);
         groups[g] = calloc(1, sizeof *groups[g]);
         if (!groups[g]) sim_die("no memory");
-        pthread_setspecific(groups_key, groups);
+        hold_thread();
     }
     groups[g]->used = true;
     return groups[g];
@@ -82,6 +89,9 @@ void sim_wgmma_begin(unsigned threads) {
     for (int i = 0; i < GROUPS; i++)
         if (groups[i] && groups[i]->used) memset(groups[i], 0, sizeof *groups[i]);
     memset(copied, 0, sizeof copied);
+    free(visible);
+    visible = NULL;
+    proxy_fenced = false;
 }
 
 /* ---- memory ---- */
@@ -103,7 +113,21 @@ static uint16_t element(uint32_t address) {
     if (address < DYNAMIC_ADDRESS || !sim_is_shared(p, 2))
         sim_die("wgmma reads address %u, which is outside of dynamic shared memory", address);
     memcpy(&x, p, 2);
+    if (!visible || memcmp(p, visible + (address - DYNAMIC_ADDRESS), 2) != 0)
+        sim_die("wgmma reads address %u, which was written without a fence_proxy_async and a barrier behind that", address);
     return x;
+}
+
+void sim_wgmma_barrier(void) {
+    if (!proxy_fenced) return;
+    size_t bytes = sim_running->shared_bytes;
+    if (!visible) {
+        visible = malloc(bytes + 1);
+        if (!visible) sim_die("no memory");
+        hold_thread();
+    }
+    memcpy(visible, sim_dynamic_shared(), bytes);
+    proxy_fenced = false;
 }
 
 typedef struct matrix {
@@ -142,7 +166,7 @@ static void look(const sim_wgmma_call *call, operands *o) {
 }
 
 static void look_again(const product *p, const char *when) {
-    operands now;
+    static __thread operands now; /* fibers' stacks are small */
     look(&p->call, &now);
     if (memcmp(&now, &p->seen, sizeof now) != 0) sim_die("shared memory that wgmma reads was written %s", when);
 }
@@ -277,7 +301,10 @@ void sim_wgmma_wait(int left) {
     m->fenced = false;
 }
 
-void sim_wgmma_fence_proxy(void) { copied[thread_number()] = false; }
+void sim_wgmma_fence_proxy(void) {
+    copied[thread_number()] = false;
+    proxy_fenced = true;
+}
 void sim_wgmma_copied(void) { copied[thread_number()] = true; }
 void sim_wgmma_end(void) {
     unsigned n = thread_number();

@@ -2,9 +2,9 @@
  * read by shared-memory addresses with the swizzling applied to those.
  *
  * Sums hold NaN until they are waited for. What a product reads is looked at when the first of its lanes comes, when the last
- * one does, and when the last one has waited: it must be the same bits, or somebody wrote while a GPU may have read. Lanes that
- * waited for copies and did not call fence_proxy_async, and sums that no wgmma_fence stands before, end the process; other
- * stores that lack their fence_proxy_async are not seen. */
+ * one does, and when the last one has waited: it must be the same bits, or somebody wrote while a GPU may have read; and those it
+ * was when threads last met in a barrier with one of them having called fence_proxy_async since the barrier before. Lanes that
+ * waited for copies and did not call it, and sums that no wgmma_fence stands before, end the process too. */
 #ifndef TESTS_CUDA_SIM_WGMMA_H
 #define TESTS_CUDA_SIM_WGMMA_H
 
@@ -34,6 +34,7 @@ uint32_t sim_shared_address(const void *p);
 
 /* ---- for block.c ---- */
 void sim_wgmma_begin(unsigned threads);  /* a block */
+void sim_wgmma_barrier(void);            /* threads have met */
 void sim_wgmma_copied(void);             /* copies of the current lane have arrived */
 void sim_wgmma_end(void);                /* the current lane returns */
 

@@ -117,8 +117,9 @@ static void check_fault(enum wgmma_fault fault, const char *part) {
 
 TEST(faults_are_named) {
     check_fault(WGMMA_FAULT_FENCE, "wgmma without a wgmma_fence before it");
-    check_fault(WGMMA_FAULT_PROXY, "has waited for copies without a fence_proxy_async");
-    check_fault(WGMMA_FAULT_OVERWRITE, "shared memory that wgmma reads was written");
+    check_fault(WGMMA_FAULT_PROXY, "without a fence_proxy_async");
+    check_fault(WGMMA_FAULT_STORE, "was written without a fence_proxy_async and a barrier behind that");
+    check_fault(WGMMA_FAULT_OVERWRITE, "wgmma reads");
     static float got[ROWS * COLUMNS_MAX];
     product(&(wgmma_case){.columns = 64, .depth = 64, .stride = 1024, .fault = WGMMA_FAULT_WAIT}, got);
     uint32_t numbers = 0;

@@ -72,6 +72,10 @@ static __global__ void __launch_bounds__(256, 1) product_kernel(const wgmma_case
     load(c, shared, a, b);
     if constexpr (fault != WGMMA_FAULT_PROXY) fence_proxy_async();
     __syncthreads();
+    if constexpr (fault == WGMMA_FAULT_STORE) {
+        *(uint16_t *)(shared + 2 * LEFT_BYTES + threadIdx.x % 8 * 128) = 0x4000;
+        __syncthreads();
+    }
     multiply<columns, along_n, fault>(c, shared, a, d);
 }
 
@@ -85,6 +89,7 @@ extern "C" void wgmma_product(cudaStream_t stream, const wgmma_case *c, const ui
 #ifdef GEMMAD_CUDA_SIM
     if (c->fault == WGMMA_FAULT_FENCE) launch<64, false, WGMMA_FAULT_FENCE>(stream, c, a, b, d);
     else if (c->fault == WGMMA_FAULT_PROXY) launch<64, false, WGMMA_FAULT_PROXY>(stream, c, a, b, d);
+    else if (c->fault == WGMMA_FAULT_STORE) launch<64, false, WGMMA_FAULT_STORE>(stream, c, a, b, d);
     else if (c->fault == WGMMA_FAULT_OVERWRITE) launch<64, false, WGMMA_FAULT_OVERWRITE>(stream, c, a, b, d);
     else if (c->fault == WGMMA_FAULT_WAIT) launch<64, false, WGMMA_FAULT_WAIT>(stream, c, a, b, d);
     else

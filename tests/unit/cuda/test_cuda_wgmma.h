@@ -10,8 +10,15 @@
 extern "C" {
 #endif
 
-/* What a kernel forgets: the first three end the simulator's process, the fourth leaves NaN. */
-enum wgmma_fault { WGMMA_FAULT_NONE, WGMMA_FAULT_FENCE, WGMMA_FAULT_PROXY, WGMMA_FAULT_OVERWRITE, WGMMA_FAULT_WAIT };
+/* What a kernel does wrong: the last one leaves NaN, the others end the simulator's process. */
+enum wgmma_fault {
+    WGMMA_FAULT_NONE,
+    WGMMA_FAULT_FENCE,
+    WGMMA_FAULT_PROXY,         /* copies without fence_proxy_async */
+    WGMMA_FAULT_STORE,         /* a store after it */
+    WGMMA_FAULT_OVERWRITE,     /* while products are under way */
+    WGMMA_FAULT_WAIT
+};
 
 /* d[128, columns] += a[128, depth] · b, by two warpgroups; columns 64 or, with a in registers, 256; depth a multiple of 16 up to
  * 128. b: along K [columns, depth], along N [depth, columns]. Bytes between eight lines, and between 64 columns along N. */
