@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #ifdef __SANITIZE_ADDRESS__
+#include <sanitizer/asan_interface.h>
 #include <sanitizer/common_interface_defs.h>
 enum { STACK_BYTES = 512 << 10 };
 #else
@@ -28,6 +29,10 @@ fiber_stack *fiber_stack_open(unsigned colour) {
 
 void fiber_stack_close(fiber_stack *s) {
     size_t guard = (size_t)sysconf(_SC_PAGESIZE);
+#ifdef __SANITIZE_ADDRESS__
+    /* Frames that were left and not returned from would still be marked when this place is mapped again. */
+    __asan_unpoison_memory_region(s->base, STACK_BYTES);
+#endif
     munmap(s->base - guard, STACK_BYTES + guard);
     free(s);
 }
