@@ -70,7 +70,8 @@ static __device__ __forceinline__ void fetch_next(unsigned char *slot, uint32_t 
  * kernels before this one end. */
 template <int type>
 static __device__ __forceinline__ void prefetch_tile(const stream_call *c, const stream_self *s, uint32_t unit) {
-    const uint32_t most = 64 << 10, asked_steps = STREAM_WARPS * (STREAM_SLOTS - 1), thread = threadIdx.x % STREAM_THREADS;
+    const uint32_t most = 64 << 10, asked_steps = STREAM_WARPS * (STREAM_SLOTS - 1);
+    const uint32_t thread = threadIdx.x % STREAM_THREADS;
     if (unit >= c->units) return;
     uint32_t row, p = product_of(c, s, unit, &row);
     const unsigned char *data = (const unsigned char *)c->product[p].w + (size_t)(row / STREAM_TILE) * c->tile_bytes;
@@ -88,7 +89,8 @@ static __device__ __forceinline__ void prefetch_tile(const stream_call *c, const
 
 /* Rows and tokens of a lane's sums: partial[token][row]. */
 template <int type, int octets>
-static __device__ __forceinline__ void put_partial(float *partial, const stream_sums<octets> *sums, uint32_t g, uint32_t t) {
+static __device__ __forceinline__ void put_partial(float *partial, const stream_sums<octets> *sums, uint32_t g,
+                                                   uint32_t t) {
     uint32_t row0 = stream_type<type>::in_rows ? g : 2 * g, row1 = stream_type<type>::in_rows ? g + 8 : 2 * g + 1;
     #pragma unroll
     for (uint32_t o = 0; o < octets; o++) {

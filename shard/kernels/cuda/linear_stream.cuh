@@ -26,7 +26,9 @@ template <int type> struct stream_type {
     static constexpr uint32_t quant_bytes = columns / QUANT_GROUP * group_bytes; /* of a step */
 };
 
-static __device__ __forceinline__ uint32_t stream_groups_of(uint32_t cols) { return (cols + QUANT_GROUP - 1) / QUANT_GROUP; }
+static __device__ __forceinline__ uint32_t stream_groups_of(uint32_t cols) {
+    return (cols + QUANT_GROUP - 1) / QUANT_GROUP;
+}
 static __device__ __forceinline__ uint32_t stream_fp8_row(uint32_t cols) { return (cols + 15) / 16 * 16; }
 template <int type> static __device__ __forceinline__ uint32_t stream_row_bytes(uint32_t cols) {
     return type == WEIGHT_BF16 ? cols * 2 : stream_fp8_row(cols);
@@ -80,8 +82,8 @@ template <int type> static __device__ __forceinline__ uint32_t stream_slot_place
 
 /* Asks for a step's pieces and moves on to the warp's next step of the tile. */
 template <int type>
-static __device__ __forceinline__ void stream_fetch(unsigned char *slot, uint32_t slot_place, stream_place *place, uint32_t cols,
-                                                    uint32_t lane) {
+static __device__ __forceinline__ void stream_fetch(unsigned char *slot, uint32_t slot_place, stream_place *place,
+                                                    uint32_t cols, uint32_t lane) {
     using form = stream_type<type>;
     unsigned char *to = slot + slot_place;
     if constexpr (form::in_rows) {
@@ -132,8 +134,8 @@ template <int type> static __device__ __forceinline__ uint32_t stream_word_place
 }
 
 template <int type, int octets>
-static __device__ __forceinline__ void stream_rows(stream_sums<octets> *sums, const unsigned char *slot, uint32_t word_place,
-                                                   const unsigned char *const x[octets]) {
+static __device__ __forceinline__ void stream_rows(stream_sums<octets> *sums, const unsigned char *slot,
+                                                   uint32_t word_place, const unsigned char *const x[octets]) {
     #pragma unroll
     for (uint32_t half = 0; half < 2; half++) {
         const unsigned char *row = slot + (word_place ^ half * 64); /* row_piece(g, half * 4 + t) */
@@ -156,8 +158,9 @@ static __device__ __forceinline__ void stream_rows(stream_sums<octets> *sums, co
 
 /* A group's products are summed apart and enter the sums times their scales. */
 template <int type, int octets>
-static __device__ __forceinline__ void stream_quants(stream_sums<octets> *sums, const unsigned char *slot, uint32_t word_place,
-                                                     const unsigned char *const x[octets], uint32_t g) {
+static __device__ __forceinline__ void stream_quants(stream_sums<octets> *sums, const unsigned char *slot,
+                                                     uint32_t word_place, const unsigned char *const x[octets],
+                                                     uint32_t g) {
     using form = stream_type<type>;
     #pragma unroll
     for (uint32_t group = 0; group < form::columns / QUANT_GROUP; group++) {
@@ -189,8 +192,9 @@ static __device__ __forceinline__ void stream_quants(stream_sums<octets> *sums, 
 }
 
 template <int type, int octets>
-static __device__ __forceinline__ void stream_step(stream_sums<octets> *sums, const unsigned char *slot, uint32_t word_place,
-                                                   const unsigned char *const x[octets], uint32_t g) {
+static __device__ __forceinline__ void stream_step(stream_sums<octets> *sums, const unsigned char *slot,
+                                                   uint32_t word_place, const unsigned char *const x[octets],
+                                                   uint32_t g) {
     if constexpr (stream_type<type>::in_rows) stream_rows<type, octets>(sums, slot, word_place, x);
     else stream_quants<type, octets>(sums, slot, word_place, x, g);
 }
