@@ -15,6 +15,7 @@ typedef struct golden_case {
     const char *model, *config_name;
     uint32_t ranks;
     const gpu_provider *gpu; /* NULL: on the CPU */
+    uint32_t cases;          /* at most so many; 0: all */
     bool untapped;           /* greedy tokens alone: nobody looks inside, and decode steps may be recorded */
 } golden_case;
 
@@ -144,7 +145,7 @@ static inline status golden_body(comm *ranks, void *context) {
     s.vocab = in.config->vocab;
     s.vocab_begin = in.split->vocab.begin;
     s.vocab_end = in.split->vocab.end;
-    for (uint32_t i = 0; i < 99; i++) {
+    for (uint32_t i = 0; i < (g->cases ? g->cases : 99); i++) {
         char name[64];
         uint64_t shape[4];
         snprintf(name, sizeof name, "case%u.input_ids", i);

@@ -414,6 +414,8 @@ void sim_run(const sim_launch *launch, const void *arguments, uint64_t seed) {
     /* Blocks in an order that no kernel may count on. */
     uint64_t blocks = (uint64_t)launch->grid.x * launch->grid.y * launch->grid.z, step = draw(m) % blocks, at = draw(m) % blocks;
     while (greatest_divisor(step, blocks) != 1) step++;
+    /* Of launches that meet block by block each device runs the same block at a time. */
+    if (launch->together) step = 1, at = 0;
     for (uint64_t i = 0; i < blocks; i++, at = (at + step) % blocks) {
         blockIdx = (uint3){(unsigned)(at % launch->grid.x), (unsigned)(at / launch->grid.x % launch->grid.y),
                            (unsigned)(at / launch->grid.x / launch->grid.y)};

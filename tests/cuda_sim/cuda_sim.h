@@ -22,6 +22,9 @@ extern "C" {
 /* The next synchronising call on the calling thread's device returns e, and so does everything after it there, until
  * cudaDeviceReset. */
 void cuda_sim_fail_next(cudaError_t e);
+/* NCCL on the calling thread's device lost a connection: all ranks of its communicators can ask for the error, and what waits
+ * in streams waits on until it is aborted. */
+void cuda_sim_nccl_break(void);
 /* Device memory that is taken on the calling thread's device. */
 size_t cuda_sim_bytes_taken(void);
 /* Kernels that have run, in all. */

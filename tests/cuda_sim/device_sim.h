@@ -9,7 +9,9 @@
 #define DYNAMIC_SHARED(name) unsigned char *name = static_cast<unsigned char *>(sim_dynamic_shared())
 
 #define LAUNCH(kernel, grid, block, shared_bytes, stream, ...)                                               \
-    sim_launch_(#kernel, kernel, grid, block, shared_bytes, stream, __VA_ARGS__)
+    sim_launch_(#kernel, false, kernel, grid, block, shared_bytes, stream, __VA_ARGS__)
+#define LAUNCH_TOGETHER(kernel, grid, block, shared_bytes, stream, ...)                                      \
+    sim_launch_(#kernel, true, kernel, grid, block, shared_bytes, stream, __VA_ARGS__)
 
 template <typename... Parameters> struct sim_call_ {
     void (*kernel)(Parameters...);
@@ -20,12 +22,12 @@ template <typename... Parameters> struct sim_call_ {
     }
 };
 template <typename... Parameters, typename... Arguments>
-static inline void sim_launch_(const char *name, void (*kernel)(Parameters...), dim3 grid, dim3 block, size_t shared_bytes,
+static inline void sim_launch_(const char *name, bool together, void (*kernel)(Parameters...), dim3 grid, dim3 block, size_t shared_bytes,
                                cudaStream_t stream, Arguments... arguments) {
     static_assert((std::is_trivially_copyable<Parameters>::value && ...), "arguments of kernels are copied as bytes");
     if (grid.x == 0 || grid.y == 0 || grid.z == 0) return;
     sim_call_<Parameters...> call = {kernel, std::tuple<Parameters...>(static_cast<Parameters>(arguments)...)};
-    sim_launch launch = {name, sim_call_<Parameters...>::one_thread, grid, block, shared_bytes, sizeof call};
+    sim_launch launch = {name, sim_call_<Parameters...>::one_thread, grid, block, shared_bytes, sizeof call, together};
     sim_launch_enqueue(&launch, &call, stream);
 }
 
@@ -88,6 +90,9 @@ static inline float f16_float(uint16_t x) {
     float small = (float)fraction * 0x1p-24f;
     return sign ? -small : small;
 }
+
+static inline uint32_t bits_and_or(uint32_t a, uint32_t b, uint32_t c) { return (a & b) | c; }
+static inline uint32_t bits_not_and_or(uint32_t a, uint32_t b, uint32_t c) { return (~a & b) | c; }
 
 static inline void mma_bf16(float d[4], const uint32_t a[4], const uint32_t b[2]) {
     sim_exchange *e = sim_lane_exchange;

@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #ifdef __SANITIZE_ADDRESS__
+#include <sanitizer/asan_interface.h>
 #include <sanitizer/common_interface_defs.h>
 enum { STACK_BYTES = 512 << 10 };
 #else
@@ -27,7 +28,14 @@ fiber_stack *fiber_stack_open(unsigned colour) {
 }
 
 void fiber_stack_close(fiber_stack *s) {
+#ifdef __SANITIZE_ADDRESS__
+    __asan_unpoison_memory_region(s->base, s->bytes);
+#endif
     size_t guard = (size_t)sysconf(_SC_PAGESIZE);
+#ifdef __SANITIZE_ADDRESS__
+    /* Frames that were left and not returned from would still be marked when this place is mapped again. */
+    __asan_unpoison_memory_region(s->base, STACK_BYTES);
+#endif
     munmap(s->base - guard, STACK_BYTES + guard);
     free(s);
 }
@@ -45,6 +53,9 @@ __asm__(".text\n.globl fiber_swap\n.hidden fiber_swap\n.type fiber_swap, @functi
         ".size fiber_swap, . - fiber_swap\n");
 
 void fiber_begin(fiber *f, fiber_stack *stack, void (*entry)(void)) {
+#ifdef __SANITIZE_ADDRESS__
+    __asan_unpoison_memory_region(stack->base, stack->bytes);
+#endif
     void **top = (void **)(stack->base + stack->bytes);
     *--top = NULL;            /* the return address of entry: the end of a backtrace, and 8 below a multiple of 16 */
     *--top = (void *)(uintptr_t)entry;

@@ -1,6 +1,6 @@
 /* NCCL for ranks that are threads of one process, each with a simulated device of its own (CUDA_SIM_DEVICES): the calls that
  * the GPU exchanges use, with the real names and values (NCCL 2.28). What ranks do must agree, or the process ends with a
- * sentence, where the real one hangs. An abort of one rank is seen by all.
+ * sentence, where the real one hangs. An abort ends the waits of the rank that aborts, and nobody else's.
  *
  * Sums are taken in an order that differs from block to block, like those of a ring: the same bits on every rank, and no
  * order that a caller may count on. */

@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "cuda_sim.h"
 #include "sim.h"
 
 /* A send or a receive that waits for the other side. */
@@ -22,7 +23,8 @@ struct nccl_clique {
     int size, joined;                      /* size 0: nobody has come */
     ncclComm_t ranks[NCCL_RANKS_MAX];
     int devices[NCCL_RANKS_MAX];
-    bool aborted, duplicate;
+    bool duplicate, broken;                /* broken: a connection is lost; waits go on until they are aborted */
+    bool gone[NCCL_RANKS_MAX];             /* a rank aborted: its own waits end, nobody else's */
     /* The collective that ranks are in: number `collective`, and who has come with what. */
     uint64_t collective;
     int arrived;
@@ -99,20 +101,32 @@ void nccl_clique_leave(ncclComm_t comm) {
 void nccl_clique_abort(ncclComm_t comm) {
     nccl_clique *c = comm->clique;
     pthread_mutex_lock(&c->lock);
-    c->aborted = true;
+    c->gone[comm->rank] = true;
     pthread_cond_broadcast(&c->changed);
     pthread_mutex_unlock(&c->lock);
 }
 
-static ncclResult_t state_of(const nccl_clique *c) {
+void cuda_sim_nccl_break(void) {
+    int device = sim_device_current();
+    pthread_mutex_lock(&list_lock);
+    for (nccl_clique *c = cliques; c; c = c->next) {
+        pthread_mutex_lock(&c->lock);
+        for (int i = 0; i < c->size; i++) c->broken = c->broken || (c->ranks[i] && c->devices[i] == device);
+        pthread_cond_broadcast(&c->changed);
+        pthread_mutex_unlock(&c->lock);
+    }
+    pthread_mutex_unlock(&list_lock);
+}
+
+static ncclResult_t state_of(const nccl_clique *c, int rank) {
     if (c->joined == c->size && c->duplicate) return ncclInvalidUsage;
-    if (c->aborted) return ncclRemoteError;
+    if (c->broken || c->gone[rank]) return ncclRemoteError;
     return c->joined < c->size ? ncclInProgress : ncclSuccess;
 }
 ncclResult_t nccl_clique_state(const struct ncclComm *comm) {
     nccl_clique *c = comm->clique;
     pthread_mutex_lock(&c->lock);
-    ncclResult_t r = state_of(c);
+    ncclResult_t r = state_of(c, comm->rank);
     pthread_mutex_unlock(&c->lock);
     return r;
 }
@@ -120,7 +134,7 @@ ncclResult_t nccl_clique_wait(const struct ncclComm *comm) {
     nccl_clique *c = comm->clique;
     ncclResult_t r;
     pthread_mutex_lock(&c->lock);
-    while ((r = state_of(c)) == ncclInProgress) pthread_cond_wait(&c->changed, &c->lock);
+    while ((r = state_of(c, comm->rank)) == ncclInProgress) pthread_cond_wait(&c->changed, &c->lock);
     pthread_mutex_unlock(&c->lock);
     return r;
 }
@@ -197,8 +211,9 @@ static void collective_do(const nccl_clique *c) {
 
 static void collective_run(nccl_clique *c, ncclComm_t comm, const nccl_call *call) {
     uint64_t number = comm->collectives++;
-    while (!c->aborted && c->collective != number) pthread_cond_wait(&c->changed, &c->lock);
-    if (c->aborted) return;
+    const bool *gone = &c->gone[comm->rank];
+    while (!*gone && c->collective != number) pthread_cond_wait(&c->changed, &c->lock);
+    if (*gone) return;
     c->arrivals[comm->rank] = call;
     if (++c->arrived == c->size) {
         collective_do(c);
@@ -206,7 +221,10 @@ static void collective_run(nccl_clique *c, ncclComm_t comm, const nccl_call *cal
         c->collective++;
         pthread_cond_broadcast(&c->changed);
     }
-    while (!c->aborted && c->collective == number) pthread_cond_wait(&c->changed, &c->lock);
+    while (!*gone && c->collective == number) pthread_cond_wait(&c->changed, &c->lock);
+    if (c->collective != number) return;
+    c->arrivals[comm->rank] = NULL;
+    c->arrived--;
 }
 
 /* ---- between two ---- */
@@ -246,7 +264,7 @@ void nccl_calls_run(ncclComm_t comm, const nccl_call *calls) {
     if (!own) sim_die("no memory");
     int me = comm->rank;
     pthread_mutex_lock(&c->lock);
-    for (const nccl_call *k = calls; k && !c->aborted; k = k->next) {
+    for (const nccl_call *k = calls; k && !c->gone[me]; k = k->next) {
         if (k->kind > NCCL_RECV) continue;
         posted *p = &own[at++];
         p->call = k;
@@ -257,12 +275,12 @@ void nccl_calls_run(ncclComm_t comm, const nccl_call *calls) {
         if (k->kind > NCCL_RECV) collective_run(c, comm, k);
     for (size_t i = 0; i < at; i++) {
         posted *p = &own[i];
-        while (!p->done && !c->aborted) pthread_cond_wait(&c->changed, &c->lock);
+        while (!p->done && !c->gone[me]) pthread_cond_wait(&c->changed, &c->lock);
         if (p->done) continue;
         if (p->call->kind == NCCL_SEND) withdraw(&c->sends[me][p->call->peer], p);
         else withdraw(&c->receives[p->call->peer][me], p);
     }
-    if (c->aborted)
+    if (c->gone[me])
         for (const nccl_call *k = calls; k; k = k->next) poison(c, k);
     pthread_mutex_unlock(&c->lock);
     free(own);

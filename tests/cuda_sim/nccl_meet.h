@@ -50,7 +50,7 @@ int nccl_clique_size(const struct ncclComm *comm);
 /* ncclInProgress until all have joined; afterwards an error, if there is one. */
 ncclResult_t nccl_clique_state(const struct ncclComm *comm);
 ncclResult_t nccl_clique_wait(const struct ncclComm *comm);
-/* Returns when all of the calls are done, or the clique has been aborted: then what they would write is NaN. */
+/* Returns when all of the calls are done, or the rank has aborted: then what they would write is NaN. */
 void nccl_calls_run(ncclComm_t comm, const nccl_call *calls);
 
 size_t nccl_type_bytes(ncclDataType_t type);

@@ -56,6 +56,7 @@ typedef struct sim_launch {
     dim3 grid, block;
     size_t shared_bytes;
     size_t argument_bytes;
+    bool together;                         /* LAUNCH_TOGETHER */
 } sim_launch;
 /* Checks the launch as CUDA does and enqueues it; arguments are copied. An error is kept for cudaGetLastError. */
 void sim_launch_enqueue(const sim_launch *launch, const void *arguments, cudaStream_t stream);

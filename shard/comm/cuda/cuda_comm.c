@@ -61,6 +61,14 @@ status cuda_state_break(cuda_state *s) {
     return cuda_state_check(s);
 }
 
+status cuda_state_give_up(cuda_state *s, status st) {
+    if (st == ST_OK) return ST_OK;
+    char text[STATUS_TEXT_MAX];
+    snprintf(text, sizeof text, "%s", status_text());
+    (void)cuda_state_break(s);
+    return fail(st, "%s", text);
+}
+
 static void abort_from_here(comm *c) {
     cuda_state *s = state_of(c);
     atomic_store(&s->asked, true);

@@ -72,6 +72,9 @@ status cuda_state_check(cuda_state *s);
 /* Breaks it, once, with the thread's last sentence: the host's comm is aborted, then waiting kernels are ended. Not under
  * the lock. Returns ST_PEER with the sentence that holds. */
 status cuda_state_break(cuda_state *s);
+/* Breaks it where `st` is a failure of this rank's own and others may wait for it on their devices; returns st with its
+ * sentence. */
+status cuda_state_give_up(cuda_state *s, status st);
 /* An error of CUDA as a status with a sentence. */
 status cuda_state_cuda(cudaError_t e, const char *what);
 #define CUDA_TRY(call)                                                                                       \

@@ -16,7 +16,8 @@ extern "C" {
 void cuda_comm_sum(cudaStream_t stream, float *out, const float *parts, size_t stride, const float *own, uint32_t own_rank,
                    uint32_t ranks, size_t count);
 
-enum { PEER_RANKS_MAX = 16, PEER_LANES = 32 };
+/* A lane takes PEER_LANE_FLOATS before another one is used, so it has room for at least that. */
+enum { PEER_RANKS_MAX = 16, PEER_LANES = 32, PEER_LANE_FLOATS = 512 };
 
 /* Windows of all ranks as one of them sees them (peer.cu); passed to kernels by value. */
 typedef struct peer_view {

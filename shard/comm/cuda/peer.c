@@ -13,7 +13,7 @@ struct peer_part {
     peer_view view;
     void *own;                      /* window, flags, rounds: one piece of memory */
     void *opened[PEER_RANKS_MAX];   /* what was mapped by a handle */
-    bool offered, attached;         /* others may have mapped `own`; all ranks have mapped all */
+    bool offered, attached, mapped; /* others may have `own`; all ranks have all; some by handles */
 };
 
 /* Where other ranks find this one's memory. */
@@ -24,6 +24,7 @@ typedef struct peer_offer {
 
 static size_t window_floats(const cuda_state *s) {
     size_t lane = (s->small_floats + PEER_LANES - 1) / PEER_LANES + 4;
+    if (lane < PEER_LANE_FLOATS) lane = PEER_LANE_FLOATS;
     lane = (lane + LANE_ALIGN - 1) / LANE_ALIGN * LANE_ALIGN;
     return 2 * PEER_LANES * lane;
 }
@@ -72,6 +73,7 @@ static status attach(cuda_state *s, const peer_offer *offers) {
         if (mapped) {
             CUDA_TRY(cudaIpcOpenMemHandle(&p->opened[r], offers[r].handle, cudaIpcMemLazyEnablePeerAccess));
             base = p->opened[r];
+            p->mapped = true;
         }
         v->window[r] = (float *)(void *)base;
         v->flags[r] = (uint32_t *)(void *)(base + window_floats(s) * sizeof(float));
@@ -101,7 +103,8 @@ status peer_part_open(cuda_state *s) {
 }
 
 /* Another rank's kernel may still read this rank's window: a last round in every lane says that it does not. If the others do
- * not come to it, or all of this ended in disorder, the memory stays until the process ends. */
+ * not come to it, or all of this ended in disorder, the memory stays until the process ends. So does what others mapped by a
+ * handle: they would have to close it first, and nobody waits for that. */
 static bool all_have_read(cuda_state *s) {
     if (!s->peer->attached || cuda_state_check(s) != ST_OK) return false;
     cuda_comm_peer_meet(s->stream, &s->peer->view);
@@ -113,10 +116,11 @@ static bool all_have_read(cuda_state *s) {
 void peer_part_close(cuda_state *s) {
     peer_part *p = s->peer;
     if (!p) return;
-    bool alone = !p->offered || all_have_read(s);
+    bool alone = !p->offered || (all_have_read(s) && !p->mapped);
     for (uint32_t r = 0; r < PEER_RANKS_MAX; r++)
         if (p->opened[r]) (void)cudaIpcCloseMemHandle(p->opened[r]);
     if (p->own && alone) (void)cudaFree(p->own);
+    (void)cudaGetLastError();
     free(p);
     s->peer = NULL;
 }

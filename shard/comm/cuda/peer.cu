@@ -18,7 +18,7 @@
 #include "shard/comm/cuda/kernels.h"
 #include "shard/comm/cuda/add.cuh"
 
-enum { NARROW = 128, WIDE = 512, LOOKS_BETWEEN_ABORTS = 64 };
+enum { NARROW = PEER_LANE_FLOATS / 4, WIDE = 512, LOOKS_BETWEEN_ABORTS = 64 };
 
 static __device__ __forceinline__ bool reached(uint32_t value, uint32_t round) { return value - round < 0x80000000u; }
 
@@ -65,14 +65,14 @@ static __global__ void peer_sum(peer_view v, float *x, size_t count, uint32_t sh
 extern "C" void cuda_comm_peer_sum(cudaStream_t stream, const peer_view *view, float *x, size_t count) {
     if (count == 0) return;
     /* A float4 a thread while that is enough: more lanes are more loads under way. */
-    size_t lanes = (count + 4 * NARROW - 1) / (4 * NARROW);
+    size_t lanes = (count + PEER_LANE_FLOATS - 1) / PEER_LANE_FLOATS;
     if (lanes > PEER_LANES) lanes = PEER_LANES;
     uint32_t share = (uint32_t)(((count + lanes - 1) / lanes + 3) / 4 * 4);
     lanes = (count + share - 1) / share;
-    LAUNCH(peer_sum, dim3((uint32_t)lanes), dim3(share > 4 * NARROW ? WIDE : NARROW), 0, stream, *view, x, count, share,
+    LAUNCH_TOGETHER(peer_sum, dim3((uint32_t)lanes), dim3(share > PEER_LANE_FLOATS ? WIDE : NARROW), 0, stream, *view, x, count, share,
            (uintptr_t)x % 16 == 0);
 }
 
 extern "C" void cuda_comm_peer_meet(cudaStream_t stream, const peer_view *view) {
-    LAUNCH(peer_sum, dim3(PEER_LANES), dim3(NARROW), 0, stream, *view, nullptr, 0, 0, 0);
+    LAUNCH_TOGETHER(peer_sum, dim3(PEER_LANES), dim3(NARROW), 0, stream, *view, nullptr, 0, 0, 0);
 }

@@ -18,17 +18,17 @@ static const uint32_t COUNTERS_MIN = 1 << 16;
 
 typedef struct table_plan {
     uint32_t window, splits_max;
-    uint32_t *words;         /* host: HEADER_WORDS, row_items, then items */
-    uint32_t *device;        /* the same there */
-    size_t items_at;         /* in words */
+    uint32_t *words;  /* host: HEADER_WORDS, row_items, then items */
+    uint32_t *device; /* the same there */
+    size_t items_at;  /* in words */
     uint32_t items_max;
 } table_plan;
 
 struct cuda_attention_state {
     table_plan table[PAGE_TABLES];
-    attention_span *spans;   /* host, [rows_max / ATTENTION_PREFILL_ROWS + 1] */
+    attention_span *spans; /* host, [rows_max / ATTENTION_PREFILL_ROWS + 1] */
     attention_span *device_spans;
-    uint32_t span_count;     /* of prefill */
+    uint32_t span_count; /* of prefill */
     uint32_t decode_rows, rows;
     float *partials;
     uint64_t partial_floats;
@@ -129,6 +129,9 @@ static status open_table(cuda_backend *c, table_plan *t, uint32_t table) {
 
 status cuda_attention_open(cuda_backend *c) {
     const cuda_backend_options *o = &c->options;
+    if (o->head_dim_max > ATTENTION_DIM_MAX)
+        return fail(ST_UNSUPPORTED, "heads of %u dimensions, at most %u on a GPU", o->head_dim_max,
+                    ATTENTION_DIM_MAX);
     cuda_attention_state *a = c->attention = memory_alloc(sizeof *a);
     for (uint32_t table = 0; table < PAGE_TABLES; table++) TRY(open_table(c, &a->table[table], table));
     a->spans = memory_alloc_array(spans_max(o), sizeof *a->spans);

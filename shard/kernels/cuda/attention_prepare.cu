@@ -1,5 +1,6 @@
-/* What a step adds to the cache, and its queries made ready: half a warp for a row's head. Operation by operation that of
- * kernels/cpu (sums in 16 lanes, docs/numerics.md), so that from the same input the cache has the same bits. */
+/* What a step adds to the cache, and its queries made ready: half a warp for a row's head. Operation by
+ * operation that of kernels/cpu (sums in 16 lanes, docs/numerics.md), so that from the same input the cache
+ * has the same bits. */
 #include "shard/kernels/cuda/attention_page.cuh"
 
 enum { LANES16 = 16, PREPARE_THREADS = 128 };
@@ -15,8 +16,10 @@ static __device__ __forceinline__ float half_warp_max(float x) {
     return x;
 }
 
-/* x = rms(x) · w in place; each lane writes the elements of the pairs (i, i + half) that are its own in rotate. */
-static __device__ __forceinline__ void norm_head(float *x, const float *w, float eps, uint32_t dim, uint32_t lane, bool there) {
+/* x = rms(x) · w in place; each lane writes the elements of the pairs (i, i + half) that are its own in
+ * rotate. */
+static __device__ __forceinline__ void norm_head(float *x, const float *w, float eps, uint32_t dim, uint32_t lane,
+                                                 bool there) {
     float sum = 0.0f;
     if (there)
         for (uint32_t i = lane; i < dim; i += LANES16) sum = fmaf(x[i], x[i], sum);
@@ -36,8 +39,8 @@ static __device__ __forceinline__ void rotate_head(const attention_call &c, floa
     }
 }
 
-static __device__ __forceinline__ void prepare_query(const attention_call &c, uint32_t row, uint32_t head, uint32_t lane,
-                                                     bool there) {
+static __device__ __forceinline__ void prepare_query(const attention_call &c, uint32_t row, uint32_t head,
+                                                     uint32_t lane, bool there) {
     uint32_t dim = c.head_dim, half = dim / 2;
     float *q = c.q + ((size_t)row * c.heads + head) * dim;
     norm_head(q, c.q_norm, c.eps, dim, lane, there);
@@ -55,8 +58,8 @@ static __device__ __forceinline__ void prepare_query(const attention_call &c, ui
 }
 
 /* Row `index` of the 64 at `rows`, rounded to the cache's type. */
-static __device__ __forceinline__ void store_row(const attention_call &c, unsigned char *rows, uint32_t index, const float *x,
-                                                 uint32_t lane, bool there) {
+static __device__ __forceinline__ void store_row(const attention_call &c, unsigned char *rows, uint32_t index,
+                                                 const float *x, uint32_t lane, bool there) {
     uint32_t dim = c.head_dim;
     size_t at = (size_t)index * dim;
     if (c.type == KV_Q8) {
@@ -83,8 +86,8 @@ static __device__ __forceinline__ void store_row(const attention_call &c, unsign
 }
 
 /* side 0: the key, or u; 1: the value. */
-static __device__ __forceinline__ void prepare_cached(const attention_call &c, uint32_t row, uint32_t kv_head, uint32_t side,
-                                                      uint32_t lane, bool there) {
+static __device__ __forceinline__ void prepare_cached(const attention_call &c, uint32_t row, uint32_t kv_head,
+                                                      uint32_t side, uint32_t lane, bool there) {
     uint32_t dim = c.head_dim;
     bool key = side == 0 && !c.half_size;
     float *x = (side == 0 ? c.k : c.v) + ((size_t)row * c.kv_heads + kv_head) * dim;
@@ -101,8 +104,8 @@ static __device__ __forceinline__ void prepare_cached(const attention_call &c, u
     store_row(c, rows, position % ATTENTION_PAGE, x, lane, there);
 }
 
-/* A warp has two units of the same kind only by chance: both halves go through both kinds together, because warp functions
- * are for all lanes. */
+/* A warp has two units of the same kind only by chance: both halves go through both kinds together, because
+ * warp functions are for all lanes. */
 static __global__ void __launch_bounds__(PREPARE_THREADS) prepare_kernel(const attention_call c) {
     grid_wait();
     grid_release();

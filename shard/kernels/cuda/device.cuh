@@ -32,6 +32,10 @@ enum { WARP = 32 };
 #define LAUNCH(kernel, grid, block, shared_bytes, stream, ...)                                                         \
     launch_kernel_(kernel, grid, block, shared_bytes, stream, __VA_ARGS__)
 
+/* The same for a few small blocks that are all on the GPU at once: block i may wait for block i of a launch like it on
+ * another GPU, and for no other block. */
+#define LAUNCH_TOGETHER LAUNCH
+
 template <typename... Parameters, typename... Arguments>
 static inline void launch_kernel_(void (*kernel)(Parameters...), dim3 grid, dim3 block, size_t shared_bytes,
                                   cudaStream_t stream, Arguments... arguments) {
@@ -136,6 +140,20 @@ static __device__ __forceinline__ uint32_t bf16_fma2(uint32_t a, uint32_t b, uin
 static __device__ __forceinline__ float f16_float(uint16_t x) {
     float d;
     asm("cvt.f32.f16 %0, %1;" : "=f"(d) : "h"(x));
+    return d;
+}
+
+/* ---- bits ---- */
+
+/* (a & b) | c and (~a & b) | c in one instruction, whose operands may all be constants but one: compilers split that. */
+static __device__ __forceinline__ uint32_t bits_and_or(uint32_t a, uint32_t b, uint32_t c) {
+    uint32_t d;
+    asm("lop3.b32 %0, %1, %2, %3, 0xEA;" : "=r"(d) : "r"(a), "r"(b), "r"(c));
+    return d;
+}
+static __device__ __forceinline__ uint32_t bits_not_and_or(uint32_t a, uint32_t b, uint32_t c) {
+    uint32_t d;
+    asm("lop3.b32 %0, %1, %2, %3, 0xAE;" : "=r"(d) : "r"(a), "r"(b), "r"(c));
     return d;
 }
 

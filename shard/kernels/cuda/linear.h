@@ -60,6 +60,8 @@ typedef struct stream_call {
     bool vector_x;              /* rows of x may be read 16 bytes at a time */
 } stream_call;
 
+/* Once, on the device. */
+void linear_stream_open(void);
 /* Fills in how the work is cut (units are there), for a GPU; returns the dynamic shared memory of a block. */
 size_t linear_stream_plan(stream_call *call, weight_type type, uint32_t multiprocessors, size_t shared_bytes_max);
 void linear_stream_launch(cudaStream_t stream, weight_type type, const stream_call *call, size_t shared_bytes);
@@ -79,10 +81,11 @@ void linear_float_launch(cudaStream_t stream, weight_type type, const float_call
 /* ---- lt (linear_lt.c, linear_widen.cu) ---- */
 
 /* to[n, stride] = bf16 of x[n, cols], zeros up to stride (a multiple of 8). */
-void linear_round_launch(cudaStream_t stream, uint16_t *to, uint32_t stride, const float *x, size_t x_stride, uint32_t cols,
-                  uint32_t n);
+void linear_round_launch(cudaStream_t stream, uint16_t *to, uint32_t stride, const float *x, size_t x_stride,
+                         uint32_t cols, uint32_t n);
 /* to[rows, stride] = bf16 of rows first … first + rows - 1 of a q8, q4 or fp8 matrix; first is a multiple of 16. */
-void linear_widen_launch(cudaStream_t stream, uint16_t *to, uint32_t stride, const weight *w, uint32_t first, uint32_t rows);
+void linear_widen_launch(cudaStream_t stream, uint16_t *to, uint32_t stride, const weight *w, uint32_t first,
+                         uint32_t rows);
 
 typedef struct linear_lt linear_lt;
 enum { LT_WORKSPACE_BYTES = 64 << 20 };

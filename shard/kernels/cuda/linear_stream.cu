@@ -40,24 +40,27 @@ static __device__ __forceinline__ uint32_t product_of(const stream_call *c, cons
     return p;
 }
 
-static __device__ __forceinline__ void place_unit(stream_place *place, const stream_call *c, const stream_self *s) {
-    place->step = s->warp;
-    if (place->unit >= c->units) return;
+/* At the warp's first step of the place's unit; behind the last step if there is none. */
+template <int type>
+static __device__ __forceinline__ void place_unit(stream_place *place, const stream_call *c, const stream_self *s,
+                                                  uint32_t steps) {
+    place->step = steps;
+    if (place->unit >= c->units || s->warp >= steps) return;
     uint32_t row, p = product_of(c, s, place->unit, &row);
-    place->data = (const unsigned char *)c->product[p].w + (size_t)(row / STREAM_TILE) * c->tile_bytes;
-    place->rows = c->product[p].rows - row;
+    place->step = s->warp;
+    stream_begin<type>(place, (const unsigned char *)c->product[p].w + (size_t)(row / STREAM_TILE) * c->tile_bytes,
+                       c->product[p].rows - row, c->cols, s->lane);
 }
 
-/* Asks for the warp's next step, if there is one, and moves on. */
+/* Asks for the warp's next step, if there is one. */
 template <int type>
-static __device__ __forceinline__ void fetch_next(unsigned char *slot, stream_place *place, const stream_call *c,
-                                                  const stream_self *s, uint32_t steps) {
-    if (place->unit < c->units && place->step < steps) {
-        stream_fetch<type>(slot, place, c->cols, s->lane);
-        place->step += STREAM_WARPS;
+static __device__ __forceinline__ void fetch_next(unsigned char *slot, uint32_t slot_place, stream_place *place,
+                                                  const stream_call *c, const stream_self *s, uint32_t steps) {
+    if (place->step < steps) {
+        stream_fetch<type>(slot, slot_place, place, c->cols, s->lane);
         if (place->step >= steps) {
             place->unit += c->blocks * (c->gated ? c->groups / 2 : c->groups);
-            place_unit(place, c, s);
+            place_unit<type>(place, c, s, steps);
         }
     }
     cp_async_commit();
@@ -66,25 +69,28 @@ static __device__ __forceinline__ void fetch_next(unsigned char *slot, stream_pl
 /* Of a group's first tile, what its rings do not hold yet, up to 64 KiB, into the second cache: the memory would idle while
  * kernels before this one end. */
 template <int type>
-static __device__ __forceinline__ void prefetch_tile(const stream_place *first, const stream_call *c, uint32_t thread) {
+static __device__ __forceinline__ void prefetch_tile(const stream_call *c, const stream_self *s, uint32_t unit) {
     const uint32_t most = 64 << 10, asked_steps = STREAM_WARPS * (STREAM_SLOTS - 1);
-    if (first->unit >= c->units) return;
+    const uint32_t thread = threadIdx.x % STREAM_THREADS;
+    if (unit >= c->units) return;
+    uint32_t row, p = product_of(c, s, unit, &row);
+    const unsigned char *data = (const unsigned char *)c->product[p].w + (size_t)(row / STREAM_TILE) * c->tile_bytes;
     if constexpr (stream_type<type>::in_rows) {
-        uint32_t row_bytes = stream_row_bytes<type>(c->cols), from = asked_steps * 128;
-        if (thread >= STREAM_TILE || thread >= first->rows || from >= row_bytes) return;
-        uint32_t bytes = row_bytes - from < most / STREAM_TILE ? row_bytes - from : most / STREAM_TILE;
-        prefetch_l2_bytes(first->data + (size_t)thread * row_bytes + from, bytes);
+        uint32_t row_bytes = stream_row_bytes<type>(c->cols), from = asked_steps * 128, each = most / STREAM_TILE;
+        if (thread >= STREAM_TILE || row + thread >= c->product[p].rows || from >= row_bytes) return;
+        prefetch_l2_bytes(data + (size_t)thread * row_bytes + from, row_bytes - from < each ? row_bytes - from : each);
     } else {
         uint32_t from = asked_steps * stream_type<type>::quant_bytes;
         uint64_t bytes = (uint64_t)stream_groups_of(c->cols) * (stream_type<type>::group_bytes + QUANT_SCALE_BYTES);
         if (thread > 0 || from >= bytes) return;
-        prefetch_l2_bytes(first->data + from, bytes - from < most ? (uint32_t)(bytes - from) : most);
+        prefetch_l2_bytes(data + from, bytes - from < most ? (uint32_t)(bytes - from) : most);
     }
 }
 
 /* Rows and tokens of a lane's sums: partial[token][row]. */
 template <int type, int octets>
-static __device__ __forceinline__ void put_partial(float *partial, const stream_sums<octets> *sums, uint32_t g, uint32_t t) {
+static __device__ __forceinline__ void put_partial(float *partial, const stream_sums<octets> *sums, uint32_t g,
+                                                   uint32_t t) {
     uint32_t row0 = stream_type<type>::in_rows ? g : 2 * g, row1 = stream_type<type>::in_rows ? g + 8 : 2 * g + 1;
     #pragma unroll
     for (uint32_t o = 0; o < octets; o++) {
@@ -104,15 +110,27 @@ static __device__ __forceinline__ float add_partials(const float *partial, uint3
     return sum;
 }
 
+/* Scales of the row that a thread writes: asked for when a tile begins, they are there when it ends. */
+typedef struct stream_scales { float of, of_up; } stream_scales;
+
 static __device__ __forceinline__ float row_scale(const stream_call *c, uint32_t p, uint32_t row) {
     const unsigned char *strip = (const unsigned char *)c->product[p].w + (size_t)(row / STREAM_TILE) * c->tile_bytes;
     return ((const float *)(strip + (size_t)STREAM_TILE * stream_fp8_row(c->cols)))[row % STREAM_TILE];
+}
+template <int type>
+static __device__ __forceinline__ stream_scales scales_of(const stream_call *c, const stream_self *s, uint32_t unit) {
+    stream_scales scales = {1.0f, 1.0f};
+    if (type != WEIGHT_FP8 || unit >= c->units) return scales;
+    uint32_t row, p = product_of(c, s, unit, &row);
+    scales.of = row_scale(c, c->gated ? 0 : p, row + threadIdx.x % STREAM_TILE);
+    if (c->gated) scales.of_up = row_scale(c, 1, row + threadIdx.x % STREAM_TILE);
+    return scales;
 }
 
 /* The unit's outputs from its partial sums; gated: by the threads of both groups. */
 template <int type, int octets>
 static __device__ __forceinline__ void write_unit(const stream_call *c, const stream_self *s, uint32_t unit, uint32_t n,
-                                                  const float *partials) {
+                                                  const float *partials, stream_scales scales) {
     const uint32_t warp_floats = 8 * octets * STREAM_SUM_STRIDE, group_floats = STREAM_WARPS * warp_floats;
     uint32_t threads = c->gated ? 2 * STREAM_THREADS : STREAM_THREADS, thread = threadIdx.x % threads;
     uint32_t row, p = product_of(c, s, unit, &row);
@@ -120,18 +138,13 @@ static __device__ __forceinline__ void write_unit(const stream_call *c, const st
     if (c->gated) p = 0;
     row += thread % STREAM_TILE; /* the same for all of a thread's outputs */
     if (row >= c->product[p].rows) return;
-    float scale = 1.0f, scale_up = 1.0f;
-    if constexpr (type == WEIGHT_FP8) {
-        scale = row_scale(c, p, row);
-        if (c->gated) scale_up = row_scale(c, 1, row);
-    }
     for (uint32_t token = thread / STREAM_TILE; token < n; token += threads / STREAM_TILE) {
         uint32_t at = token * STREAM_SUM_STRIDE + thread % STREAM_TILE;
         float y = add_partials(partial, warp_floats, at);
-        if constexpr (type == WEIGHT_FP8) y *= scale;
+        if constexpr (type == WEIGHT_FP8) y *= scales.of;
         if (c->gated) {
             float up = add_partials(partial + group_floats, warp_floats, at);
-            if constexpr (type == WEIGHT_FP8) up *= scale_up;
+            if constexpr (type == WEIGHT_FP8) up *= scales.of_up;
             y = math_gelu(y) * up;
         }
         c->product[p].y[(s->token + token) * c->product[p].y_stride + row] = y;
@@ -152,47 +165,53 @@ static __global__ void __launch_bounds__(STREAM_GROUPS_MAX *STREAM_THREADS) stre
     float *partials = (float *)(x + (c.n < STREAM_TILE ? c.n : (uint32_t)STREAM_TILE) * x_stride);
     float *partial = partials + (s.group * STREAM_WARPS + s.warp) * (8 * octets * STREAM_SUM_STRIDE);
 
-    stream_place next = {NULL, s.block * units_at_once + s.slot_of_block, 0, 0};
-    place_unit(&next, &c, &s);
-    const stream_place first = next;
-    for (uint32_t i = 0; i < STREAM_SLOTS - 1; i++) fetch_next<type>(ring + i * form::slot_bytes, &next, &c, &s, steps);
-    prefetch_tile<type>(&first, &c, threadIdx.x % STREAM_THREADS);
+    const uint32_t slot_place = stream_slot_place<type>(s.lane), word_place = stream_word_place<type>(s.lane);
+    stream_place next = {NULL, NULL, {0, 0, 0}, s.block * units_at_once + s.slot_of_block, 0};
+    place_unit<type>(&next, &c, &s, steps);
+    #pragma unroll 1
+    for (uint32_t i = 0; i < STREAM_SLOTS - 1; i++)
+        fetch_next<type>(ring + i * form::slot_bytes, slot_place, &next, &c, &s, steps);
+    prefetch_tile<type>(&c, &s, s.block * units_at_once + s.slot_of_block);
     grid_release();
     grid_wait();
 
-    uint32_t turn = 0; /* slot of the warp's oldest step */
+    uint32_t oldest = 0, free_slot = (STREAM_SLOTS - 1) * form::slot_bytes;
     for (uint32_t unit = s.block * units_at_once; unit < c.units; unit += c.blocks * units_at_once) {
         bool mine = unit + s.slot_of_block < c.units;
+        const stream_scales scales = scales_of<type>(&c, &s, unit + s.slot_of_block);
         stream_sums<octets> sums = {};
         for (uint32_t column = 0; column < c.cols; column += c.chunk_columns) {
             if (unit == s.block * units_at_once || c.chunk_columns < c.cols) {
                 uint32_t left = steps * form::columns - column;
                 __syncthreads();
-                stream_stage<type>(x, x_stride, c.x + s.token * c.x_stride, c.x_stride, column,
-                                   (left < c.chunk_columns ? left : c.chunk_columns) / 4, c.cols, n, c.vector_x);
+                stream_stage<type, 8 / octets>(x, x_stride, c.x + s.token * c.x_stride, c.x_stride, column,
+                                               (left < c.chunk_columns ? left : c.chunk_columns) / 4, c.cols, n,
+                                               c.vector_x);
                 __syncthreads();
             }
+            if (!mine) continue;
             const unsigned char *quads[octets]; /* tokens that are not there read the last one's */
             #pragma unroll
             for (uint32_t o = 0; o < octets; o++)
-                quads[o] = x + (o * 8 + g < n ? o * 8 + g : n - 1) * x_stride + t * 16;
+                quads[o] = x + (o * 8 + g < n ? o * 8 + g : n - 1) * x_stride + t * 16 + s.warp * (form::columns * 4);
             uint32_t begin = column / form::columns, end = begin + c.chunk_columns / form::columns;
             if (end > steps) end = steps;
-            for (uint32_t step = begin + s.warp; mine && step < end; step += STREAM_WARPS) {
+            #pragma unroll 1
+            for (uint32_t step = begin + s.warp; step < end; step += STREAM_WARPS) {
                 cp_async_wait<STREAM_SLOTS - 2>();
-                __syncwarp(); /* all lanes' pieces are there, and the slot before is read */
-                fetch_next<type>(ring + (turn + STREAM_SLOTS - 1) % STREAM_SLOTS * form::slot_bytes, &next, &c, &s, steps);
-                const unsigned char *at[octets];
+                __syncwarp(); /* all lanes' pieces are there, and the free slot is read */
+                fetch_next<type>(ring + free_slot, slot_place, &next, &c, &s, steps);
+                stream_step<type, octets>(&sums, ring + oldest, word_place, quads, g);
+                free_slot = oldest;
+                oldest = oldest + form::slot_bytes < STREAM_SLOTS * form::slot_bytes ? oldest + form::slot_bytes : 0;
                 #pragma unroll
-                for (uint32_t o = 0; o < octets; o++) at[o] = quads[o] + (step - begin) * (form::columns * 4);
-                stream_step<type, octets>(&sums, ring + turn * form::slot_bytes, at, g, t);
-                turn = (turn + 1) % STREAM_SLOTS;
+                for (uint32_t o = 0; o < octets; o++) quads[o] += STREAM_WARPS * form::columns * 4;
             }
         }
         __syncthreads(); /* the sums before are read */
         put_partial<type, octets>(partial, &sums, g, t);
         __syncthreads();
-        if (mine) write_unit<type, octets>(&c, &s, unit + s.slot_of_block, n, partials);
+        if (mine) write_unit<type, octets>(&c, &s, unit + s.slot_of_block, n, partials, scales);
     }
 }
 
@@ -210,5 +229,16 @@ void linear_stream_launch(cudaStream_t stream, weight_type type, const stream_ca
         WITH(WEIGHT_FP8);
         default: break;
     }
+#undef WITH
+}
+
+/* All of them with as much shared memory as there is: a multiprocessor that has to be divided otherwise first runs empty. */
+void linear_stream_open(void) {
+#define WITH(type_, octets_)                                                                                           \
+    (void)cudaFuncSetAttribute(stream_kernel<type_, octets_>, cudaFuncAttributePreferredSharedMemoryCarveout, 100)
+    WITH(WEIGHT_BF16, 1), WITH(WEIGHT_BF16, 2);
+    WITH(WEIGHT_Q8, 1), WITH(WEIGHT_Q8, 2);
+    WITH(WEIGHT_Q4, 1), WITH(WEIGHT_Q4, 2);
+    WITH(WEIGHT_FP8, 1), WITH(WEIGHT_FP8, 2);
 #undef WITH
 }

@@ -1,26 +1,21 @@
 /* What a warp of the stream kernel does with one step of weights: 16 rows and 64 (bf16) or 128 columns, from memory
  * through a slot of shared memory into tensor cores.
  *
- * Products are mma with 16 rows of weights as A and 8 tokens as B. Which columns stand for which k is free as long as A and
- * B agree: lane (g, t) = (lane / 4, lane % 4) always holds four neighbouring columns, k = 2t, 2t+1, 2t+8, 2t+9, so that a
- * B fragment is one quad of a token's columns: 16 bytes, two words of high halves and two of low ones (bf16_split).
+ * Products are mma with 16 rows of weights as A and 8 tokens as B. Which columns stand for which k is free as long as A
+ * and B agree: lane (g, t) = (lane / 4, lane % 4) always holds four neighbouring columns, so that a B fragment is one quad
+ * of a token's columns: 16 bytes, two words of high halves and two of low ones (bf16_split). A word is columns 0, 1 or 2, 3
+ * of the quad with bf16 weights, and 0, 2 or 1, 3 with the others (stored_pairs.cuh).
  *
  *     bf16, fp8:  a slot is 16 rows of 128 bytes; lane (g, t) reads 16 bytes of rows g and g + 8: 2 or 4 fragments
- *     q8, q4:     a slot is 4 groups as they lie in the strip; a lane reads words (4 columns) of rows 2g and 2g + 1
+ *     q8, q4:     a slot is 4 groups as they lie in the strip, then their scales; lane (g, t) reads words (4 columns) of
+ *                 rows 2g and 2g + 1
  *
- * Pieces of 16 bytes are moved within 128 bytes where all lanes of a phase would otherwise meet in the same banks. */
+ * Pieces of 16 bytes are moved within 128 bytes where lanes that read together would otherwise meet in the same banks. */
 #ifndef SHARD_KERNELS_CUDA_LINEAR_STREAM_CUH
 #define SHARD_KERNELS_CUDA_LINEAR_STREAM_CUH
 
 #include "shard/kernels/cuda/linear.h"
-#include "shard/kernels/cuda/stored_values.cuh"
-
-/* Where a lane finds what its warp reads next. */
-typedef struct stream_place {
-    const unsigned char *data;  /* of the tile */
-    uint32_t unit, step;
-    uint32_t rows;              /* of the tile that exist */
-} stream_place;
+#include "shard/kernels/cuda/stored_pairs.cuh"
 
 template <int type> struct stream_type {
     static constexpr uint32_t columns = stream_step_columns((weight_type)type);
@@ -31,7 +26,9 @@ template <int type> struct stream_type {
     static constexpr uint32_t quant_bytes = columns / QUANT_GROUP * group_bytes; /* of a step */
 };
 
-static __device__ __forceinline__ uint32_t stream_groups_of(uint32_t cols) { return (cols + QUANT_GROUP - 1) / QUANT_GROUP; }
+static __device__ __forceinline__ uint32_t stream_groups_of(uint32_t cols) {
+    return (cols + QUANT_GROUP - 1) / QUANT_GROUP;
+}
 static __device__ __forceinline__ uint32_t stream_fp8_row(uint32_t cols) { return (cols + 15) / 16 * 16; }
 template <int type> static __device__ __forceinline__ uint32_t stream_row_bytes(uint32_t cols) {
     return type == WEIGHT_BF16 ? cols * 2 : stream_fp8_row(cols);
@@ -48,45 +45,79 @@ static __device__ __forceinline__ uint32_t chunk_piece(uint32_t chunk, uint32_t 
     return chunk * 64 + (piece ^ (chunk & 2)) * 16;
 }
 
+/* Where a lane finds its part of its warp's next step. */
+typedef struct stream_place {
+    const unsigned char *from;  /* its first piece */
+    const unsigned char *scales; /* q8, q4: its piece of the scales, lanes 0 … 7 */
+    uint32_t further[3];        /* bf16, fp8: to its pieces 4, 8 and 12 rows below; rows that do not exist are the last one */
+    uint32_t unit, step;
+} stream_place;
+
+/* The place at step `step` of the tile at `data`, of which `rows` rows exist. */
 template <int type>
-static __device__ __forceinline__ void stream_fetch(unsigned char *slot, const stream_place *place, uint32_t cols,
-                                                    uint32_t lane) {
+static __device__ __forceinline__ void stream_begin(stream_place *place, const unsigned char *data, uint32_t rows,
+                                                    uint32_t cols, uint32_t lane) {
     using form = stream_type<type>;
     if constexpr (form::in_rows) {
-        uint32_t row_bytes = stream_row_bytes<type>(cols), row = lane / 8, at = place->step * 128 + lane % 8 * 16;
-        const unsigned char *from = place->data + (size_t)row * row_bytes + at;
-        bool inside = at < row_bytes;
+        uint32_t row_bytes = stream_row_bytes<type>(cols), last = type == WEIGHT_FP8 || rows > 15 ? 15 : rows - 1;
+        uint32_t row = lane / 8 < last ? lane / 8 : last;
+        place->from = data + row * row_bytes + place->step * 128 + lane % 8 * 16;
         #pragma unroll
-        for (uint32_t i = 0; i < 4; i++)
-            cp_async_16(slot + row_piece(row + 4 * i, lane % 8), from + (size_t)(4 * i) * row_bytes,
-                        inside && row + 4 * i < place->rows);
+        for (uint32_t i = 1; i < 4; i++)
+            place->further[i - 1] = ((lane / 8 + 4 * i < last ? lane / 8 + 4 * i : last) - row) * row_bytes;
     } else {
-        uint32_t groups = stream_groups_of(cols), first = place->step * (form::columns / QUANT_GROUP);
-        const unsigned char *from = place->data + (size_t)first * form::group_bytes + lane * 16;
-        #pragma unroll
-        for (uint32_t i = 0; i < form::quant_bytes / 512; i++) {
-            uint32_t at = i * 512 + lane * 16, chunk = at % form::group_bytes / 64;
-            uint32_t group = at / form::group_bytes;
-            cp_async_16(slot + group * form::group_bytes + chunk_piece(chunk, lane % 4), from + i * 512,
-                        first + group < groups);
-        }
-        /* Columns that do not exist multiply zeros; a group that does not exist has scales of 0. */
-        if (lane < 8)
-            cp_async_16(slot + form::quant_bytes + lane * 16,
-                        place->data + (size_t)groups * form::group_bytes + first * QUANT_SCALE_BYTES + lane * 16,
-                        first + lane / 2 < groups);
+        place->from = data + place->step * form::quant_bytes + lane * 16;
+        place->scales = data + (size_t)stream_groups_of(cols) * form::group_bytes +
+                        place->step * (form::columns / QUANT_GROUP * QUANT_SCALE_BYTES) + lane * 16;
     }
+}
+
+/* Where in a slot a lane's first piece goes; the others are 512 bytes further each. */
+template <int type> static __device__ __forceinline__ uint32_t stream_slot_place(uint32_t lane) {
+    using form = stream_type<type>;
+    if constexpr (form::in_rows) return row_piece(lane / 8, lane % 8);
+    uint32_t at = lane * 16;
+    return at / form::group_bytes * form::group_bytes + chunk_piece(at % form::group_bytes / 64, lane % 4);
+}
+
+/* Asks for a step's pieces and moves on to the warp's next step of the tile. */
+template <int type>
+static __device__ __forceinline__ void stream_fetch(unsigned char *slot, uint32_t slot_place, stream_place *place,
+                                                    uint32_t cols, uint32_t lane) {
+    using form = stream_type<type>;
+    unsigned char *to = slot + slot_place;
+    if constexpr (form::in_rows) {
+        bool inside = place->step * 128 + lane % 8 * 16 < stream_row_bytes<type>(cols);
+        cp_async_16(to, place->from, inside);
+        #pragma unroll
+        for (uint32_t i = 1; i < 4; i++) cp_async_16(to + i * 512, place->from + place->further[i - 1], inside);
+        place->from += STREAM_WARPS * 128;
+    } else {
+        /* Columns that do not exist multiply zeros; a group that does not exist has scales of 0, and finite quants. */
+        constexpr uint32_t groups_at_once = form::columns / QUANT_GROUP, pieces = form::quant_bytes / 512;
+        uint32_t left = stream_groups_of(cols) - place->step * groups_at_once;
+        #pragma unroll
+        for (uint32_t i = 0; i < pieces; i++)
+            cp_async_16(to + i * 512, place->from + i * 512, (i * 512 + lane * 16) / form::group_bytes < left);
+        if (lane < 8) cp_async_16(slot + form::quant_bytes + lane * 16, place->scales, lane / 2 < left);
+        place->from += STREAM_WARPS * form::quant_bytes;
+        place->scales += STREAM_WARPS * groups_at_once * QUANT_SCALE_BYTES;
+    }
+    place->step += STREAM_WARPS;
 }
 
 /* ---- slot to sums ---- */
 
-/* Sums of a warp: rows (g, g) or (g, g + 8) and tokens 2t, 2t + 1 of up to two octets of tokens. */
+/* Sums of a warp: rows g, g + 8 (q8, q4: 2g, 2g + 1) and tokens 2t, 2t + 1 of up to two octets of tokens. Products with
+ * high and low halves are apart where nothing else parts the long chain of mma. */
 template <int octets> struct stream_sums { float high[octets][4], low[octets][4]; };
 
-/* The fragments of a lane: x[o] is where token g of octet o begins, at quad t of the step. */
+/* x[o] is where token g of octet o begins, at quad t of the step. */
 template <int octets>
-static __device__ __forceinline__ void stream_mma(float high[octets][4], float low[octets][4], const uint32_t a[4],
-                                                  const unsigned char *const x[octets], uint32_t fragment) {
+static __device__ __forceinline__ void stream_mma(float high[octets][4], float low[octets][4], const uint32_t a0[2],
+                                                  const uint32_t a1[2], const unsigned char *const x[octets],
+                                                  uint32_t fragment) {
+    const uint32_t a[4] = {a0[0], a1[0], a0[1], a1[1]};
     #pragma unroll
     for (int o = 0; o < octets; o++) {
         uint4 b = *(const uint4 *)(x[o] + fragment * 64);
@@ -96,25 +127,31 @@ static __device__ __forceinline__ void stream_mma(float high[octets][4], float l
     }
 }
 
+/* Where in a slot a lane's first words are. */
+template <int type> static __device__ __forceinline__ uint32_t stream_word_place(uint32_t lane) {
+    uint32_t g = lane / 4, t = lane % 4;
+    return stream_type<type>::in_rows ? row_piece(g, t) : chunk_piece(t, g / 2) + g % 2 * 8;
+}
+
 template <int type, int octets>
 static __device__ __forceinline__ void stream_rows(stream_sums<octets> *sums, const unsigned char *slot,
-                                                   const unsigned char *const x[octets], uint32_t g, uint32_t t) {
+                                                   uint32_t word_place, const unsigned char *const x[octets]) {
     #pragma unroll
     for (uint32_t half = 0; half < 2; half++) {
-        uint4 top = *(const uint4 *)(slot + row_piece(g, half * 4 + t));
-        uint4 bottom = *(const uint4 *)(slot + row_piece(g + 8, half * 4 + t));
+        const unsigned char *row = slot + (word_place ^ half * 64); /* row_piece(g, half * 4 + t) */
+        uint4 top = *(const uint4 *)row, bottom = *(const uint4 *)(row + 8 * 128);
         const uint32_t w0[4] = {top.x, top.y, top.z, top.w}, w1[4] = {bottom.x, bottom.y, bottom.z, bottom.w};
+        constexpr uint32_t fragments = stream_type<type>::fragments / 2;
         #pragma unroll
-        for (uint32_t s = 0; s < stream_type<type>::fragments / 2; s++) {
+        for (uint32_t s = 0; s < fragments; s++) {
             uint32_t a0[2], a1[2];
             if constexpr (type == WEIGHT_BF16) {
                 a0[0] = w0[2 * s], a0[1] = w0[2 * s + 1], a1[0] = w1[2 * s], a1[1] = w1[2 * s + 1];
             } else {
-                stored_fp8(w0[s], a0);
-                stored_fp8(w1[s], a1);
+                pairs_fp8(w0[s], a0);
+                pairs_fp8(w1[s], a1);
             }
-            const uint32_t a[4] = {a0[0], a1[0], a0[1], a1[1]};
-            stream_mma<octets>(sums->high, sums->low, a, x, half * (stream_type<type>::fragments / 2) + s);
+            stream_mma<octets>(sums->high, sums->low, a0, a1, x, half * fragments + s);
         }
     }
 }
@@ -122,26 +159,26 @@ static __device__ __forceinline__ void stream_rows(stream_sums<octets> *sums, co
 /* A group's products are summed apart and enter the sums times their scales. */
 template <int type, int octets>
 static __device__ __forceinline__ void stream_quants(stream_sums<octets> *sums, const unsigned char *slot,
-                                                     const unsigned char *const x[octets], uint32_t g, uint32_t t) {
+                                                     uint32_t word_place, const unsigned char *const x[octets],
+                                                     uint32_t g) {
     using form = stream_type<type>;
     #pragma unroll
     for (uint32_t group = 0; group < form::columns / QUANT_GROUP; group++) {
-        const unsigned char *quants = slot + group * form::group_bytes + g % 2 * 8;
-        float high[octets][4] = {}, low[octets][4] = {};
-        uint2 word = *(const uint2 *)(quants + chunk_piece(t, g / 2)); /* rows 2g and 2g + 1 */
+        const unsigned char *quants = slot + word_place + group * form::group_bytes;
+        float products[octets][4] = {};
+        uint2 word = *(const uint2 *)quants; /* rows 2g and 2g + 1 */
         #pragma unroll
         for (uint32_t s = 0; s < 2; s++) {
             uint32_t a0[2], a1[2];
             if constexpr (type == WEIGHT_Q8) {
-                if (s == 1) word = *(const uint2 *)(quants + chunk_piece(4 + t, g / 2));
-                stored_q8(word.x, a0);
-                stored_q8(word.y, a1);
+                if (s == 1) word = *(const uint2 *)(quants + 256); /* four chunks further */
+                pairs_q8(word.x, a0);
+                pairs_q8(word.y, a1);
             } else {
-                stored_q4(word.x >> (4 * s), a0);
-                stored_q4(word.y >> (4 * s), a1);
+                pairs_q4(word.x >> (4 * s), a0);
+                pairs_q4(word.y >> (4 * s), a1);
             }
-            const uint32_t a[4] = {a0[0], a1[0], a0[1], a1[1]};
-            stream_mma<octets>(high, low, a, x, group * 2 + s);
+            stream_mma<octets>(products, products, a0, a1, x, group * 2 + s);
         }
         uint32_t scales = *(const uint32_t *)(slot + form::quant_bytes + group * QUANT_SCALE_BYTES + g * 4);
         float scale0 = f16_float((uint16_t)(scales & 0xFFFFu)), scale1 = f16_float((uint16_t)(scales >> 16));
@@ -149,16 +186,17 @@ static __device__ __forceinline__ void stream_quants(stream_sums<octets> *sums, 
         for (int o = 0; o < octets; o++) {
             #pragma unroll
             for (int i = 0; i < 4; i++)
-                sums->high[o][i] = fmaf(high[o][i] + low[o][i], i < 2 ? scale0 : scale1, sums->high[o][i]);
+                sums->high[o][i] = fmaf(products[o][i], i < 2 ? scale0 : scale1, sums->high[o][i]);
         }
     }
 }
 
 template <int type, int octets>
 static __device__ __forceinline__ void stream_step(stream_sums<octets> *sums, const unsigned char *slot,
-                                                   const unsigned char *const x[octets], uint32_t g, uint32_t t) {
-    if constexpr (stream_type<type>::in_rows) stream_rows<type, octets>(sums, slot, x, g, t);
-    else stream_quants<type, octets>(sums, slot, x, g, t);
+                                                   uint32_t word_place, const unsigned char *const x[octets],
+                                                   uint32_t g) {
+    if constexpr (stream_type<type>::in_rows) stream_rows<type, octets>(sums, slot, word_place, x);
+    else stream_quants<type, octets>(sums, slot, word_place, x, g);
 }
 
 /* ---- activations ---- */
@@ -180,33 +218,34 @@ static __device__ __forceinline__ float4 stream_load_x(const float *row, uint32_
     return v;
 }
 
-/* Columns first … first + 4 quads - 1 of n tokens into to[n, stride bytes], by all threads of the block. */
-template <int type>
+/* Columns first … first + 4 quads - 1 of n tokens into to[n, stride bytes], by all threads of the block, each with
+ * `batch` loads under way at once. */
+template <int type, int batch>
 static __device__ __forceinline__ void stream_stage(unsigned char *to, uint32_t stride, const float *x, size_t x_stride,
                                                     uint32_t first, uint32_t quads, uint32_t cols, uint32_t n,
                                                     bool vector) {
-    enum { BATCH = 4 }; /* loads under way at once */
+    const uint32_t nowhere = UINT32_MAX;
     uint32_t token = 0, quad = threadIdx.x;
     for (;;) {
-        float4 v[BATCH];
-        unsigned char *at[BATCH];
+        float4 v[batch];
+        uint32_t at[batch];
         #pragma unroll
-        for (int i = 0; i < BATCH; i++) {
+        for (int i = 0; i < batch; i++) {
             while (quad >= quads && token < n) quad -= quads, token++;
-            at[i] = NULL;
+            at[i] = nowhere;
             if (token < n) {
                 v[i] = stream_load_x(x + token * x_stride, first + 4 * quad, cols, vector);
-                at[i] = to + token * stride + stream_quad_place<type>(quad) * 16;
+                at[i] = token * stride + stream_quad_place<type>(quad) * 16;
             }
             quad += blockDim.x;
         }
         #pragma unroll
-        for (int i = 0; i < BATCH; i++) {
-            if (!at[i]) return;
+        for (int i = 0; i < batch; i++) {
+            if (at[i] == nowhere) return;
             uint4 halves;
-            bf16_split(v[i].x, v[i].y, &halves.x, &halves.z);
-            bf16_split(v[i].z, v[i].w, &halves.y, &halves.w);
-            *(uint4 *)at[i] = halves;
+            bf16_split(v[i].x, type == WEIGHT_BF16 ? v[i].y : v[i].z, &halves.x, &halves.z);
+            bf16_split(type == WEIGHT_BF16 ? v[i].z : v[i].y, v[i].w, &halves.y, &halves.w);
+            *(uint4 *)(to + at[i]) = halves;
         }
     }
 }

@@ -190,7 +190,12 @@ static void run_experts(cuda_backend *c, const moe_layer *m, const expert_parts 
     if (all_fit && n <= CUDA_STREAM_ROWS && pairs <= HIT_PAIRS_MAX && m->own_count <= HIT_EXPERTS_MAX) {
         source.items_max = least(pairs, m->own_count);
         moe_gate_up_launch(stream, &source, &p->gate, &p->up, x, s->act, act_stride);
-        moe_down_few_launch(stream, &source, &p->down, s->act, act_stride, weights, y, n);
+        if (pairs <= FUSED_PAIRS) {
+            moe_down_few_launch(stream, &source, &p->down, s->act, act_stride, weights, y, n);
+        } else {
+            moe_down_pairs_launch(stream, &source, &p->down, s->act, act_stride, s->y_pair);
+            moe_combine_launch(stream, &source, weights, s->y_pair, y, n, m->hidden);
+        }
         return;
     }
     /* With few tokens an expert most of a large tile is empty. */
@@ -210,7 +215,7 @@ static void run_experts(cuda_backend *c, const moe_layer *m, const expert_parts 
     } else {
         if (p->gate_fits) moe_gate_up_launch(stream, &source, &p->gate, &p->up, x, s->act, act_stride);
         else moe_plain_gate_up_launch(stream, &source, &p->gate, &p->up, x, s->act, act_stride);
-        if (p->down_fits) moe_down_listed_launch(stream, &source, &p->down, s->act, act_stride, s->y_pair);
+        if (p->down_fits) moe_down_pairs_launch(stream, &source, &p->down, s->act, act_stride, s->y_pair);
         else moe_plain_down_launch(stream, &source, &p->down, s->act, act_stride, s->y_pair);
     }
     moe_combine_launch(stream, &source, weights, s->y_pair, y, n, m->hidden);

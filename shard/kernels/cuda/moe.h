@@ -4,10 +4,11 @@
  * expert's outputs lie by pair, whatever order they were computed in.
  *
  * Three ways through the experts, with one answer up to rounding:
- *   few    n <= CUDA_STREAM_ROWS: every block finds the hit experts in ids by itself; gate_up and down, nothing else
+ *   few    n <= CUDA_STREAM_ROWS: every block finds the hit experts in ids by itself. Up to FUSED_PAIRS pairs, down adds
+ *          up as well: two kernels in all
  *   listed pairs are sorted by expert, items of at most 16 pairs; the products of `few`, with its bits, or plain float ones
  *   many   items of MANY_TOKENS pairs, activations rounded to bf16, tiles of tensor cores
- * The last two add up in a kernel of their own.
+ * Else a kernel of its own adds up.
  *
  * Memory:  taken at open; MOE_PASS_ROWS rows at a time go through, which bounds it.
  * Threads: the engine thread. */
@@ -26,6 +27,7 @@ enum {
     MANY_TOKENS = 128,
     HIT_PAIRS_MAX = 256,    /* of a call that goes the way of few */
     HIT_EXPERTS_MAX = 1024, /* own ones, likewise */
+    FUSED_PAIRS = 32, /* beyond, down's blocks would walk through too many experts one after the other */
     MOE_ACTIVE_MAX = 64,
 };
 #define MOE_NONE UINT32_MAX
@@ -76,12 +78,12 @@ void moe_combine_launch(cudaStream_t stream, const expert_source *s, const float
 /* act[pair, act_stride] = gelu(G x) · U x; x[row, hidden]. s->items NULL: few. */
 void moe_gate_up_launch(cudaStream_t stream, const expert_source *s, const expert_matrix *gate, const expert_matrix *up,
                         const float *x, float *act, uint32_t act_stride);
-/* The way of few: y[n, hidden]. */
+/* Few and fused: y[n, hidden]. */
 void moe_down_few_launch(cudaStream_t stream, const expert_source *s, const expert_matrix *down, const float *act,
                          uint32_t act_stride, const float *weights, float *y, uint32_t n);
-/* Listed: y_pair[pair, hidden]. */
-void moe_down_listed_launch(cudaStream_t stream, const expert_source *s, const expert_matrix *down, const float *act,
-                            uint32_t act_stride, float *y_pair);
+/* y_pair[pair, hidden]; s->items NULL: few. */
+void moe_down_pairs_launch(cudaStream_t stream, const expert_source *s, const expert_matrix *down, const float *act,
+                           uint32_t act_stride, float *y_pair);
 
 /* ---- moe_plain.cu: any type and shape, listed ---- */
 void moe_plain_gate_up_launch(cudaStream_t stream, const expert_source *s, const expert_matrix *gate,

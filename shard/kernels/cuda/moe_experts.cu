@@ -3,24 +3,24 @@
  *
  * gate_up: a block has 16 rows of gate and of up of one expert; its GATE_WARPS warps take every GATE_WARPS'th chunk of
  *          columns, and their sums are added in the order of warps.
- * down:    a warp has 16 rows of one expert, all columns. Few: a block has 16 rows of y and goes through the hit experts,
- *          DOWN_WARPS at a time, in the order of ids, and adds up; listed: what a warp has is written down.
+ * down:    a warp has 16 rows of one expert, all columns. With very few hit experts a block has 16 rows of y, goes through
+ *          them DOWN_WARPS at a time, in the order of ids, and adds up; else what a warp has is written down, by pair.
  *
  * A token is a column of B, and a column's sums do not depend on the others. */
 #include "shard/kernels/cuda/fragments.cuh"
 #include "shard/kernels/cuda/math.cuh"
 #include "shard/kernels/cuda/moe_places.cuh"
 
-enum { GATE_WARPS = 4, DOWN_WARPS = 8, TILE_TOKENS = 8, HIT_WORDS = HIT_EXPERTS_MAX / 32 };
+enum { GATE_WARPS = 4, DOWN_WARPS = 8, TILE_TOKENS = 8, HIT_WORDS = HIT_EXPERTS_MAX / 32, HIT_NONE = 0xFFFF };
 
 /* ---- few: hit experts, found by every block ---- */
 
 typedef struct expert_hits {
     uint32_t total;                 /* own experts that any row has */
     uint32_t bits[HIT_WORDS];       /* of own experts */
-    uint32_t id[HIT_PAIRS_MAX];     /* of pairs */
-    uint32_t expert[HIT_PAIRS_MAX]; /* [total], in the order of ids */
-    uint32_t hit[HIT_PAIRS_MAX], pair[HIT_PAIRS_MAX]; /* [rows, active], a row's in the order of ids; MOE_NONE behind */
+    uint16_t id[HIT_PAIRS_MAX];     /* of pairs; HIT_NONE: not an own one */
+    uint16_t expert[HIT_PAIRS_MAX]; /* [total], in the order of ids */
+    uint16_t hit[HIT_PAIRS_MAX], pair[HIT_PAIRS_MAX]; /* [rows, active], a row's in the order of ids; HIT_NONE behind */
 } expert_hits;
 
 static __device__ void find_hits(expert_hits *h, const expert_source &s) {
@@ -29,8 +29,8 @@ static __device__ void find_hits(expert_hits *h, const expert_source &s) {
     __syncthreads();
     for (uint32_t i = threadIdx.x; i < s.pairs; i += blockDim.x) {
         uint32_t id = s.ids[i] - s.own_begin;
-        h->id[i] = id < s.own_count ? id : MOE_NONE;
-        h->hit[i] = h->pair[i] = MOE_NONE;
+        h->id[i] = (uint16_t)(id < s.own_count ? id : (uint32_t)HIT_NONE);
+        h->hit[i] = h->pair[i] = HIT_NONE;
         if (id < s.own_count) atomicOr(&h->bits[id / 32], 1u << id % 32);
     }
     __syncthreads();
@@ -41,13 +41,13 @@ static __device__ void find_hits(expert_hits *h, const expert_source &s) {
     }
     for (uint32_t i = threadIdx.x; i < s.pairs; i += blockDim.x) {
         uint32_t id = h->id[i], row = i / s.active, place = 0, hit = 0;
-        if (id == MOE_NONE) continue;
+        if (id == HIT_NONE) continue;
         for (uint32_t k = 0; k < s.active; k++) place += h->id[row * s.active + k] < id;
         for (uint32_t w = 0; w < id / 32; w++) hit += (uint32_t)__popc(h->bits[w]);
         hit += (uint32_t)__popc(h->bits[id / 32] & ((1u << id % 32) - 1));
-        h->expert[hit] = id;
-        h->hit[row * s.active + place] = hit;
-        h->pair[row * s.active + place] = i;
+        h->expert[hit] = (uint16_t)id;
+        h->hit[row * s.active + place] = (uint16_t)hit;
+        h->pair[row * s.active + place] = (uint16_t)i;
     }
     __syncthreads();
 }
@@ -175,7 +175,7 @@ static __device__ __forceinline__ float row_scale(const unsigned char *strip, co
 /* ---- gate and up ---- */
 
 template <int type, int tiles>
-static __global__ void __launch_bounds__(GATE_WARPS *WARP)
+static __global__ void __launch_bounds__(GATE_WARPS *WARP, 3)
     gate_up_kernel(expert_source s, expert_matrix gate, expert_matrix up, fragment_shape shape, const float *x, float *act,
                    uint32_t act_stride) {
     enum { COLUMNS = tiles * TILE_TOKENS };
@@ -272,7 +272,7 @@ static __global__ void __launch_bounds__(DOWN_WARPS *WARP, 2)
         if (column >= n) continue;
         for (; next < s.active; next++) {
             uint32_t at = column * s.active + next, hit = hits.hit[at];
-            if (hit >= first + DOWN_WARPS) break;
+            if (hit >= first + DOWN_WARPS) break; /* HIT_NONE as well */
             sum = fmaf(weight_of[hits.pair[at]], part[buffer][hit - first][r * COLUMNS + column], sum);
         }
     }
@@ -282,22 +282,24 @@ static __global__ void __launch_bounds__(DOWN_WARPS *WARP, 2)
 
 template <int type, int tiles>
 static __global__ void __launch_bounds__(DOWN_WARPS *WARP, 2)
-    down_listed_kernel(expert_source s, expert_matrix down, fragment_shape shape, const float *act, uint32_t act_stride,
+    down_pairs_kernel(expert_source s, expert_matrix down, fragment_shape shape, const float *act, uint32_t act_stride,
                        float *y_pair) {
     enum { COLUMNS = tiles * TILE_TOKENS };
+    __shared__ expert_hits hits;
     __shared__ float part[DOWN_WARPS][FRAGMENT_ROWS * COLUMNS];
     DYNAMIC_SHARED(shared);
     uint32_t warp = threadIdx.x / WARP, lane = threadIdx.x % WARP, index = blockIdx.y * DOWN_WARPS + warp;
     grid_release();
     grid_wait();
-    uint32_t expert = item_expert(NULL, s, index);
+    if (!s.items) find_hits(&hits, s);
+    uint32_t expert = item_expert(&hits, s, index);
     if (expert == MOE_NONE) return;
-    down_rows<type, tiles>(part[warp], shared + warp * walk_bytes(type, 1), NULL, s, down, shape, act, act_stride, index,
+    down_rows<type, tiles>(part[warp], shared + warp * walk_bytes(type, 1), &hits, s, down, shape, act, act_stride, index,
                            expert);
     __syncwarp();
     for (uint32_t i = lane; i < FRAGMENT_ROWS * COLUMNS; i += WARP) {
         uint32_t column = i / FRAGMENT_ROWS, r = i % FRAGMENT_ROWS;
-        uint32_t row = blockIdx.x * FRAGMENT_ROWS + fragment_row<type>(r), pair = item_pair(NULL, s, index, column);
+        uint32_t row = blockIdx.x * FRAGMENT_ROWS + fragment_row<type>(r), pair = item_pair(&hits, s, index, column);
         if (pair != MOE_NONE && row < shape.rows) y_pair[(size_t)pair * shape.rows + row] = part[warp][r * COLUMNS + column];
     }
 }
@@ -345,14 +347,14 @@ extern "C" void moe_down_few_launch(cudaStream_t stream, const expert_source *s,
 #undef DOWN_FEW
 }
 
-extern "C" void moe_down_listed_launch(cudaStream_t stream, const expert_source *s, const expert_matrix *down,
+extern "C" void moe_down_pairs_launch(cudaStream_t stream, const expert_source *s, const expert_matrix *down,
                                        const float *act, uint32_t act_stride, float *y_pair) {
     fragment_shape shape = fragment_shape_of(down->type, down->rows, down->cols);
     dim3 grid(strips_of(down->rows), (s->items_max + DOWN_WARPS - 1) / DOWN_WARPS);
-#define DOWN_LISTED(type, tiles)                                                                                       \
-    LAUNCH((down_listed_kernel<type, tiles>), grid, dim3(DOWN_WARPS *WARP), DOWN_WARPS *walk_bytes(type, 1), stream,   \
+#define DOWN_PAIRS(type, tiles)                                                                                       \
+    LAUNCH((down_pairs_kernel<type, tiles>), grid, dim3(DOWN_WARPS *WARP), DOWN_WARPS *walk_bytes(type, 1), stream,   \
            *s, *down, shape, act, act_stride, y_pair)
-    if (one_tile(s)) FRAGMENT_SWITCH(down->type, 1, DOWN_LISTED);
-    else FRAGMENT_SWITCH(down->type, 2, DOWN_LISTED);
-#undef DOWN_LISTED
+    if (one_tile(s)) FRAGMENT_SWITCH(down->type, 1, DOWN_PAIRS);
+    else FRAGMENT_SWITCH(down->type, 2, DOWN_PAIRS);
+#undef DOWN_PAIRS
 }

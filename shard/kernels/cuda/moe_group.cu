@@ -3,7 +3,7 @@
 #include "shard/kernels/cuda/device.cuh"
 #include "shard/kernels/cuda/moe.h"
 
-enum { COUNT_THREADS = 256, SORT_THREADS = 1024, COMBINE_THREADS = 256 };
+enum { COUNT_THREADS = 256, SORT_THREADS = 1024, COMBINE_THREADS = 256, COMBINE_PIECE = COMBINE_THREADS * 4 };
 
 static __global__ void group_count_kernel(uint32_t *counts, expert_source s) {
     __shared__ uint32_t total;
@@ -66,9 +66,10 @@ extern "C" void moe_group_launch(cudaStream_t stream, const expert_source *s, ui
            item_count);
 }
 
-/* A block has a row. */
-static __global__ void combine_kernel(expert_source s, const float *weights, const float *y_pair, float *y,
-                                      uint32_t hidden, bool vector) {
+/* A block has COMBINE_PIECE elements of a row. */
+static __global__ void __launch_bounds__(COMBINE_THREADS, 4)
+    combine_kernel(expert_source s, const float *weights, const float *y_pair, float *y,
+                   uint32_t hidden, bool vector) {
     __shared__ uint32_t id[MOE_ACTIVE_MAX], pair_of[MOE_ACTIVE_MAX], own;
     __shared__ float weight_of[MOE_ACTIVE_MAX];
     grid_release();
@@ -87,18 +88,20 @@ static __global__ void combine_kernel(expert_source s, const float *weights, con
     __syncthreads();
     float *to = y + (size_t)blockIdx.x * hidden;
     uint32_t count = own;
+    uint32_t begin = blockIdx.y * COMBINE_PIECE;
     if (vector) {
-        for (uint32_t i = threadIdx.x * 4; i < hidden; i += COMBINE_THREADS * 4) {
-            float4 sum = make_float4(0, 0, 0, 0);
-            for (uint32_t k = 0; k < count; k++) {
-                float4 v = *(const float4 *)(y_pair + (size_t)pair_of[k] * hidden + i);
-                float w = weight_of[k];
-                sum = make_float4(fmaf(w, v.x, sum.x), fmaf(w, v.y, sum.y), fmaf(w, v.z, sum.z), fmaf(w, v.w, sum.w));
-            }
-            *(float4 *)(to + i) = sum;
+        uint32_t i = begin + threadIdx.x * 4;
+        if (i >= hidden) return;
+        float4 sum = make_float4(0, 0, 0, 0);
+#pragma unroll 8
+        for (uint32_t k = 0; k < count; k++) {
+            float4 v = *(const float4 *)(y_pair + (size_t)pair_of[k] * hidden + i);
+            float w = weight_of[k];
+            sum = make_float4(fmaf(w, v.x, sum.x), fmaf(w, v.y, sum.y), fmaf(w, v.z, sum.z), fmaf(w, v.w, sum.w));
         }
+        *(float4 *)(to + i) = sum;
     } else {
-        for (uint32_t i = threadIdx.x; i < hidden; i += COMBINE_THREADS) {
+        for (uint32_t i = begin + threadIdx.x; i < hidden && i < begin + COMBINE_PIECE; i += COMBINE_THREADS) {
             float sum = 0;
             for (uint32_t k = 0; k < count; k++) sum = fmaf(weight_of[k], y_pair[(size_t)pair_of[k] * hidden + i], sum);
             to[i] = sum;
@@ -109,5 +112,6 @@ static __global__ void combine_kernel(expert_source s, const float *weights, con
 extern "C" void moe_combine_launch(cudaStream_t stream, const expert_source *s, const float *weights, const float *y_pair,
                                    float *y, uint32_t n, uint32_t hidden) {
     bool vector = hidden % 4 == 0 && (((uintptr_t)y | (uintptr_t)y_pair) & 15) == 0;
-    LAUNCH(combine_kernel, dim3(n), dim3(COMBINE_THREADS), 0, stream, *s, weights, y_pair, y, hidden, vector);
+    LAUNCH(combine_kernel, dim3(n, (hidden + COMBINE_PIECE - 1) / COMBINE_PIECE), dim3(COMBINE_THREADS), 0, stream,
+           *s, weights, y_pair, y, hidden, vector);
 }

@@ -12,11 +12,12 @@ enum {
     TILE_EXPERTS = 4,
     TILE_ROWS_MAX = 8,
     TILE_SHARED_MAX = 160 << 10,
+    AHEAD = 8,              /* float4 that a lane loads before it adds them up: these sums are latency alone */
     CHOOSE_THREADS = 128,
 };
 
 /* Elements i … i + 3 of p[dim]; zeros behind. */
-static __device__ __forceinline__ float4 load4(const float *p, uint32_t i, uint32_t dim, bool vector) {
+template <bool vector> static __device__ __forceinline__ float4 load4(const float *p, uint32_t i, uint32_t dim) {
     if (vector) return *(const float4 *)(p + i);
     return make_float4(p[i], i + 1 < dim ? p[i + 1] : 0.0f, i + 2 < dim ? p[i + 2] : 0.0f, i + 3 < dim ? p[i + 3] : 0.0f);
 }
@@ -24,13 +25,32 @@ static __device__ __forceinline__ float dot4(float4 a, float4 b, float sum) {
     return fmaf(a.w, b.w, fmaf(a.z, b.z, fmaf(a.y, b.y, fmaf(a.x, b.x, sum))));
 }
 
+/* The lane's next AHEAD pieces of a row, behind it those of its beginning. Loads have no condition and what is behind is
+ * multiplied by 0: from a condition compilers make branches, and one load waits for the other. */
+template <bool vector>
+static __device__ __forceinline__ void load_ahead(float4 v[AHEAD], const float *p, uint32_t begin, uint32_t dim) {
+#pragma unroll
+    for (uint32_t j = 0; j < AHEAD; j++) {
+        uint32_t i = begin + j * 4 * WARP;
+        v[j] = load4<vector>(p, i < dim ? i : 0, dim);
+    }
+}
+static __device__ __forceinline__ float4 inside4(float4 v, uint32_t begin, uint32_t j, uint32_t dim) {
+    float m = begin + j * 4 * WARP < dim ? 1.0f : 0.0f;
+    return make_float4(v.x * m, v.y * m, v.z * m, v.w * m);
+}
+
 /* 1 / rms of a row, by a warp. */
-static __device__ __forceinline__ float row_factor(const float *h, uint32_t dim, float eps, bool vector) {
+template <bool vector> static __device__ __forceinline__ float row_factor(const float *h, uint32_t dim, float eps) {
     float sum = 0;
-#pragma unroll 4
-    for (uint32_t i = threadIdx.x % WARP * 4; i < dim; i += 4 * WARP) {
-        float4 v = load4(h, i, dim, vector);
-        sum = dot4(v, v, sum);
+    float4 v[AHEAD];
+    for (uint32_t i = threadIdx.x % WARP * 4; i < dim; i += AHEAD * 4 * WARP) {
+        load_ahead<vector>(v, h, i, dim);
+#pragma unroll
+        for (uint32_t j = 0; j < AHEAD; j++) {
+            float4 x = inside4(v[j], i, j, dim);
+            sum = dot4(x, x, sum);
+        }
     }
     return 1.0f / sqrtf(warp_sum(sum) / (float)dim + eps);
 }
@@ -43,11 +63,12 @@ typedef struct route_input {
     const float *h, *scale, *router;
     uint32_t hidden, experts, n;
     float eps, root; /* 1 / sqrt(hidden) */
-    bool vector;
 } route_input;
 
-/* A warp has one expert and one row, of which it makes the norm for itself: no barrier. */
-static __global__ void route_logits_kernel(float *logits, route_input in) {
+/* A warp has one expert and one row, of which it makes the norm for itself: no barrier. The bound on blocks leaves ptxas
+ * the registers for AHEAD loads at once, which it otherwise gives up for more warps than there are. */
+template <bool vector>
+static __global__ void __launch_bounds__(ROUTE_WARPS *WARP, 2) route_logits_kernel(float *logits, route_input in) {
     uint32_t lane = threadIdx.x % WARP, expert = blockIdx.x * ROUTE_WARPS + threadIdx.x / WARP;
     const float *router = in.router + (size_t)expert * in.hidden;
     if (expert < in.experts) /* no kernel writes it */
@@ -56,19 +77,23 @@ static __global__ void route_logits_kernel(float *logits, route_input in) {
     grid_wait();
     if (expert >= in.experts) return;
     const float *h = in.h + (size_t)blockIdx.y * in.hidden;
-    float factor = row_factor(h, in.hidden, in.eps, in.vector), sum = 0;
-#pragma unroll 4
-    for (uint32_t i = lane * 4; i < in.hidden; i += 4 * WARP) {
-        float4 x = router_input(load4(h, i, in.hidden, in.vector), factor, load4(in.scale, i, in.hidden, in.vector), in.root);
-        sum = dot4(x, load4(router, i, in.hidden, in.vector), sum);
+    float factor = row_factor<vector>(h, in.hidden, in.eps), sum = 0;
+    float4 x[AHEAD], scale[AHEAD], w[AHEAD];
+    for (uint32_t i = lane * 4; i < in.hidden; i += AHEAD * 4 * WARP) {
+        load_ahead<vector>(x, h, i, in.hidden);
+        load_ahead<vector>(scale, in.scale, i, in.hidden);
+        load_ahead<vector>(w, router, i, in.hidden);
+#pragma unroll
+        for (uint32_t j = 0; j < AHEAD; j++)
+            sum = dot4(router_input(x[j], factor, scale[j], in.root), inside4(w[j], i, j, in.hidden), sum);
     }
     sum = warp_sum(sum);
     if (lane == 0) logits[(size_t)blockIdx.y * in.experts + expert] = sum;
 }
 
 /* `rows` rows of a block share the router's weights. */
-template <int rows>
-static __global__ void __launch_bounds__(TILE_WARPS *WARP) route_tile_kernel(float *logits, route_input in) {
+template <int rows, bool vector>
+static __global__ void __launch_bounds__(TILE_WARPS *WARP, 1) route_tile_kernel(float *logits, route_input in) {
     DYNAMIC_SHARED(shared);
     float *x = (float *)shared; /* [rows, stride] */
     uint32_t lane = threadIdx.x % WARP, warp = threadIdx.x / WARP, stride = (in.hidden + 3) / 4 * 4;
@@ -78,10 +103,10 @@ static __global__ void __launch_bounds__(TILE_WARPS *WARP) route_tile_kernel(flo
     for (uint32_t r = warp; r < rows; r += TILE_WARPS) {
         bool there = first_row + r < in.n;
         const float *h = in.h + (size_t)(first_row + (there ? r : 0)) * in.hidden;
-        float factor = row_factor(h, in.hidden, in.eps, in.vector);
+        float factor = row_factor<vector>(h, in.hidden, in.eps);
         for (uint32_t i = lane * 4; i < in.hidden; i += 4 * WARP)
-            *(float4 *)(x + r * stride + i) = router_input(load4(h, i, in.hidden, in.vector), factor,
-                                                           load4(in.scale, i, in.hidden, in.vector), in.root);
+            *(float4 *)(x + r * stride + i) = router_input(load4<vector>(h, i, in.hidden), factor,
+                                                           load4<vector>(in.scale, i, in.hidden), in.root);
     }
     __syncthreads();
     float sum[TILE_EXPERTS][rows] = {};
@@ -89,7 +114,7 @@ static __global__ void __launch_bounds__(TILE_WARPS *WARP) route_tile_kernel(flo
         float4 w[TILE_EXPERTS];
 #pragma unroll
         for (int e = 0; e < TILE_EXPERTS; e++)
-            w[e] = first + e < in.experts ? load4(in.router + (size_t)(first + e) * in.hidden, i, in.hidden, in.vector)
+            w[e] = first + e < in.experts ? load4<vector>(in.router + (size_t)(first + e) * in.hidden, i, in.hidden)
                                           : make_float4(0, 0, 0, 0);
 #pragma unroll
         for (int r = 0; r < rows; r++) {
@@ -110,11 +135,13 @@ static __global__ void __launch_bounds__(TILE_WARPS *WARP) route_tile_kernel(flo
 
 /* A block has a row. An expert's place is the number of those before it: more probable, or as probable with a lower id.
  * The sum of exponentials is added as the CPU adds it: equal logits choose alike. */
-static __global__ void route_choose_kernel(const float *logits, const float *per_expert_scale, uint32_t experts,
-                                           uint32_t active, const uint32_t *row_count, uint32_t *ids, float *weights) {
+static __global__ void __launch_bounds__(CHOOSE_THREADS)
+    route_choose_kernel(const float *logits, const float *per_expert_scale, uint32_t experts, uint32_t active,
+                        const uint32_t *row_count, uint32_t *ids, float *weights) {
     __shared__ float scratch[33], total;
     DYNAMIC_SHARED(shared);
-    float *p = (float *)shared, *chosen = p + experts; /* [experts], [active] */
+    uint32_t quads = (experts + 3) / 4;
+    float *p = (float *)shared, *chosen = p + quads * 4; /* [experts], [active] */
     grid_release();
     grid_wait();
     uint32_t row = blockIdx.x;
@@ -132,16 +159,22 @@ static __global__ void route_choose_kernel(const float *logits, const float *per
     }
     __syncthreads();
     float inverse = 1.0f / total;
-    for (uint32_t e = threadIdx.x; e < experts; e += CHOOSE_THREADS) {
-        float q = p[e] * inverse;
-        p[e] = q >= 0.0f ? q : -1.0f; /* what is no number comes last and has a place of its own */
+    for (uint32_t e = threadIdx.x; e < quads * 4; e += CHOOSE_THREADS) {
+        float q = e < experts ? p[e] * inverse : -2.0f;
+        p[e] = q >= 0.0f ? q : e < experts ? -1.0f : -2.0f; /* what is no number comes last and has a place of its own */
     }
     __syncthreads();
     for (uint32_t e = threadIdx.x; e < experts; e += CHOOSE_THREADS) {
         float mine = p[e];
         uint32_t place = 0;
 #pragma unroll 8
-        for (uint32_t o = 0; o < experts; o++) place += p[o] > mine || (p[o] == mine && o < e);
+        for (uint32_t o = 0; o < quads; o++) {
+            float4 q = ((const float4 *)p)[o];
+            place += q.x > mine || (q.x == mine && 4 * o < e);
+            place += q.y > mine || (q.y == mine && 4 * o + 1 < e);
+            place += q.z > mine || (q.z == mine && 4 * o + 2 < e);
+            place += q.w > mine || (q.w == mine && 4 * o + 3 < e);
+        }
         if (place >= active) continue;
         chosen[place] = mine;
         ids[(size_t)row * active + place] = row < *row_count ? e : MOE_NONE;
@@ -156,21 +189,28 @@ static __global__ void route_choose_kernel(const float *logits, const float *per
     }
 }
 
+template <bool vector> static void logits_launch(cudaStream_t stream, float *logits, const route_input &in) {
+    size_t row_bytes = (size_t)(in.hidden + 3) / 4 * 4 * sizeof(float);
+    dim3 threads(TILE_WARPS * WARP);
+    uint32_t blocks = (in.experts + TILE_WARPS * TILE_EXPERTS - 1) / (TILE_WARPS * TILE_EXPERTS);
+    if (in.n <= CUDA_STREAM_ROWS || 2 * row_bytes > TILE_SHARED_MAX)
+        LAUNCH(route_logits_kernel<vector>, dim3((in.experts + ROUTE_WARPS - 1) / ROUTE_WARPS, in.n),
+               dim3(ROUTE_WARPS *WARP), 0, stream, logits, in);
+    else if (TILE_ROWS_MAX * row_bytes <= TILE_SHARED_MAX)
+        LAUNCH((route_tile_kernel<TILE_ROWS_MAX, vector>), dim3(blocks, (in.n + TILE_ROWS_MAX - 1) / TILE_ROWS_MAX), threads,
+               TILE_ROWS_MAX * row_bytes, stream, logits, in);
+    else
+        LAUNCH((route_tile_kernel<2, vector>), dim3(blocks, (in.n + 1) / 2), threads, 2 * row_bytes, stream, logits, in);
+}
+
 extern "C" void moe_route_launch(cudaStream_t stream, const moe_layer *m, const float *h, uint32_t n,
                                  const uint32_t *row_count, float *logits, uint32_t *ids, float *weights) {
     route_input in = {h, m->router_scale, (const float *)m->router.data, m->hidden, m->experts, n, m->eps,
-                      1.0f / sqrtf((float)m->hidden),
-                      m->hidden % 4 == 0 && (((uintptr_t)h | (uintptr_t)m->router_scale | (uintptr_t)m->router.data) & 15) == 0};
-    size_t row_bytes = (size_t)(m->hidden + 3) / 4 * 4 * sizeof(float);
-    uint32_t blocks = (m->experts + TILE_WARPS * TILE_EXPERTS - 1) / (TILE_WARPS * TILE_EXPERTS);
-    if (n <= CUDA_STREAM_ROWS || 2 * row_bytes > TILE_SHARED_MAX)
-        LAUNCH(route_logits_kernel, dim3((m->experts + ROUTE_WARPS - 1) / ROUTE_WARPS, n), dim3(ROUTE_WARPS *WARP), 0,
-               stream, logits, in);
-    else if (TILE_ROWS_MAX * row_bytes <= TILE_SHARED_MAX)
-        LAUNCH(route_tile_kernel<TILE_ROWS_MAX>, dim3(blocks, (n + TILE_ROWS_MAX - 1) / TILE_ROWS_MAX),
-               dim3(TILE_WARPS *WARP), TILE_ROWS_MAX * row_bytes, stream, logits, in);
-    else
-        LAUNCH(route_tile_kernel<2>, dim3(blocks, (n + 1) / 2), dim3(TILE_WARPS *WARP), 2 * row_bytes, stream, logits, in);
-    LAUNCH(route_choose_kernel, dim3(n), dim3(CHOOSE_THREADS), (m->experts + m->active) * sizeof(float), stream, logits,
-           m->per_expert_scale, m->experts, m->active, row_count, ids, weights);
+                      1.0f / sqrtf((float)m->hidden)};
+    bool vector = m->hidden % 4 == 0 &&
+                  (((uintptr_t)h | (uintptr_t)m->router_scale | (uintptr_t)m->router.data) & 15) == 0;
+    if (vector) logits_launch<true>(stream, logits, in);
+    else logits_launch<false>(stream, logits, in);
+    LAUNCH(route_choose_kernel, dim3(n), dim3(CHOOSE_THREADS), ((m->experts + 3) / 4 * 4 + m->active) * sizeof(float),
+           stream, logits, m->per_expert_scale, m->experts, m->active, row_count, ids, weights);
 }

@@ -5,8 +5,14 @@
 #include "shard/gpu/cuda_provider.h"
 #include "tests/golden_check.h"
 
+#ifdef GEMMAD_CUDA_SIM
+enum { CASES = 1 }; /* a thread of a kernel is a fiber: a case takes seconds */
+#else
+enum { CASES = 0 };
+#endif
+
 static void check_model(const char *model, uint32_t ranks, bool untapped) {
-    golden_case g = {.model = model, .ranks = ranks, .gpu = gpu_cuda(), .untapped = untapped};
+    golden_case g = {.model = model, .ranks = ranks, .gpu = gpu_cuda(), .untapped = untapped, .cases = CASES};
     CHECK_STATUS(comm_fork_run(&(comm_fork_options){.ranks = ranks, .threads = true}, golden_body, &g), ST_OK);
 }
 
@@ -33,8 +39,9 @@ TEST(other_sizes) {
 }
 
 int main(void) {
-    if (gpu_cuda()->count() == 0) test_skip("there is no GPU that CUDA can use");
+    setenv("CUDA_SIM_MEMORY", "17179869184", 1); /* a context's share is taken off each rank's part */
     setenv("GEMMAD_GPU_SHARE", "1", 1);
+    if (gpu_cuda()->count() == 0) test_skip("there is no GPU that CUDA can use");
     RUN(one_rank);
     RUN(recorded);
     RUN(several_ranks);

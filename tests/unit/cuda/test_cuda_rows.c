@@ -108,7 +108,8 @@ TEST(moves) {
 }
 
 TEST(activations) {
-    const struct { uint32_t dim, gate_stride, up_stride; } shapes[] = {{1, 1, 1}, {30, 31, 33}, {64, 64, 128}, {1028, 1032, 2056}, {1029, 1029, 1030}};
+    const struct { uint32_t dim, gate_stride, up_stride; } shapes[] = {
+        {1, 1, 1}, {30, 31, 33}, {64, 64, 128}, {1028, 1032, 2056}, {1029, 1029, 1030}};
     enum { N = 3 };
     for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++) {
         uint32_t dim = shapes[i].dim, gs = shapes[i].gate_stride, us = shapes[i].up_stride, wrong = 0;
