@@ -386,6 +386,7 @@ static status finish_rows(runner *r, uint32_t first, uint32_t n, runner_sink *si
     r->ops->linear(r->b, &(product){r->logits, share, &r->o.weights->embed}, 1,
                    r->h_spare + (size_t)first * c->hidden, c->hidden, n);
     if (c->softcap > 0) r->ops->softcap(r->b, r->logits, c->softcap, n, share);
+    if (r->o.meanwhile && !r->b->is_host && first == 0) r->o.meanwhile(r->o.meanwhile_context);
     runner_look(r, "logits", first, r->logits, NULL, n, share);
     /* The last row of a chunk whose next token nobody named has nothing to say; it is not asked of the
      * sampler. */
