@@ -166,7 +166,6 @@ static status open_device_tables(runner *r) {
     void *p;
     TRY(take(r, most * sizeof *r->device_index, "indices of rows", &p));
     r->device_index = p;
-    r->ids_stride = (uint32_t)ids;
     TRY(take(r, bytes, "chosen experts", &p));
     r->expert_ids = p;
     r->host_ids = r->b->is_host || !bytes ? r->expert_ids : memory_alloc(bytes);
@@ -450,6 +449,7 @@ static status run_rows(runner *r) {
     r->ple_spare = r->ple == r->first_ple ? r->ple_spare : r->ple;
     r->h = r->first_h;
     r->ple = r->first_ple;
+    r->ids_stride = (size ? size : n) * r->config->experts_active; /* close together: they are fetched in one go */
     if (size) {
         TRY(run_recorded(r, size));
     } else {
