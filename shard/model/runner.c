@@ -166,7 +166,6 @@ static status open_device_tables(runner *r) {
     void *p;
     TRY(take(r, most * sizeof *r->device_index, "indices of rows", &p));
     r->device_index = p;
-    r->ids_stride = (uint32_t)ids;
     TRY(take(r, bytes, "chosen experts", &p));
     r->expert_ids = p;
     r->host_ids = r->b->is_host || !bytes ? r->expert_ids : memory_alloc(bytes);
@@ -386,6 +385,7 @@ static status finish_rows(runner *r, uint32_t first, uint32_t n, runner_sink *si
     r->ops->linear(r->b, &(product){r->logits, share, &r->o.weights->embed}, 1,
                    r->h_spare + (size_t)first * c->hidden, c->hidden, n);
     if (c->softcap > 0) r->ops->softcap(r->b, r->logits, c->softcap, n, share);
+    if (r->o.meanwhile && !r->b->is_host && first == 0) r->o.meanwhile(r->o.meanwhile_context);
     runner_look(r, "logits", first, r->logits, NULL, n, share);
     /* The last row of a chunk whose next token nobody named has nothing to say; it is not asked of the
      * sampler. */
@@ -449,6 +449,7 @@ static status run_rows(runner *r) {
     r->ple_spare = r->ple == r->first_ple ? r->ple_spare : r->ple;
     r->h = r->first_h;
     r->ple = r->first_ple;
+    r->ids_stride = (size ? size : n) * r->config->experts_active; /* close together: they are fetched in one go */
     if (size) {
         TRY(run_recorded(r, size));
     } else {

@@ -22,6 +22,8 @@ typedef struct table_plan {
     uint32_t *device; /* the same there */
     size_t items_at;  /* in words */
     uint32_t items_max;
+    uint32_t listed, items; /* rows, and their items, of the current step */
+    bool prefill_listed;    /* rows of prompts too: only once some layer wants them, since they are many */
 } table_plan;
 
 struct cuda_attention_state {
@@ -190,34 +192,37 @@ static uint32_t list_row(const cuda_backend *c, const table_plan *t, attention_i
     return count;
 }
 
-static void plan_table(cuda_backend *c, uint32_t table) {
+/* Lists the rows of one kind of span behind those that are listed already, and puts all to the device. */
+static void list_rows(cuda_backend *c, uint32_t table, bool prefill) {
     table_plan *t = &c->attention->table[table];
     const step_rows *rows = &c->host_rows;
-    uint32_t *row_items = t->words + HEADER_WORDS, listed = 0, count = 0;
+    uint32_t *row_items = t->words + HEADER_WORDS;
     attention_item *items = (attention_item *)(void *)(t->words + t->items_at);
-    for (int prefill = 0; prefill < 2; prefill++) {
-        for (uint32_t s = 0; s < rows->span_count; s++) {
-            const row_span *span = &rows->spans[table][s];
-            if (is_prefill(c, span) != (prefill == 1)) continue;
-            INVARIANT(listed + span->count <= c->options.rows_max);
-            for (uint32_t i = 0; i < span->count; i++) {
-                row_items[listed++] = count;
-                count = list_row(c, t, items, count, span, i);
-            }
+    for (uint32_t s = 0; s < rows->span_count; s++) {
+        const row_span *span = &rows->spans[table][s];
+        if (is_prefill(c, span) != prefill) continue;
+        INVARIANT(t->listed + span->count <= c->options.rows_max);
+        for (uint32_t i = 0; i < span->count; i++) {
+            row_items[t->listed++] = t->items;
+            t->items = list_row(c, t, items, t->items, span, i);
         }
-        t->words[prefill] = listed;
     }
-    row_items[listed] = count;
-    c->attention->decode_rows = t->words[0];
-    c->attention->rows = listed;
-    size_t bytes = t->items_at * sizeof *t->words + (size_t)count * sizeof *items;
-    cuda_put(c, t->device, t->words, bytes);
+    row_items[t->listed] = t->items;
+    t->prefill_listed = prefill;
+    if (!prefill) t->words[0] = t->listed;
+    t->words[1] = t->listed;
+    cuda_put(c, t->device, t->words, t->items_at * sizeof *t->words + (size_t)t->items * sizeof *items);
 }
 
 void cuda_attention_plan(cuda_backend *c) {
     cuda_attention_state *a = c->attention;
     const step_rows *rows = &c->host_rows;
-    for (uint32_t table = 0; table < PAGE_TABLES; table++) plan_table(c, table);
+    for (uint32_t table = 0; table < PAGE_TABLES; table++) {
+        a->table[table].listed = a->table[table].items = 0;
+        if (rows->spans[table]) list_rows(c, table, false);
+    }
+    a->decode_rows = a->table[0].listed > a->table[1].listed ? a->table[0].listed : a->table[1].listed;
+    a->rows = rows->n;
     a->span_count = 0;
     for (uint32_t s = 0; s < rows->span_count; s++) {
         const row_span *span = &rows->spans[0][s];
@@ -341,6 +346,8 @@ void cuda_attention(backend *b, const attention_layer *l, const float *q, float 
         INVARIANT(attention_prefill_launch(&d, &tiles, tiles_of(a, tiles.tile_rows)));
         if (a->decode_rows == 0) return;
         call.decode_only = true;
+    } else if (a->span_count && !a->table[l->table].prefill_listed) {
+        list_rows(c, l->table, true);
     }
     run_items(c, &d, &call, a->table[l->table].splits_max, tensor);
 }
