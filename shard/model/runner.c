@@ -414,6 +414,8 @@ static uint32_t recorded_rows(const runner *r) {
     static const uint8_t recorded[] = {1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 63};
     uint32_t n = r->live.n;
     if (!r->ops->replay || r->o.tap || !comm_is_ordered(r->o.activations)) return 0;
+    /* Its rows are packed by the host, which has to know the experts. */
+    if (r->config->experts && r->o.split->ranks > 1 && r->o.exchange == EXCHANGE_ALL_TO_ALL) return 0;
     if (r->live.span_count != n || r->wanted_count != n) return 0;
     for (uint32_t i = 0; i < sizeof recorded; i++)
         if (n <= recorded[i]) return recorded[i] <= r->o.rows_max ? recorded[i] : 0;
@@ -449,7 +451,8 @@ static status run_rows(runner *r) {
     r->ple_spare = r->ple == r->first_ple ? r->ple_spare : r->ple;
     r->h = r->first_h;
     r->ple = r->first_ple;
-    r->ids_stride = (size ? size : n) * r->config->experts_active; /* close together: they are fetched in one go */
+    /* Close together: they all go to the host. */
+    r->ids_stride = (size ? size : n) * r->config->experts_active;
     if (size) {
         TRY(run_recorded(r, size));
     } else {
@@ -478,12 +481,14 @@ status runner_step(runner *r, const plan *p, runner_sink *sink, void *context) {
     if (p->span_count == 0) return ST_OK;
     TRY(rows_begin(r, p));
     TRY(run_rows(r));
+    fetch_experts(r);
     if (r->wanted_count) norm_wanted(r);
     for (uint32_t first = 0; first < r->wanted_count; first += RUNNER_LOGIT_ROWS) {
         uint32_t left = r->wanted_count - first;
         r->reads.heads++;
         TRY(finish_rows(r, first, left < RUNNER_LOGIT_ROWS ? left : RUNNER_LOGIT_ROWS, sink, context));
     }
-    TRY(count_experts(r, r->rows_before));
-    return r->ops->finish(r->b);
+    TRY(r->ops->finish(r->b));
+    count_experts(r, r->rows_before);
+    return ST_OK;
 }

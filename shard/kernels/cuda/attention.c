@@ -18,19 +18,19 @@ static const uint32_t COUNTERS_MIN = 1 << 16;
 
 typedef struct table_plan {
     uint32_t window, splits_max;
-    uint32_t *words;  /* host: HEADER_WORDS, row_items, then items */
-    uint32_t *device; /* the same there */
-    size_t items_at;  /* in words */
+    uint32_t *words;         /* host: HEADER_WORDS, row_items, then items */
+    uint32_t *device;        /* the same there */
+    size_t items_at;         /* in words */
     uint32_t items_max;
-    uint32_t listed, items; /* rows, and their items, of the current step */
-    bool prefill_listed;    /* rows of prompts too: only once some layer wants them, since they are many */
+    uint32_t items;          /* listed */
+    bool complete;           /* rows of prefill spans are listed too */
 } table_plan;
 
 struct cuda_attention_state {
     table_plan table[PAGE_TABLES];
-    attention_span *spans; /* host, [rows_max / ATTENTION_PREFILL_ROWS + 1] */
+    attention_span *spans;   /* host, [rows_max / ATTENTION_PREFILL_ROWS + 1] */
     attention_span *device_spans;
-    uint32_t span_count; /* of prefill */
+    uint32_t span_count;     /* of prefill */
     uint32_t decode_rows, rows;
     float *partials;
     uint64_t partial_floats;
@@ -192,36 +192,62 @@ static uint32_t list_row(const cuda_backend *c, const table_plan *t, attention_i
     return count;
 }
 
-/* Lists the rows of one kind of span behind those that are listed already, and puts all to the device. */
-static void list_rows(cuda_backend *c, uint32_t table, bool prefill) {
+/* Lists rows of spans that are prefill, or of those that are not, behind what is listed. */
+static void list_spans(const cuda_backend *c, uint32_t table, bool prefill) {
     table_plan *t = &c->attention->table[table];
     const step_rows *rows = &c->host_rows;
-    uint32_t *row_items = t->words + HEADER_WORDS;
+    uint32_t *row_items = t->words + HEADER_WORDS, listed = prefill ? t->words[0] : 0;
     attention_item *items = (attention_item *)(void *)(t->words + t->items_at);
     for (uint32_t s = 0; s < rows->span_count; s++) {
         const row_span *span = &rows->spans[table][s];
         if (is_prefill(c, span) != prefill) continue;
-        INVARIANT(t->listed + span->count <= c->options.rows_max);
+        INVARIANT(listed + span->count <= c->options.rows_max);
         for (uint32_t i = 0; i < span->count; i++) {
-            row_items[t->listed++] = t->items;
+            row_items[listed++] = t->items;
             t->items = list_row(c, t, items, t->items, span, i);
         }
     }
-    row_items[t->listed] = t->items;
-    t->prefill_listed = prefill;
-    if (!prefill) t->words[0] = t->listed;
-    t->words[1] = t->listed;
-    cuda_put(c, t->device, t->words, t->items_at * sizeof *t->words + (size_t)t->items * sizeof *items);
+    row_items[listed] = t->items;
+    t->words[1] = listed;
+    if (!prefill) t->words[0] = listed;
+}
+
+/* The lists as they are now, of items those from `from` on. */
+static void put_lists(cuda_backend *c, const table_plan *t, uint32_t from) {
+    const size_t item_words = sizeof(attention_item) / sizeof *t->words, at = t->items_at + from * item_words;
+    if (from == 0) {
+        cuda_put(c, t->device, t->words, (at + t->items * item_words) * sizeof *t->words);
+        return;
+    }
+    cuda_put(c, t->device, t->words, t->items_at * sizeof *t->words);
+    cuda_put(c, t->device + at, t->words + at, (t->items - from) * sizeof(attention_item));
+}
+
+static void plan_table(cuda_backend *c, uint32_t table) {
+    table_plan *t = &c->attention->table[table];
+    t->items = 0;
+    list_spans(c, table, false);
+    c->attention->decode_rows = t->words[0];
+    t->complete = t->words[0] == c->host_rows.n;
+    put_lists(c, t, 0);
+}
+
+/* Rows of prefill spans, of which there may be many items, are listed where a layer needs them: those that tiles take do
+ * not. That is outside of recordings, which have no such spans. */
+static void complete_lists(cuda_backend *c, uint32_t table) {
+    table_plan *t = &c->attention->table[table];
+    uint32_t before = t->items;
+    if (t->complete) return;
+    INVARIANT(!c->recording);
+    list_spans(c, table, true);
+    t->complete = true;
+    put_lists(c, t, before);
 }
 
 void cuda_attention_plan(cuda_backend *c) {
     cuda_attention_state *a = c->attention;
     const step_rows *rows = &c->host_rows;
-    for (uint32_t table = 0; table < PAGE_TABLES; table++) {
-        a->table[table].listed = a->table[table].items = 0;
-        if (rows->spans[table]) list_rows(c, table, false);
-    }
-    a->decode_rows = a->table[0].listed > a->table[1].listed ? a->table[0].listed : a->table[1].listed;
+    for (uint32_t table = 0; table < PAGE_TABLES; table++) plan_table(c, table);
     a->rows = rows->n;
     a->span_count = 0;
     for (uint32_t s = 0; s < rows->span_count; s++) {
@@ -307,7 +333,7 @@ void cuda_attention_prepare(backend *b, const attention_layer *l, float *q, floa
 }
 
 /* Listed rows go through the kernels of items, as many at once as partial sums have room for. */
-static void run_items(const cuda_backend *c, const attention_device *d, attention_call *call, uint32_t splits,
+static void run_items(cuda_backend *c, const attention_device *d, attention_call *call, uint32_t splits,
                       bool tensor) {
     cuda_attention_state *a = c->attention;
     uint64_t slots = (uint64_t)splits * call->kv_heads * call->groups;
@@ -346,8 +372,8 @@ void cuda_attention(backend *b, const attention_layer *l, const float *q, float 
         INVARIANT(attention_prefill_launch(&d, &tiles, tiles_of(a, tiles.tile_rows)));
         if (a->decode_rows == 0) return;
         call.decode_only = true;
-    } else if (a->span_count && !a->table[l->table].prefill_listed) {
-        list_rows(c, l->table, true);
+    } else {
+        complete_lists(c, l->table);
     }
     run_items(c, &d, &call, a->table[l->table].splits_max, tensor);
 }

@@ -6,7 +6,7 @@
  * all of them, always in order: a row's bits depend on nothing but what it sees.
  *
  * Lists are made once for all layers of a page table, by cuda_attention_plan: rows are listed in an order of their own, those
- * that only decode first, then those of prefill spans, which have items too, for layers that the kernels of tiles do not take.
+ * that only decode first, then those of prefill spans, for layers that the kernels of tiles do not take.
  *
  * Memory:  pointers are device memory; a call is passed to kernels by value and holds nothing that differs between two steps
  *          that are replayed for each other.

@@ -28,7 +28,7 @@ enum { WARP = 32 };
 #define DYNAMIC_SHARED(name) extern __shared__ __align__(128) unsigned char name[]
 
 /* Starts a kernel in stream order; it may begin while the one before it ends. An error of the launch itself is found by
- * the next cudaGetLastError. Dynamic shared memory beyond 48 KiB is asked for here. */
+ * the next cudaGetLastError. Dynamic shared memory that, with the static part, goes beyond 48 KiB is asked for here. */
 #define LAUNCH(kernel, grid, block, shared_bytes, stream, ...)                                                         \
     launch_kernel_(kernel, grid, block, shared_bytes, stream, __VA_ARGS__)
 
@@ -36,12 +36,29 @@ enum { WARP = 32 };
  * another GPU, and for no other block. */
 #define LAUNCH_TOGETHER LAUNCH
 
+/* Of the current device. */
+static inline int device_attribute_(cudaDeviceAttr what) {
+    int device = 0, value = 0;
+    (void)cudaGetDevice(&device);
+    (void)cudaDeviceGetAttribute(&value, what, device);
+    return value;
+}
+
+/* A kernel is allowed all the dynamic shared memory that its static part leaves it, once: ranks that are threads on one
+ * device share its kernels, and one of them must not cut down what another is about to use. */
+template <typename... Parameters> static inline void allow_shared_(void (*kernel)(Parameters...), size_t bytes) {
+    cudaFuncAttributes a;
+    if (cudaFuncGetAttributes(&a, kernel) != cudaSuccess || (size_t)a.maxDynamicSharedSizeBytes >= bytes) return;
+    int most = device_attribute_(cudaDevAttrMaxSharedMemoryPerBlockOptin);
+    (void)cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, most - (int)a.sharedSizeBytes);
+}
+
 template <typename... Parameters, typename... Arguments>
 static inline void launch_kernel_(void (*kernel)(Parameters...), dim3 grid, dim3 block, size_t shared_bytes,
                                   cudaStream_t stream, Arguments... arguments) {
+    enum { SURELY_ALLOWED = 16 << 10, EARLY_CAPABILITY = 9 };
     if (grid.x == 0 || grid.y == 0 || grid.z == 0) return;
-    if (shared_bytes > 48 << 10)
-        (void)cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)shared_bytes);
+    if (shared_bytes > SURELY_ALLOWED) allow_shared_(kernel, shared_bytes);
     cudaLaunchAttribute early;
     early.id = cudaLaunchAttributeProgrammaticStreamSerialization;
     early.val.programmaticStreamSerializationAllowed = 1;
@@ -51,7 +68,8 @@ static inline void launch_kernel_(void (*kernel)(Parameters...), dim3 grid, dim3
     config.dynamicSmemBytes = shared_bytes;
     config.stream = stream;
     config.attrs = &early;
-    config.numAttrs = 1;
+    /* Devices before it do not know the attribute, and grid_wait is nothing there. */
+    config.numAttrs = device_attribute_(cudaDevAttrComputeCapabilityMajor) >= EARLY_CAPABILITY ? 1 : 0;
     (void)cudaLaunchKernelEx(&config, kernel, static_cast<Parameters>(arguments)...);
 }
 

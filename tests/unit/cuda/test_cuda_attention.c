@@ -1,8 +1,7 @@
-/* Attention on the GPU. Answers are held against softmax in double precision over the values that the cache
- * holds, with bounds from the arithmetic of the kernel that is meant; what no row may see is NaN, pages that
- * none needs have no number, and every sixteenth value is large, so that one key too many or too few shows.
- * Rows alone, together and in other chunks must have equal bits, and so must a recorded call. What is written
- * to the cache has the bits of the CPU's kernels. */
+/* Attention on the GPU. Answers are held against softmax in double precision over the values that the cache holds, with bounds
+ * from the arithmetic of the kernel that is meant; what no row may see is NaN, pages that none needs have no number, and every
+ * sixteenth value is large, so that one key too many or too few shows. Rows alone, together and in other chunks must have equal
+ * bits, and so must a recorded call. What is written to the cache has the bits of the CPU's kernels. */
 #include <math.h>
 
 #include "base/memory.h"
@@ -62,6 +61,7 @@ typedef struct shape {
     bool half_size;
     kv_type type;
     uint32_t window, heads, first_head, heads_per_kv, first_kv, kv_heads;
+    uint32_t shared_bytes;       /* that a block may have; 0: what the device says */
     bool invariant, is_long;     /* long: a context so long that not all rows' partial sums have room at once */
 } shape;
 
@@ -101,7 +101,7 @@ static void open_backend(world *w) {
     OK(cudaDeviceGetAttribute(&value, cudaDevAttrMultiProcessorCount, 0));
     c->multiprocessors = (uint32_t)value;
     OK(cudaDeviceGetAttribute(&value, cudaDevAttrMaxSharedMemoryPerBlockOptin, 0));
-    c->shared_bytes_max = (size_t)value;
+    c->shared_bytes_max = s->shared_bytes ? s->shared_bytes : (size_t)value;
     OK(cudaStreamCreate(&c->stream));
     w->words = device_of(NULL, (1 + 3 * ROWS_MAX) * sizeof *w->words);
     w->device_pages = device_of(w->pages, sizeof w->pages);
@@ -327,22 +327,20 @@ static float *attend(world *w, const part *parts, uint32_t count) {
 
 /* ---- what is right ---- */
 
-/* Relative errors, as standard deviations of roundings, of one product of a score, and of a weight; and of
- * sums. */
+/* Relative errors, as standard deviations of roundings, of one product of a score, and of a weight; and of sums. */
 typedef struct arithmetic {
     double product, weight, sum;
 } arithmetic;
 
 static arithmetic arithmetic_of(const shape *s, uint32_t rows) {
-    bool wide = s->dim == 128 || s->dim == 256 || s->dim == 512;
-    if (s->type == KV_F32 || !wide || (s->half_size && s->pairs != 64)) return (arithmetic){0x1p-24, 0x1p-23, 0x1p-22};
+    bool tensor = s->type != KV_F32 && (s->half_size ? s->dim == 512 && s->pairs == 64 : s->dim == 128 || s->dim == 256 || s->dim == 512);
+    if (!tensor) return (arithmetic){0x1p-24, 0x1p-23, 0x1p-22};
     if (rows < ATTENTION_PREFILL_ROWS || s->invariant) return (arithmetic){0x1p-18, 0x1p-18, 0x1p-21};
     return (arithmetic){0x1p-10, 0x1p-10, 0x1p-21};
 }
 
-/* y[dim] of one row and head, and what it may be off by: a score by six deviations of its products' roundings
- * and the rounding of its sum, a weight by twice that of the worst score (once in itself, once in the sum)
- * and its own rounding. */
+/* y[dim] of one row and head, and what it may be off by: a score by six deviations of its products' roundings and the rounding
+ * of its sum, a weight by twice that of the worst score (once in itself, once in the sum) and its own rounding. */
 static void exact(const world *w, uint32_t slot, uint32_t position, uint32_t head, const float *prepared, arithmetic a, double *y,
                   double *bound) {
     const shape *s = &w->s;
@@ -385,9 +383,8 @@ static double check_answers(world *w, const part *parts, uint32_t count, const f
                 for (uint32_t d = 0; d < s->dim; d++) {
                     double off = got[d] == want[d] ? 0 : fabs(got[d] - want[d]) / bound[d];
                     if (!(off <= 1) && !wrong++)
-                        CHECK_THAT(off <= 1, "%s %u half %u window %u: position %u row %u head %u element %u: %g not %g +- %g",
-                                   kv_type_name(s->type), s->dim, s->half_size, s->window, parts[i].position + j, row, h, d,
-                                   got[d], want[d], bound[d]);
+                        CHECK_THAT(off <= 1, "dim %u type %u half %u window %u: position %u row %u head %u element %u: %g not %g within %g",
+                                   s->dim, s->type, s->half_size, s->window, parts[i].position + j, row, h, d, got[d], want[d], bound[d]);
                     nearest = fmax(nearest, off);
                 }
             }
@@ -418,14 +415,6 @@ static void check_shape(const shape *s, const part *parts, uint32_t count) {
 static const uint32_t depths[] = {0, 1, 63, 64, 65, 127, 255, 256, 511, 512, 1023, 1500};
 enum { DEPTHS = sizeof depths / sizeof *depths };
 
-static shape plain_shape(uint32_t dim, kv_type type, uint32_t heads, uint32_t heads_per_kv) {
-    return (shape){.dim = dim, .pairs = dim / 2, .type = type, .heads = heads, .heads_per_kv = heads_per_kv,
-                   .kv_heads = heads / heads_per_kv};
-}
-static shape half_shape(kv_type type, uint32_t heads) {
-    return (shape){.dim = 512, .pairs = 64, .half_size = true, .type = type, .heads = heads, .heads_per_kv = 8, .kv_heads = 1};
-}
-
 static void check_decode(shape s) {
     part parts[DEPTHS + 1];
     for (uint32_t i = 0; i < DEPTHS; i++) parts[i] = (part){i % SLOTS, depths[i], 1};
@@ -437,7 +426,7 @@ TEST(decode_float) {
     static const uint32_t dims[] = {16, 24, 64, 17};
     for (uint32_t i = 0; i < 4; i++)
         for (int type = 0; type < 3; type++) {
-            shape s = plain_shape(dims[i], (kv_type)type, 4, 2);
+            shape s = {.dim = dims[i], .pairs = dims[i] / 2, .type = (kv_type)type, .heads = 4, .heads_per_kv = 2, .kv_heads = 2};
             s.window = i % 2 ? 100 : 0;
             check_decode(s);
             if (dims[i] % 8) continue;
@@ -453,22 +442,36 @@ TEST(decode_tensor) {
     for (int type = KV_BF16; type <= KV_Q8; type++)
         for (uint32_t i = 0; i < 3; i++)
             for (int windowed = 0; windowed < 2; windowed++) {
-                shape s = plain_shape(dims[i], (kv_type)type, 2, 2);
+                shape s = {.dim = dims[i], .pairs = dims[i] / 2, .type = (kv_type)type, .heads = 2, .heads_per_kv = 2, .kv_heads = 1};
                 s.window = windowed ? 512 : 0;
                 check_decode(s);
             }
 }
 
+/* GPUs with less shared memory than the tensor-core kernels of this width take. */
+TEST(decode_little_memory) {
+    shape s = {.dim = 512, .pairs = 256, .type = KV_BF16, .window = 100, .heads = 2, .heads_per_kv = 2, .kv_heads = 1};
+    s.shared_bytes = 99 << 10;
+    check_decode(s);
+    s.pairs = 64;
+    s.window = 0;
+    s.half_size = true;
+    check_decode(s);
+}
+
 TEST(decode_half_size) {
     for (int type = KV_BF16; type <= KV_Q8; type++)
-        check_decode(half_shape((kv_type)type, 8));
+        check_decode((shape){.dim = 512, .pairs = 64, .half_size = true, .type = (kv_type)type, .heads = 8, .heads_per_kv = 8,
+                             .kv_heads = 1});
 }
 
 /* More splits than are merged at once, with and without a window. */
 TEST(deep) {
     static const part parts[] = {{0, 5000, 1}, {1, 2111, 1}, {2, 2112, 2}, {3, 8190, 1}, {1, 4095, 1}};
     for (uint32_t i = 0; i < 6; i++) {
-        shape s = i == 5 ? half_shape(KV_BF16, 2) : plain_shape(i % 3 == 0 ? 16 : i % 3 == 1 ? 128 : 512, KV_BF16, 2, 2);
+        shape s = {.dim = i % 3 == 0 ? 16 : i % 3 == 1 ? 128 : 512, .type = KV_BF16, .heads = 2, .heads_per_kv = 2, .kv_heads = 1};
+        s.half_size = i == 5;
+        s.pairs = s.half_size ? 64 : s.dim / 2;
         s.window = i < 2 ? 2100 : 0;
         check_shape(&s, parts, i % 3 == 2 ? 4 : 5);
     }
@@ -477,9 +480,8 @@ TEST(deep) {
 /* Rows in several launches, because a long context's partial sums are many. */
 TEST(launches) {
     static const part parts[] = {{0, 300, 2}, {1, 280, 70}, {2, 0, 1}};
-    shape s = half_shape(KV_BF16, 8);
-    s.invariant = s.is_long = true;
-    check_shape(&s, parts, 3);
+    check_shape(&(shape){.dim = 512, .pairs = 64, .half_size = true, .type = KV_BF16, .heads = 8, .heads_per_kv = 8, .kv_heads = 1,
+                         .invariant = true, .is_long = true}, parts, 3);
 }
 
 /* Ranks' shares: heads of one KV head cut in two, more of them than a unit has, one of each. */
@@ -505,13 +507,13 @@ TEST(prefill) {
     static const uint32_t dims[] = {24, 128, 256, 512};
     for (int type = 0; type < 3; type++)
         for (uint32_t i = 0; i < 4; i++) {
-            shape s = plain_shape(dims[i], (kv_type)type, 4, 2);
+            shape s = {.dim = dims[i], .pairs = dims[i] / 2, .type = (kv_type)type, .heads = 4, .heads_per_kv = 2, .kv_heads = 2};
             if (type == KV_F32 && i > 1) continue;
             s.window = (i + (uint32_t)type) % 2 ? 100 : 0;
             check_shape(&s, parts, 5);
         }
     for (int type = KV_BF16; type <= KV_Q8; type++) {
-        shape s = half_shape((kv_type)type, 8);
+        shape s = {.dim = 512, .pairs = 64, .half_size = true, .type = (kv_type)type, .heads = 8, .heads_per_kv = 8, .kv_heads = 1};
         check_shape(&s, parts, 5);
     }
 }
@@ -522,8 +524,7 @@ static bool same_row(const world *w, const float *y, uint32_t i, const float *z,
     return !memcmp(y + i * row, z + j * row, row * sizeof *y);
 }
 
-/* A row's bits: alone, beside others, with more rows before it, and from a recording that was made for other
- * rows. */
+/* A row's bits: alone, beside others, with more rows before it, and from a recording that was made for other rows. */
 static void check_bits(shape s) {
     static const part all[] = {{1, 600, 3}, {0, 1400, 1}, {2, 64, 1}, {3, 900, 1}, {2, 63, 1}};
     static const uint32_t first[] = {0, 3, 4, 5, 6};
@@ -556,12 +557,11 @@ static void check_bits(shape s) {
 
 TEST(bits) {
     for (int type = 0; type < 3; type++) {
-        check_bits(plain_shape(24, (kv_type)type, 4, 2));
+        check_bits((shape){.dim = 24, .pairs = 12, .type = (kv_type)type, .heads = 4, .heads_per_kv = 2, .kv_heads = 2});
         if (type == KV_F32) continue;
-        shape s = plain_shape(256, (kv_type)type, 2, 2);
-        s.window = 512;
-        check_bits(s);
-        check_bits(half_shape((kv_type)type, 3));
+        check_bits((shape){.dim = 256, .pairs = 128, .type = (kv_type)type, .window = 512, .heads = 2, .heads_per_kv = 2, .kv_heads = 1});
+        check_bits((shape){.dim = 512, .pairs = 64, .half_size = true, .type = (kv_type)type, .heads = 3, .heads_per_kv = 8,
+                           .kv_heads = 1});
     }
 }
 
@@ -569,8 +569,7 @@ TEST(bits) {
 TEST(chunks) {
     static const uint32_t chunks[] = {1, 7, 45};
     for (int tensor = 0; tensor < 2; tensor++) {
-        shape s = plain_shape(tensor ? 128 : 32, KV_BF16, 2, 2);
-        s.invariant = true;
+        shape s = {.dim = tensor ? 128 : 32, .pairs = 16, .type = KV_BF16, .heads = 2, .heads_per_kv = 2, .kv_heads = 1, .invariant = true};
         const part all = {2, 300, 90};
         world *w = world_open(&s, &all, 1);
         float *whole = attend(w, &all, 1);
@@ -645,12 +644,11 @@ static void check_prepare(shape s, bool owns_kv) {
 }
 
 TEST(prepare) {
-    static const uint32_t dims[] = {16, 24, 36, 256, 512};
-    for (uint32_t i = 0; i < 5; i++)
+    static const uint32_t dims[] = {16, 24, 36, 128, 256, 512};
+    for (uint32_t i = 0; i < 6; i++)
         for (int type = 0; type < 3; type++)
             for (int half_size = 0; half_size < 2; half_size++) {
-                shape s = {.dim = dims[i], .type = (kv_type)type, .half_size = half_size, .heads = 5, .heads_per_kv = 2,
-                           .kv_heads = 3};
+                shape s = {.dim = dims[i], .type = (kv_type)type, .half_size = half_size, .heads = 5, .heads_per_kv = 2, .kv_heads = 3};
                 s.pairs = half_size ? dims[i] / 8 : dims[i] / 2;
                 check_prepare(s, type != 1 || half_size);
             }
@@ -663,6 +661,7 @@ int main(void) {
     RUN(prepare);
     RUN(decode_float);
     RUN(decode_tensor);
+    RUN(decode_little_memory);
     RUN(decode_half_size);
     RUN(deep);
     RUN(launches);
