@@ -42,7 +42,6 @@ status cuda_linear_open(cuda_backend *c) {
     cuda_linear_state *s = c->linear = memory_alloc(sizeof *s);
     s->x_elements = x_elements(&c->options);
     s->matrix_elements = matrix_elements(&c->options);
-    linear_stream_open();
     if (s->x_elements == 0) return ST_OK;
     void *p;
     TRY(cuda_take(c, s->x_elements * sizeof *s->x, "activations as bf16", &p));

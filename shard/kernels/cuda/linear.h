@@ -60,8 +60,6 @@ typedef struct stream_call {
     bool vector_x;              /* rows of x may be read 16 bytes at a time */
 } stream_call;
 
-/* Once, on the device. */
-void linear_stream_open(void);
 /* Fills in how the work is cut (units are there), for a GPU; returns the dynamic shared memory of a block. */
 size_t linear_stream_plan(stream_call *call, weight_type type, uint32_t multiprocessors, size_t shared_bytes_max);
 void linear_stream_launch(cudaStream_t stream, weight_type type, const stream_call *call, size_t shared_bytes);

@@ -229,14 +229,3 @@ void linear_stream_launch(cudaStream_t stream, weight_type type, const stream_ca
     }
 #undef WITH
 }
-
-/* All of them with as much shared memory as there is: a multiprocessor that has to be divided otherwise first runs empty. */
-void linear_stream_open(void) {
-#define WITH(type_, octets_)                                                                                           \
-    (void)cudaFuncSetAttribute(stream_kernel<type_, octets_>, cudaFuncAttributePreferredSharedMemoryCarveout, 100)
-    WITH(WEIGHT_BF16, 1), WITH(WEIGHT_BF16, 2);
-    WITH(WEIGHT_Q8, 1), WITH(WEIGHT_Q8, 2);
-    WITH(WEIGHT_Q4, 1), WITH(WEIGHT_Q4, 2);
-    WITH(WEIGHT_FP8, 1), WITH(WEIGHT_FP8, 2);
-#undef WITH
-}
