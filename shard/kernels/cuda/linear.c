@@ -94,7 +94,7 @@ static void run_stream(cuda_backend *c, const product *products, uint32_t count,
                        bool gated) {
     const weight *w = products[0].w;
     stream_call call = {.x = x, .x_stride = x_stride, .tile_bytes = tile_bytes(w), .count = count, .n = n, .cols = w->cols,
-                        .gated = gated, .vector_x = vectors(x, x_stride)};
+                        .gated = gated, .vector_x = vectors(x, x_stride) && w->cols % 4 == 0};
     for (uint32_t i = 0; i < count; i++) {
         const product *p = &products[i];
         uint32_t tiles = (p->w->rows + STREAM_TILE - 1) / STREAM_TILE;

@@ -150,7 +150,7 @@ static __device__ __forceinline__ void write_unit(const stream_call *c, const st
 }
 
 template <int type, int octets>
-static __global__ void __launch_bounds__(STREAM_GROUPS_MAX *STREAM_THREADS) stream_kernel(const stream_call c) {
+static __global__ void __launch_bounds__(STREAM_GROUPS_MAX *STREAM_THREADS, 1) stream_kernel(const stream_call c) {
     using form = stream_type<type>;
     DYNAMIC_SHARED(shared);
     const stream_self s = self_of(&c);
@@ -180,11 +180,10 @@ static __global__ void __launch_bounds__(STREAM_GROUPS_MAX *STREAM_THREADS) stre
         stream_sums<octets> sums = {};
         for (uint32_t column = 0; column < c.cols; column += c.chunk_columns) {
             if (unit == s.block * units_at_once || c.chunk_columns < c.cols) {
-                uint32_t left = steps * form::columns - column;
+                const uint32_t left = steps * form::columns - column, most = c.chunk_columns;
                 __syncthreads();
-                stream_stage<type, 8 / octets>(x, x_stride, c.x + s.token * c.x_stride, c.x_stride, column,
-                                               (left < c.chunk_columns ? left : c.chunk_columns) / 4, c.cols, n,
-                                               c.vector_x);
+                stream_stage<type, 8 / octets>(x, x_stride, c.x + s.token * c.x_stride + column, (uint32_t)c.x_stride,
+                                               (left < most ? left : most) / 4, c.cols - column, n, c.vector_x);
                 __syncthreads();
             }
             if (!mine) continue;
