@@ -43,7 +43,6 @@ status cuda_linear_open(cuda_backend *c) {
     cuda_linear_state *s = c->linear = memory_alloc(sizeof *s);
     s->x_elements = x_elements(&c->options);
     s->matrix_elements = matrix_elements(&c->options);
-    linear_stream_open();
     if (s->x_elements == 0) return ST_OK;
     void *p;
     TRY(cuda_take(c, s->x_elements * sizeof *s->x, "activations as bf16", &p));
@@ -95,8 +94,8 @@ static uint64_t tile_bytes(const weight *w) {
 static void run_stream(cuda_backend *c, const product *products, uint32_t count, const float *x, size_t x_stride,
                        uint32_t n, bool gated) {
     const weight *w = products[0].w;
-    stream_call call = {.x = x, .x_stride = x_stride, .tile_bytes = tile_bytes(w), .count = count, .n = n,
-                        .cols = w->cols, .gated = gated, .vector_x = vectors(x, x_stride)};
+    stream_call call = {.x = x, .x_stride = x_stride, .tile_bytes = tile_bytes(w), .count = count, .n = n, .cols = w->cols,
+                        .gated = gated, .vector_x = vectors(x, x_stride) && w->cols % 4 == 0};
     for (uint32_t i = 0; i < count; i++) {
         const product *p = &products[i];
         uint32_t tiles = (p->w->rows + STREAM_TILE - 1) / STREAM_TILE;

@@ -57,11 +57,9 @@ typedef struct stream_call {
     uint32_t chunk_columns;     /* of x in shared memory at a time; a multiple of what all warps' steps cover */
     uint32_t token_tiles, blocks, groups; /* blocks for each token tile */
     bool gated;                 /* product[0].y = gelu(product[0]) · product[1] */
-    bool vector_x;              /* rows of x may be read 16 bytes at a time */
+    bool vector_x;              /* rows of x may be read 16 bytes at a time, to their ends */
 } stream_call;
 
-/* Once, on the device. */
-void linear_stream_open(void);
 /* Fills in how the work is cut (units are there), for a GPU; returns the dynamic shared memory of a block. */
 size_t linear_stream_plan(stream_call *call, weight_type type, uint32_t multiprocessors, size_t shared_bytes_max);
 void linear_stream_launch(cudaStream_t stream, weight_type type, const stream_call *call, size_t shared_bytes);

@@ -152,7 +152,7 @@ static __device__ __forceinline__ void write_unit(const stream_call *c, const st
 }
 
 template <int type, int octets>
-static __global__ void __launch_bounds__(STREAM_GROUPS_MAX *STREAM_THREADS) stream_kernel(const stream_call c) {
+static __global__ void __launch_bounds__(STREAM_GROUPS_MAX *STREAM_THREADS, 1) stream_kernel(const stream_call c) {
     using form = stream_type<type>;
     DYNAMIC_SHARED(shared);
     const stream_self s = self_of(&c);
@@ -182,11 +182,10 @@ static __global__ void __launch_bounds__(STREAM_GROUPS_MAX *STREAM_THREADS) stre
         stream_sums<octets> sums = {};
         for (uint32_t column = 0; column < c.cols; column += c.chunk_columns) {
             if (unit == s.block * units_at_once || c.chunk_columns < c.cols) {
-                uint32_t left = steps * form::columns - column;
+                const uint32_t left = steps * form::columns - column, most = c.chunk_columns;
                 __syncthreads();
-                stream_stage<type, 8 / octets>(x, x_stride, c.x + s.token * c.x_stride, c.x_stride, column,
-                                               (left < c.chunk_columns ? left : c.chunk_columns) / 4, c.cols, n,
-                                               c.vector_x);
+                stream_stage<type, 8 / octets>(x, x_stride, c.x + s.token * c.x_stride + column, (uint32_t)c.x_stride,
+                                               (left < most ? left : most) / 4, c.cols - column, n, c.vector_x);
                 __syncthreads();
             }
             if (!mine) continue;
@@ -229,16 +228,5 @@ void linear_stream_launch(cudaStream_t stream, weight_type type, const stream_ca
         WITH(WEIGHT_FP8);
         default: break;
     }
-#undef WITH
-}
-
-/* All of them with as much shared memory as there is: a multiprocessor that has to be divided otherwise first runs empty. */
-void linear_stream_open(void) {
-#define WITH(type_, octets_)                                                                                           \
-    (void)cudaFuncSetAttribute(stream_kernel<type_, octets_>, cudaFuncAttributePreferredSharedMemoryCarveout, 100)
-    WITH(WEIGHT_BF16, 1), WITH(WEIGHT_BF16, 2);
-    WITH(WEIGHT_Q8, 1), WITH(WEIGHT_Q8, 2);
-    WITH(WEIGHT_Q4, 1), WITH(WEIGHT_Q4, 2);
-    WITH(WEIGHT_FP8, 1), WITH(WEIGHT_FP8, 2);
 #undef WITH
 }
