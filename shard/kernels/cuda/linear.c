@@ -1,13 +1,16 @@
 /* Products: which way each goes (linear.h). */
 #include "shard/kernels/cuda/linear.h"
 
+#include <stdatomic.h>
 #include <stdlib.h>
 
 #include "base/invariant.h"
+#include "base/log.h"
 #include "base/memory.h"
+#include "shard/kernels/cuda/lt_library.h"
 
 struct cuda_linear_state {
-    linear_lt *lt;              /* NULL: every row has the bits that it has alone */
+    linear_lt *lt;              /* NULL: there is no cuBLASLt, or every row is to have the bits that it has alone */
     uint16_t *x;                /* [rows_max, columns_max up to a multiple of 8]: activations as bf16 */
     uint16_t *matrix;           /* [matrix_elements]: a part of a matrix as bf16 */
     uint64_t x_elements, matrix_elements;
@@ -39,11 +42,19 @@ uint64_t cuda_linear_bytes(const cuda_backend_options *o) {
     return x ? (x + matrix_elements(o)) * sizeof(uint16_t) + LT_WORKSPACE_BYTES : 0;
 }
 
+/* Without it the streaming kernel takes prompts too, 16 tokens at a time. */
+static bool have_lt(void) {
+    static _Atomic bool said;
+    if (lt_library_open() == ST_OK) return true;
+    if (!atomic_exchange(&said, true)) log_warn("%s: our own kernels read prompts, more slowly", status_text());
+    return false;
+}
+
 status cuda_linear_open(cuda_backend *c) {
     cuda_linear_state *s = c->linear = memory_alloc(sizeof *s);
     s->x_elements = x_elements(&c->options);
     s->matrix_elements = matrix_elements(&c->options);
-    if (s->x_elements == 0) return ST_OK;
+    if (s->x_elements == 0 || !have_lt()) return ST_OK;
     void *p;
     TRY(cuda_take(c, s->x_elements * sizeof *s->x, "activations as bf16", &p));
     s->x = p;

@@ -15,7 +15,7 @@
 extern "C" {
 #endif
 
-/* Device memory that cuda_linear_open takes. */
+/* Device memory that cuda_linear_open takes, or less where there is no cuBLASLt. */
 uint64_t cuda_linear_bytes(const cuda_backend_options *o);
 
 /* ---- stream (linear_stream.cu; linear_stream_plan.c) ---- */
