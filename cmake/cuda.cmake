@@ -19,6 +19,9 @@ set(CMAKE_CUDA_ARCHITECTURES "80-real;90a-real;100-real;100-virtual" CACHE STRIN
 set(CMAKE_CUDA_STANDARD 17)
 set(CMAKE_CUDA_STANDARD_REQUIRED ON)
 set(CMAKE_CUDA_EXTENSIONS OFF)
+foreach(config RELEASE RELWITHDEBINFO DEBUG) # one level of optimisation: nvcc warns of two
+    set(CMAKE_CUDA_FLAGS_${config} "-O3 -g")
+endforeach()
 enable_language(CUDA)
 find_package(CUDAToolkit)
 if(NOT TARGET CUDA::cudart_static OR NOT TARGET CUDA::cublasLt)

@@ -145,6 +145,9 @@ typedef struct backend_ops {
      * when it returns; errors as finish. */
     void (*put)(backend *b, void *to, const void *host, size_t bytes);
     status (*get)(backend *b, void *host, const void *from, size_t bytes);
+    /* The bytes as they are now, in the order of calls; they are at `host`, which stays the caller's, when the next get
+     * or finish has returned ST_OK. */
+    void (*get_later)(backend *b, void *host, const void *from, size_t bytes);
 
     /* context: positions that half-size layers reach, whose queries rotate by pages; 0: no such layer. */
     status (*rope_open)(backend *b, double base, uint32_t head_dim, uint32_t pairs, uint32_t context, uint32_t rows_max,

@@ -108,7 +108,10 @@ fail:
 status nccl_part_open(cuda_state *s) {
     ncclUniqueId id;
     float *x = NULL;
-    s->nccl = memory_alloc(sizeof *s->nccl);
+    nccl_part *part = memory_alloc(sizeof *part);
+    pthread_mutex_lock(&s->lock); /* the watch is there already */
+    s->nccl = part;
+    pthread_mutex_unlock(&s->lock);
     TRY(share_id(s, &id));
     TRY(cuda_state_give_up(s, connect_ranks(s, id)));
     cudaError_t e = cudaMalloc((void **)&x, s->scratch_floats * sizeof *x);
@@ -120,10 +123,9 @@ status nccl_part_open(cuda_state *s) {
 }
 
 void nccl_part_abort(cuda_state *s) {
-    if (!s->nccl) return;
     pthread_mutex_lock(&s->lock);
-    ncclComm_t link = s->nccl->comm;
-    s->nccl->comm = NULL;
+    ncclComm_t link = s->nccl ? s->nccl->comm : NULL;
+    if (link) s->nccl->comm = NULL;
     /* Of a communicator that does not block it returns soon; what is left goes on behind it. */
     if (link) (void)ncclCommAbort(link);
     pthread_mutex_unlock(&s->lock);
@@ -132,9 +134,8 @@ void nccl_part_abort(cuda_state *s) {
 status nccl_part_look(cuda_state *s) {
     ncclResult_t r = ncclSuccess;
     status st = ST_OK;
-    if (!s->nccl) return ST_OK;
     pthread_mutex_lock(&s->lock);
-    if (s->nccl->comm) {
+    if (s->nccl && s->nccl->comm) {
         ncclResult_t asked = ncclCommGetAsyncError(s->nccl->comm, &r);
         if (asked != ncclSuccess) r = asked;
         if (r != ncclSuccess && r != ncclInProgress) st = nccl_failed(r, "an exchange", s->nccl->comm);

@@ -14,15 +14,16 @@ struct cuda_linear_state {
 };
 
 enum {
-    /* Up to this many tokens, reading q8, q4 or fp8 weights once for each 16 tokens, mostly from the second cache, is less
-     * than writing them as bf16 and reading those. */
+    /* Up to this many tokens, reading q8, q4 or fp8 weights once for each 16 tokens, mostly from the second cache, is
+     * less than writing them as bf16 and reading those. */
     NARROW_ROWS = 64,
     /* A matrix is widened in parts of 64 MiB: most of a part is read again from the second cache. */
     WIDE_ELEMENTS = 32 << 20,
 };
 
 static uint64_t x_elements(const cuda_backend_options *o) {
-    return o->batch_invariant || o->rows_max <= CUDA_STREAM_ROWS ? 0 : (uint64_t)o->rows_max * ((o->columns_max + 7) / 8 * 8);
+    if (o->batch_invariant || o->rows_max <= CUDA_STREAM_ROWS) return 0;
+    return (uint64_t)o->rows_max * ((o->columns_max + 7) / 8 * 8);
 }
 
 /* At least one strip of the longest rows. */
@@ -42,7 +43,6 @@ status cuda_linear_open(cuda_backend *c) {
     cuda_linear_state *s = c->linear = memory_alloc(sizeof *s);
     s->x_elements = x_elements(&c->options);
     s->matrix_elements = matrix_elements(&c->options);
-    linear_stream_open();
     if (s->x_elements == 0) return ST_OK;
     void *p;
     TRY(cuda_take(c, s->x_elements * sizeof *s->x, "activations as bf16", &p));
@@ -91,11 +91,11 @@ static uint64_t tile_bytes(const weight *w) {
                                      : (uint64_t)STREAM_TILE * w->cols * weight_element_bytes(w->type);
 }
 
-static void run_stream(cuda_backend *c, const product *products, uint32_t count, const float *x, size_t x_stride, uint32_t n,
-                       bool gated) {
+static void run_stream(cuda_backend *c, const product *products, uint32_t count, const float *x, size_t x_stride,
+                       uint32_t n, bool gated) {
     const weight *w = products[0].w;
     stream_call call = {.x = x, .x_stride = x_stride, .tile_bytes = tile_bytes(w), .count = count, .n = n, .cols = w->cols,
-                        .gated = gated, .vector_x = vectors(x, x_stride)};
+                        .gated = gated, .vector_x = vectors(x, x_stride) && w->cols % 4 == 0};
     for (uint32_t i = 0; i < count; i++) {
         const product *p = &products[i];
         uint32_t tiles = (p->w->rows + STREAM_TILE - 1) / STREAM_TILE;

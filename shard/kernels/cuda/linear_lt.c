@@ -49,7 +49,8 @@ static void forget(lt_entry *e) {
     *e = (lt_entry){.used = false};
 }
 
-static status prefer(cuda_backend *c, cublasLtMatmulPreference_t p, cublasLtMatmulPreferenceAttributes_t what, uint32_t value) {
+static status prefer(cuda_backend *c, cublasLtMatmulPreference_t p, cublasLtMatmulPreferenceAttributes_t what,
+                     uint32_t value) {
     return check(c, cublasLtMatmulPreferenceSetAttribute(p, what, &value, sizeof value), "preferences");
 }
 
@@ -63,9 +64,10 @@ static status choose(linear_lt *l, cuda_backend *c, lt_entry *e, cublasLtMatmulP
     TRY(prefer(c, preference, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES, e->shape.y_alignment));
     cublasLtMatmulHeuristicResult_t found;
     int count = 0;
-    TRY(check(c, cublasLtMatmulAlgoGetHeuristic(l->handle, l->product, e->a, e->b, e->d, e->d, preference, 1, &found, &count),
-              "choice of an algorithm"));
-    if (count == 0) return check(c, CUBLAS_STATUS_NOT_SUPPORTED, "choice of an algorithm");
+    const char *what = "choice of an algorithm";
+    TRY(check(c, cublasLtMatmulAlgoGetHeuristic(l->handle, l->product, e->a, e->b, e->d, e->d, preference, 1, &found,
+                                                &count), what));
+    if (count == 0) return check(c, CUBLAS_STATUS_NOT_SUPPORTED, what);
     e->algorithm = found.algo;
     return ST_OK;
 }
@@ -111,8 +113,8 @@ void linear_lt_product(linear_lt *l, cuda_backend *c, float *y, size_t y_stride,
     lt_entry *e = entry_of(l, c, &s);
     if (!e) return;
     const float one = 1, zero = 0;
-    (void)!check(c, cublasLtMatmul(l->handle, l->product, &one, w, e->a, x, e->b, &zero, y, e->d, y, e->d, &e->algorithm,
-                                   l->workspace, LT_WORKSPACE_BYTES, c->stream), "a product");
+    (void)!check(c, cublasLtMatmul(l->handle, l->product, &one, w, e->a, x, e->b, &zero, y, e->d, y, e->d,
+                                   &e->algorithm, l->workspace, LT_WORKSPACE_BYTES, c->stream), "a product");
 }
 
 /* ---- opening ---- */
@@ -123,7 +125,8 @@ status linear_lt_open(linear_lt **out, cuda_backend *c) {
     TRY(check(c, cublasLtCreate(&l->handle), "opening"));
     TRY(check(c, cublasLtMatmulDescCreate(&l->product, CUBLAS_COMPUTE_32F, CUDA_R_32F), "opening"));
     cublasOperation_t turned = CUBLAS_OP_T;
-    return check(c, cublasLtMatmulDescSetAttribute(l->product, CUBLASLT_MATMUL_DESC_TRANSA, &turned, sizeof turned), "opening");
+    return check(c, cublasLtMatmulDescSetAttribute(l->product, CUBLASLT_MATMUL_DESC_TRANSA, &turned, sizeof turned),
+                 "opening");
 }
 
 void linear_lt_close(linear_lt *l) {

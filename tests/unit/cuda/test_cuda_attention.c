@@ -61,6 +61,7 @@ typedef struct shape {
     bool half_size;
     kv_type type;
     uint32_t window, heads, first_head, heads_per_kv, first_kv, kv_heads;
+    uint32_t shared_bytes;       /* that a block may have; 0: what the device says */
     bool invariant, is_long;     /* long: a context so long that not all rows' partial sums have room at once */
 } shape;
 
@@ -100,7 +101,7 @@ static void open_backend(world *w) {
     OK(cudaDeviceGetAttribute(&value, cudaDevAttrMultiProcessorCount, 0));
     c->multiprocessors = (uint32_t)value;
     OK(cudaDeviceGetAttribute(&value, cudaDevAttrMaxSharedMemoryPerBlockOptin, 0));
-    c->shared_bytes_max = (size_t)value;
+    c->shared_bytes_max = s->shared_bytes ? s->shared_bytes : (size_t)value;
     OK(cudaStreamCreate(&c->stream));
     w->words = device_of(NULL, (1 + 3 * ROWS_MAX) * sizeof *w->words);
     w->device_pages = device_of(w->pages, sizeof w->pages);
@@ -447,9 +448,21 @@ TEST(decode_tensor) {
             }
 }
 
+/* GPUs with less shared memory than the tensor-core kernels of this width take. */
+TEST(decode_little_memory) {
+    shape s = {.dim = 512, .pairs = 256, .type = KV_BF16, .window = 100, .heads = 2, .heads_per_kv = 2, .kv_heads = 1};
+    s.shared_bytes = 99 << 10;
+    check_decode(s);
+    s.pairs = 64;
+    s.window = 0;
+    s.half_size = true;
+    check_decode(s);
+}
+
 TEST(decode_half_size) {
     for (int type = KV_BF16; type <= KV_Q8; type++)
-        check_decode((shape){.dim = 512, .pairs = 64, .half_size = true, .type = (kv_type)type, .heads = 8, .heads_per_kv = 8, .kv_heads = 1});
+        check_decode((shape){.dim = 512, .pairs = 64, .half_size = true, .type = (kv_type)type, .heads = 8, .heads_per_kv = 8,
+                             .kv_heads = 1});
 }
 
 /* More splits than are merged at once, with and without a window. */
@@ -547,7 +560,8 @@ TEST(bits) {
         check_bits((shape){.dim = 24, .pairs = 12, .type = (kv_type)type, .heads = 4, .heads_per_kv = 2, .kv_heads = 2});
         if (type == KV_F32) continue;
         check_bits((shape){.dim = 256, .pairs = 128, .type = (kv_type)type, .window = 512, .heads = 2, .heads_per_kv = 2, .kv_heads = 1});
-        check_bits((shape){.dim = 512, .pairs = 64, .half_size = true, .type = (kv_type)type, .heads = 3, .heads_per_kv = 8, .kv_heads = 1});
+        check_bits((shape){.dim = 512, .pairs = 64, .half_size = true, .type = (kv_type)type, .heads = 3, .heads_per_kv = 8,
+                           .kv_heads = 1});
     }
 }
 
@@ -630,8 +644,8 @@ static void check_prepare(shape s, bool owns_kv) {
 }
 
 TEST(prepare) {
-    static const uint32_t dims[] = {16, 24, 36, 256, 512};
-    for (uint32_t i = 0; i < 5; i++)
+    static const uint32_t dims[] = {16, 24, 36, 128, 256, 512};
+    for (uint32_t i = 0; i < 6; i++)
         for (int type = 0; type < 3; type++)
             for (int half_size = 0; half_size < 2; half_size++) {
                 shape s = {.dim = dims[i], .type = (kv_type)type, .half_size = half_size, .heads = 5, .heads_per_kv = 2, .kv_heads = 3};
@@ -647,6 +661,7 @@ int main(void) {
     RUN(prepare);
     RUN(decode_float);
     RUN(decode_tensor);
+    RUN(decode_little_memory);
     RUN(decode_half_size);
     RUN(deep);
     RUN(launches);
