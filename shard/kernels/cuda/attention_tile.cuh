@@ -24,13 +24,22 @@ static __device__ __forceinline__ uint32_t tile_at(uint32_t row, uint32_t chunk,
 /* Starts copying the 64 rows at `rows` (global): begin … end - 1 of them, and zeros for the others, which may hold anything. */
 template <int DIM, bool BYTES>
 static __device__ __forceinline__ void tile_issue(unsigned char *raw, const unsigned char *rows, uint32_t begin, uint32_t end) {
-    constexpr uint32_t chunks = DIM * (BYTES ? 1 : 2) / 16;
-    uint32_t thread = threadIdx.x;
+    /* A thread has one chunk of every `step` rows: its places differ by a constant, and by the exchange of chunks. */
+    constexpr uint32_t chunks = DIM * (BYTES ? 1 : 2) / 16, step = ATTENTION_THREADS / chunks, copies = 64 / step;
+    static_assert(BYTES || step % 8 == 0 || step == 4, "rows step, 3 · step … have their chunks where the others have them");
+    uint32_t thread = threadIdx.x, row = thread / chunks;
+    uint32_t place = BYTES ? thread * 16 : tile_at(row, thread % chunks, chunks * 16);
+    unsigned char *even = raw + place, *odd = raw + (BYTES ? place : place ^ step % 8 << 4);
+    const unsigned char *from = rows + thread * 16;
+    if (begin == 0 && end >= 64) { /* nearly always */
 #pragma unroll
-    for (uint32_t i = 0; i < 64 * chunks / ATTENTION_THREADS; i++) {
-        uint32_t at = i * ATTENTION_THREADS + thread, row = at / chunks;
-        bool valid = row >= begin && row < end;
-        cp_async_16(raw + (BYTES ? at * 16 : tile_at(row, at % chunks, chunks * 16)), rows + at * 16, valid);
+        for (uint32_t i = 0; i < copies; i++)
+            cp_async_16((i % 2 ? odd : even) + i * ATTENTION_THREADS * 16, from + i * ATTENTION_THREADS * 16, true);
+    } else {
+#pragma unroll
+        for (uint32_t i = 0; i < copies; i++, row += step)
+            cp_async_16((i % 2 ? odd : even) + i * ATTENTION_THREADS * 16, from + i * ATTENTION_THREADS * 16,
+                        row >= begin && row < end);
     }
     if (BYTES && thread < 16) cp_async_16(raw + 64 * DIM + thread * 16, rows + 64 * DIM + thread * 16, true);
 }
