@@ -23,6 +23,7 @@ packages_build=(
     libnuma-dev                               # which CPU belongs to which NUMA node
 )
 packages_test=(
+    g++                                       # the GPU's kernels, run on the CPU
     clang libclang-rt-14-dev                  # fuzz targets
     python3 python3-venv                      # clients and checks
     chromium                                  # the pages, as people see them

@@ -53,6 +53,8 @@ static void log_plan(const comm *ranks, const instance *in) {
 
 /* ---- leader ---- */
 
+enum { EARLY_EVENTS = 64 };
+
 typedef struct leader {
     comm *ranks;
     const serve_options *o;
@@ -67,6 +69,8 @@ typedef struct leader {
     link_progress progress;
     bool draining;
     uint64_t last_plan_ns, grace_ms;
+    link_event early[EARLY_EVENTS]; /* [early_end - early_begin] came while a device computed */
+    uint32_t early_begin, early_end;
     runner_reads read_bytes; /* of all ranks together */
 } leader;
 
@@ -206,6 +210,21 @@ static status take_event(leader *l, link_event *e) {
 
 static bool has_requests(const leader *l) { return sched_running(l->s) + sched_waiting(l->s) > 0; }
 
+/* While a device computes a step, the one before it is sent out and what came in is read; what it means to the scheduler waits
+ * until the step is over. Errors of the link are met again by whoever waits for events. */
+static void while_device_computes(void *context) {
+    leader *l = context;
+    if (!l->link || link_flush(l->link) != ST_OK || link_backlog_bytes(l->link) > LINK_BACKLOG_STOP) return;
+    if (l->early_begin == l->early_end) l->early_begin = l->early_end = 0;
+    while (l->early_end < EARLY_EVENTS && link_poll(l->link, 0, &l->early[l->early_end]) == ST_OK) l->early_end++;
+}
+
+static status next_event(leader *l, int timeout_ms, link_event *e) {
+    if (l->early_begin == l->early_end) return link_poll(l->link, timeout_ms, e);
+    *e = l->early[l->early_begin++];
+    return ST_OK;
+}
+
 /* Milliseconds to wait for an event; -1: for ever. */
 static int wait_ms(const leader *l, bool held, uint64_t keep_ms) {
     if (held) return 100;
@@ -226,7 +245,7 @@ static status take_events(leader *l) {
         if (idle && comm_size(l->ranks) > 1 && since_ms >= keep) return ST_OK;
         /* A gemmad that takes nothing more pauses the engine: link_poll writes while it waits. */
         bool held = link_backlog_bytes(l->link) > LINK_BACKLOG_STOP;
-        status st = link_poll(l->link, wait_ms(l, held, keep - since_ms), &e);
+        status st = next_event(l, wait_ms(l, held, keep - since_ms), &e);
         if (st == ST_TIMEOUT && held) continue;
         if (st == ST_TIMEOUT) return ST_OK;
         TRY(st);
@@ -251,6 +270,7 @@ static status lead(leader *l) {
         TRY(sched_plan(l->s, &l->p));
         TRY(run_plan(l));
         update_progress(l);
+        if (!l->in->device->is_host && sched_has_work(l->s)) continue; /* while_device_computes sends */
         st = link_flush(l->link);
         if (st != ST_OK && st != ST_UNAVAILABLE) return st;
     }
@@ -329,6 +349,11 @@ static void tell_failure(leader *l) {
 }
 
 static void leader_close(leader *l) {
+    for (; l->early_begin < l->early_end; l->early_begin++) {
+        link_event *e = &l->early[l->early_begin];
+        if (e->kind == LINK_SUBMIT) link_request_free(e->request);
+        if (e->kind == LINK_VOCABULARY) free(e->data);
+    }
     link_close(l->link);
     sched_close(l->s);
     plan_close(&l->p);
@@ -375,6 +400,7 @@ status serve_rank(comm *ranks, const serve_options *o) {
     l.dog = dog;
     io.alive = layer_begins;
     io.alive_context = dog;
+    if (leads) io.meanwhile = while_device_computes, io.meanwhile_context = &l;
     if (leads) TRY_OR_FAIL(dial(&l));
     /* Loading has no deadline of its own: disks differ by orders of magnitude, and the supervisor watches the
      * process. */

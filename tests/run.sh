@@ -44,7 +44,9 @@ mkdir -p "$logs"
 export PYTHONDONTWRITEBYTECODE=1
 [ -z "$long" ] || export GEMMAD_TEST_LONG=1
 # A compiler cache is used where there is one; nothing depends on it.
-if command -v ccache >/dev/null; then export CMAKE_C_COMPILER_LAUNCHER=ccache; fi
+if command -v ccache >/dev/null; then
+    export CMAKE_C_COMPILER_LAUNCHER=ccache CMAKE_CXX_COMPILER_LAUNCHER=ccache CMAKE_CUDA_COMPILER_LAUNCHER=ccache
+fi
 
 count() { passed=$((passed + $1)) failed=$((failed + $2)) skipped=$((skipped + $3)); }
 skip() { echo "skipped $1: $2"; count 0 0 1; }
@@ -115,11 +117,16 @@ step_layering() {
     check layering-test python3 tests/check_layering.py --self-test
 }
 
-build_preset() { cmake --preset "$1" && cmake --build --preset "$1" -j "$jobs"; }
+build_preset() {
+    local preset=$1
+    shift
+    cmake --preset "$preset" "$@" && cmake --build --preset "$preset" -j "$jobs"
+}
 step_build() { check build build_preset release; }
 step_asan() { check build-asan build_preset asan; }
 step_tsan() { check build-tsan build_preset tsan; }
-step_core() { check build-core build_preset core; }
+# Where CUDA is, kernels are compiled for all GPUs in the step build; here for one.
+step_core() { check build-core build_preset core -DCMAKE_CUDA_ARCHITECTURES=90a-real; }
 step_fuzz-build() { check build-fuzz build_preset fuzz; }
 
 # run_ctest NAME FOLDER [PREFIX…]: $select chooses tests by label.

@@ -145,6 +145,9 @@ typedef struct backend_ops {
      * when it returns; errors as finish. */
     void (*put)(backend *b, void *to, const void *host, size_t bytes);
     status (*get)(backend *b, void *host, const void *from, size_t bytes);
+    /* The bytes as they are now, in the order of calls; they are at `host`, which stays the caller's, when the next get
+     * or finish has returned ST_OK. */
+    void (*get_later)(backend *b, void *host, const void *from, size_t bytes);
 
     /* context: positions that half-size layers reach, whose queries rotate by pages; 0: no such layer. */
     status (*rope_open)(backend *b, double base, uint32_t head_dim, uint32_t pairs, uint32_t context, uint32_t rows_max,
@@ -162,7 +165,7 @@ typedef struct backend_ops {
      * more rows (n) than rows_begin was given: what those hold is finite and means nothing, and they write no cache. */
     bool (*replay)(backend *b, uint64_t key);
     status (*record_begin)(backend *b, uint64_t key);
-    status (*record_end)(backend *b);
+    status (*record_end)(backend *b, bool whole); /* not whole: what there is of it is thrown away, and not run */
     void (*forget)(backend *b); /* all recordings: before what their calls used is closed */
 
     /* y[n, cols] = table[token - first_id] · factor of the current rows, zeros where the table does not have the token. */

@@ -220,6 +220,9 @@ static void timed_put(backend *b, void *to, const void *host, size_t bytes) {
 static status timed_get(backend *b, void *host, const void *from, size_t bytes) {
     return timed_of(b)->inner->ops->get(timed_of(b)->inner, host, from, bytes);
 }
+static void timed_get_later(backend *b, void *host, const void *from, size_t bytes) {
+    timed_of(b)->inner->ops->get_later(timed_of(b)->inner, host, from, bytes);
+}
 static void timed_pages_change(backend *b, const page_change *changes, uint32_t count) {
     timed_of(b)->inner->ops->pages_change(timed_of(b)->inner, changes, count);
 }
@@ -235,9 +238,9 @@ static status timed_record_begin(backend *b, uint64_t key) {
     timed *t = timed_of(b);
     return t->waits ? ST_OK : t->inner->ops->record_begin(t->inner, key);
 }
-static status timed_record_end(backend *b) {
+static status timed_record_end(backend *b, bool whole) {
     timed *t = timed_of(b);
-    return t->waits ? ST_OK : t->inner->ops->record_end(t->inner);
+    return t->waits ? ST_OK : t->inner->ops->record_end(t->inner, whole);
 }
 static void timed_forget(backend *b) { timed_of(b)->inner->ops->forget(timed_of(b)->inner); }
 static status timed_scan(backend *b, const float *logits, uint32_t share, uint32_t first_id,
@@ -272,6 +275,7 @@ static const backend_ops timed_ops = {
     .finish = timed_finish,
     .put = timed_put,
     .get = timed_get,
+    .get_later = timed_get_later,
     .pages_change = timed_pages_change,
     .rows_begin = timed_rows_begin,
     .replay = timed_replay,
@@ -298,7 +302,7 @@ static const backend_ops timed_ops = {
     .experts = timed_experts,
 };
 /* An operator added to the interface needs its forwarder here. */
-_Static_assert(sizeof(backend_ops) == 30 * sizeof(void (*)(void)), "every operator is forwarded");
+_Static_assert(sizeof(backend_ops) == 31 * sizeof(void (*)(void)), "every operator is forwarded");
 
 void timed_open(backend **out, backend *inner) {
     timed *t = memory_alloc(sizeof *t);

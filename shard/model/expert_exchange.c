@@ -57,19 +57,22 @@ static void count_hits(runner *r, const uint32_t *ids, uint32_t count) {
     }
 }
 
-status count_experts(runner *r, uint32_t n) {
+void fetch_experts(runner *r) {
+    uint32_t layers = r->live.n ? r->config->layers : r->tail_begin;
+    if (r->config->experts == 0 || r->b->is_host) return;
+    r->ops->get_later(r->b, r->host_ids, r->expert_ids, (size_t)layers * r->ids_stride * sizeof *r->host_ids);
+}
+
+void count_experts(runner *r, uint32_t n) {
     const model_config *c = r->config;
-    if (c->experts == 0) return ST_OK;
+    if (c->experts == 0) return;
     uint32_t layers = r->live.n ? c->layers : r->tail_begin;
-    if (!r->b->is_host)
-        TRY(r->ops->get(r->b, r->host_ids, r->expert_ids, (size_t)layers * r->ids_stride * sizeof *r->host_ids));
     for (uint32_t layer = 0; layer < layers; layer++) {
         const uint32_t *ids = r->host_ids + (size_t)layer * r->ids_stride;
         uint32_t rows = layer < r->tail_begin ? n : r->live.n;
         count_groups(r, ids, rows * c->experts_active);
         count_hits(r, ids, rows * c->experts_active);
     }
-    return ST_OK;
 }
 
 double runner_imbalance(const runner *r) {

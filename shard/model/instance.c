@@ -265,7 +265,9 @@ static status open_runner(instance *i, const instance_options *o) {
                         .tap = o->tap,
                         .tap_context = o->tap_context,
                         .alive = o->alive,
-                        .alive_context = o->alive_context};
+                        .alive_context = o->alive_context,
+                        .meanwhile = o->meanwhile,
+                        .meanwhile_context = o->meanwhile_context};
     memcpy(r.pages_per_slab, i->plan.geometry.pages_per_slab, sizeof r.pages_per_slab);
     return runner_open(&i->run, &r);
 }

@@ -40,6 +40,8 @@ typedef struct instance_options {
     void *tap_context;
     void (*alive)(void *context); /* see runner_options */
     void *alive_context;
+    void (*meanwhile)(void *context);
+    void *meanwhile_context;
 } instance_options;
 
 typedef struct instance {

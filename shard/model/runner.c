@@ -166,7 +166,6 @@ static status open_device_tables(runner *r) {
     void *p;
     TRY(take(r, most * sizeof *r->device_index, "indices of rows", &p));
     r->device_index = p;
-    r->ids_stride = (uint32_t)ids;
     TRY(take(r, bytes, "chosen experts", &p));
     r->expert_ids = p;
     r->host_ids = r->b->is_host || !bytes ? r->expert_ids : memory_alloc(bytes);
@@ -386,6 +385,7 @@ static status finish_rows(runner *r, uint32_t first, uint32_t n, runner_sink *si
     r->ops->linear(r->b, &(product){r->logits, share, &r->o.weights->embed}, 1,
                    r->h_spare + (size_t)first * c->hidden, c->hidden, n);
     if (c->softcap > 0) r->ops->softcap(r->b, r->logits, c->softcap, n, share);
+    if (r->o.meanwhile && !r->b->is_host && first == 0) r->o.meanwhile(r->o.meanwhile_context);
     runner_look(r, "logits", first, r->logits, NULL, n, share);
     /* The last row of a chunk whose next token nobody named has nothing to say; it is not asked of the
      * sampler. */
@@ -411,9 +411,11 @@ static status finish_rows(runner *r, uint32_t first, uint32_t n, runner_sink *si
 /* A step whose sequences all only decode makes the same calls as any other of as many rows: up to so many are recorded, for
  * one of a few sizes, which the rows are filled up to. */
 static uint32_t recorded_rows(const runner *r) {
-    static const uint8_t recorded[] = {1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 63};
+    static const uint8_t recorded[] = {1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64};
     uint32_t n = r->live.n;
     if (!r->ops->replay || r->o.tap || !comm_is_ordered(r->o.activations)) return 0;
+    /* Its rows are packed by the host, which has to know the experts. */
+    if (r->config->experts && r->o.split->ranks > 1 && r->o.exchange == EXCHANGE_ALL_TO_ALL) return 0;
     if (r->live.span_count != n || r->wanted_count != n) return 0;
     for (uint32_t i = 0; i < sizeof recorded; i++)
         if (n <= recorded[i]) return recorded[i] <= r->o.rows_max ? recorded[i] : 0;
@@ -439,8 +441,11 @@ static status run_recorded(runner *r, uint32_t size) {
     /* What a device loads or chooses when something is used first, it does outside of a recording. */
     if (!r->plain_steps[size]++) return run_layers(r);
     TRY(r->ops->record_begin(r->b, size));
-    status st = run_layers(r), end = r->ops->record_end(r->b);
-    return st != ST_OK ? st : end;
+    status st = run_layers(r);
+    /* Half a step is not run: exchanges in it would wait for ranks that have given up. */
+    if (st == ST_OK) return r->ops->record_end(r->b, true);
+    (void)!r->ops->record_end(r->b, false);
+    return st;
 }
 
 static status run_rows(runner *r) {
@@ -449,6 +454,8 @@ static status run_rows(runner *r) {
     r->ple_spare = r->ple == r->first_ple ? r->ple_spare : r->ple;
     r->h = r->first_h;
     r->ple = r->first_ple;
+    /* Close together: they all go to the host. */
+    r->ids_stride = (size ? size : n) * r->config->experts_active;
     if (size) {
         TRY(run_recorded(r, size));
     } else {
@@ -477,12 +484,14 @@ status runner_step(runner *r, const plan *p, runner_sink *sink, void *context) {
     if (p->span_count == 0) return ST_OK;
     TRY(rows_begin(r, p));
     TRY(run_rows(r));
+    fetch_experts(r);
     if (r->wanted_count) norm_wanted(r);
     for (uint32_t first = 0; first < r->wanted_count; first += RUNNER_LOGIT_ROWS) {
         uint32_t left = r->wanted_count - first;
         r->reads.heads++;
         TRY(finish_rows(r, first, left < RUNNER_LOGIT_ROWS ? left : RUNNER_LOGIT_ROWS, sink, context));
     }
-    TRY(count_experts(r, r->rows_before));
-    return r->ops->finish(r->b);
+    TRY(r->ops->finish(r->b));
+    count_experts(r, r->rows_before);
+    return ST_OK;
 }

@@ -44,6 +44,10 @@ typedef struct runner_options {
     void *tap_context;
     void (*alive)(void *context); /* called as each layer of a step begins; NULL: nobody asks */
     void *alive_context;
+    /* Called once a step's work is a device's to do, before the host waits for it; never where the host computes. What it
+     * does may not touch the runner. NULL: nothing to do. */
+    void (*meanwhile)(void *context);
+    void *meanwhile_context;
 } runner_options;
 
 /* Sizes of one rank, from config and layout alone. */

@@ -34,7 +34,7 @@ struct runner {
     float *h, *h_spare, *x, *q, *k, *v, *heads, *partial, *gate, *up, *ple, *ple_spare, *ple_gate, *logits;
     float *first_h, *first_ple;     /* what h and ple are at the beginning of a step; they change places with the spares */
     float *moe_out, *moe_in;        /* rows on their way between ranks, moe_in with a row of zeros behind them */
-    uint32_t *expert_ids, ids_stride; /* of layer l from l · ids_stride on */
+    uint32_t *expert_ids, ids_stride; /* of layer l from l · ids_stride on: what the step's first layer has */
     float *expert_weights;
     uint32_t *host_ids;             /* [layers · rows_max · active]: expert_ids themselves, or a copy */
     float *zeros;                   /* host, [hidden] */
@@ -43,7 +43,7 @@ struct runner {
     void *page;                     /* host, the larger kind's bytes: a page on its way */
     page_change *changes;           /* [change_cap] */
     uint32_t change_cap;
-    uint8_t plain_steps[64];        /* steps of so many rows that only decoded, before one was recorded */
+    uint8_t plain_steps[65];        /* steps of so many rows that only decoded, before one was recorded */
     uint64_t busiest_rows, expert_rows; /* of recent layers: the busiest EP group's, all groups' */
     runner_reads reads;
     uint8_t *expert_hit;                /* [experts], scratch */
@@ -77,9 +77,11 @@ void rows_announce(runner *r);
 void gather_rows(runner *r, float *y, const float *x, const uint32_t *index, uint32_t count, uint32_t dim);
 /* The decoder up to the last layer's output in r->h, rows r->live. */
 status forward(runner *r);
+/* After the layers of a step: the chosen experts come to the host, by the step's next wait. */
+void fetch_experts(runner *r);
 /* After a step, whose first layers had n rows and whose last, from r->tail_begin on, r->live.n: how many of them each EP
  * group computed, and which experts they hit. */
-status count_experts(runner *r, uint32_t n);
+void count_experts(runner *r, uint32_t n);
 /* From r->partial = this rank's sums [dense | experts] of r->live.calls rows to r->partial = rms(dense) + rms(experts). */
 status expert_sums(runner *r, uint32_t layer);
 /* next: what is multiplied after it, NULL: not known. */

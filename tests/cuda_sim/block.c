@@ -37,6 +37,10 @@ typedef struct lane {
 
 typedef struct warp {
     uint32_t alive, ready, meeting;    /* lanes that have not returned, could go on, wait for others of the warp */
+    uint32_t first_set, first_mask;    /* of `meeting`: those who came first, all to one meeting, and its mask */
+    enum sim_meeting first_kind;
+    uint32_t held[BARRIERS + GROUPS];  /* lanes that wait at a barrier */
+    sim_exchange *exchanges[LANES];
     unsigned turn;                     /* lane that is looked at first, and in which direction from there */
     bool backwards;
     lane lanes[LANES];
@@ -229,6 +233,18 @@ static inline void make_ready(machine *m, warp *w, uint32_t lanes) {
 
 /* ---- meetings ---- */
 
+/* All lanes of the mask wait; in this meeting, or in others that may end before? */
+static bool all_agree(const warp *w, enum sim_meeting kind, uint32_t mask) {
+    bool all = true;
+    for (uint32_t set = mask; set; set &= set - 1) {
+        const lane *o = &w->lanes[__builtin_ctz(set)];
+        if (o->mask == mask && o->at != kind)
+            sim_die("is in %s, and lane %u in %s", sim_meeting_name(kind), o->number, sim_meeting_name((enum sim_meeting)o->at));
+        all = all && o->mask == mask;
+    }
+    return all;
+}
+
 void sim_meet(enum sim_meeting kind, uint32_t mask) {
     machine *m = self;
     if (!sim_running) sim_die("%s outside a kernel", sim_meeting_name(kind));
@@ -240,26 +256,17 @@ void sim_meet(enum sim_meeting kind, uint32_t mask) {
         sim_die("%s with mask %08x, whose lanes %08x have returned or never were", sim_meeting_name(kind), mask, mask & ~w->alive);
     l->at = (uint8_t)kind;
     l->mask = mask;
-    if (((w->meeting | mine) & mask) == mask) {
-        sim_exchange *exchanges[LANES];
-        bool all = true;
-        for (uint32_t i = 0; i < LANES; i++) {
-            lane *o = &w->lanes[i];
-            exchanges[i] = &o->exchange;
-            if (!(mask >> i & 1)) continue;
-            if (o->mask == mask && o->at != kind)
-                sim_die("is in %s, and lane %u in %s", sim_meeting_name(kind), i, sim_meeting_name((enum sim_meeting)o->at));
-            all = all && o->mask == mask;
-        }
-        if (all) {
-            sim_warp_exchange(kind, mask, exchanges);
-            w->meeting &= ~mask;
-            turn(m, w);
-            make_ready(m, w, mask & ~mine);
-            return;
-        }
-    }
+    if (!w->first_set) w->first_kind = kind, w->first_mask = mask;
+    if (w->first_kind == kind && w->first_mask == mask) w->first_set |= mine;
     w->meeting |= mine;
+    if (w->first_set == mask || ((w->meeting & mask) == mask && all_agree(w, kind, mask))) {
+        sim_warp_exchange(kind, mask, w->exchanges);
+        w->meeting &= ~mask;
+        w->first_set &= ~mask;
+        turn(m, w);
+        make_ready(m, w, mask & ~mine);
+        return;
+    }
     go_on_elsewhere(m, l, w);
 }
 
@@ -272,9 +279,9 @@ void sim_barrier(int id, int threads) {
     if (m->barriers[id].arrived && m->barriers[id].expected != expected)
         sim_die("barrier %d: %d threads, and before %d", id, expected, m->barriers[id].expected);
     m->barriers[id].expected = expected;
-    uint8_t at = (uint8_t)(SIM_MEETINGS + id);
-    l->at = at;
+    l->at = (uint8_t)(SIM_MEETINGS + id);
     l->mask = 0;
+    m->warps[l->warp].held[id] |= 1u << l->number;
     if (++m->barriers[id].arrived < expected) {
         go_on_elsewhere(m, l, &m->warps[l->warp]);
         return;
@@ -283,11 +290,9 @@ void sim_barrier(int id, int threads) {
     if (id < BARRIERS) sim_wgmma_barrier();
     for (unsigned i = 0; i * LANES < (unsigned)all; i++) {
         warp *w = &m->warps[i];
-        uint32_t here = 0;
-        for (unsigned k = 0; k < LANES; k++)
-            if ((w->alive >> k & 1) && w->lanes[k].at == at && !(w->meeting >> k & 1)) here |= 1u << k;
+        uint32_t here = w->held[id];
+        w->held[id] = 0;
         if (id && here && here != 0xFFFFFFFFu) sim_die("barrier %d: of warp %u only lanes %08x came", id, i, here);
-        for (uint32_t set = here; set; set &= set - 1) w->lanes[__builtin_ctz(set)].at = SIM_SYNC;
         turn(m, w);
         make_ready(m, w, here);
     }
@@ -370,7 +375,8 @@ static void block_run(machine *m, const sim_launch *launch) {
     for (unsigned w = 0; w * LANES < threads; w++) {
         unsigned count = threads - w * LANES < LANES ? threads - w * LANES : LANES;
         m->warps[w].alive = m->warps[w].ready = count == LANES ? 0xFFFFFFFFu : (1u << count) - 1;
-        m->warps[w].meeting = 0;
+        m->warps[w].meeting = m->warps[w].first_set = 0;
+        memset(m->warps[w].held, 0, sizeof m->warps[w].held);
         m->warps_ready |= 1u << w;
         turn(m, &m->warps[w]);
         for (unsigned i = 0; i < count; i++) {
@@ -402,6 +408,8 @@ void sim_run(const sim_launch *launch, const void *arguments, uint64_t seed) {
     if (!self) {
         self = calloc(1, sizeof *self);
         if (!self) sim_die("no memory");
+        for (int i = 0; i < SIM_THREADS_MAX; i++)
+            self->warps[i / LANES].exchanges[i % LANES] = &self->warps[i / LANES].lanes[i % LANES].exchange;
         pthread_setspecific(machine_key, self);
     }
     machine *m = self;

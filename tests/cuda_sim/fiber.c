@@ -32,6 +32,10 @@ void fiber_stack_close(fiber_stack *s) {
     __asan_unpoison_memory_region(s->base, s->bytes);
 #endif
     size_t guard = (size_t)sysconf(_SC_PAGESIZE);
+#ifdef __SANITIZE_ADDRESS__
+    /* Frames that were left and not returned from would still be marked when this place is mapped again. */
+    __asan_unpoison_memory_region(s->base, STACK_BYTES);
+#endif
     munmap(s->base - guard, STACK_BYTES + guard);
     free(s);
 }

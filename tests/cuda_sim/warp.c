@@ -41,9 +41,11 @@ static float bf16_high(uint32_t pair) {
     return x;
 }
 
+typedef float four __attribute__((vector_size(16)));
+
 /* m16n8k16: products of bf16 are exact in float; they are added one by one, in the order of k. */
 static void mma_bf16(sim_exchange *const lanes[32]) {
-    float a[16][16], b[16][8], d[16][8];
+    _Alignas(16) float a[16][16], b[16][8], d[16][8];
     for (int i = 0; i < 32; i++) {
         const uint32_t *w = lanes[i]->word;
         int g = i / 4, t = i % 4;
@@ -60,11 +62,14 @@ static void mma_bf16(sim_exchange *const lanes[32]) {
         memcpy(&d[g + 8][2 * t], w + 8, 8);
     }
     for (int i = 0; i < 16; i++) {
-        float sum[8];
-        memcpy(sum, d[i], sizeof sum);
-        for (int k = 0; k < 16; k++)
-            for (int j = 0; j < 8; j++) sum[j] += a[i][k] * b[k][j];
-        memcpy(d[i], sum, sizeof sum);
+        four *sum = (four *)d[i], low = sum[0], high = sum[1];
+        for (int k = 0; k < 16; k++) {
+            const four *row = (const four *)b[k];
+            low += a[i][k] * row[0];
+            high += a[i][k] * row[1];
+        }
+        sum[0] = low;
+        sum[1] = high;
     }
     for (int i = 0; i < 32; i++) {
         uint32_t *w = lanes[i]->word;

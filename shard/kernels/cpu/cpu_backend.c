@@ -246,6 +246,11 @@ static status cpu_get(backend *b, void *host, const void *from, size_t bytes) {
     return ST_OK;
 }
 
+static void cpu_get_later(backend *b, void *host, const void *from, size_t bytes) {
+    (void)b;
+    memcpy(host, from, bytes);
+}
+
 static void cpu_rows_begin(backend *b, const step_rows *rows) { cpu_of(b)->rows = *rows; }
 
 static void cpu_close(backend *b) {
@@ -280,6 +285,7 @@ static const backend_ops cpu_ops = {
     .finish = cpu_finish,
     .put = cpu_put,
     .get = cpu_get,
+    .get_later = cpu_get_later,
     .rope_open = cpu_rope_open,
     .rope_close = cpu_rope_close,
     .rows_begin = cpu_rows_begin,

@@ -23,6 +23,8 @@ typedef struct table_plan {
     uint32_t *device;        /* the same there */
     size_t items_at;         /* in words */
     uint32_t items_max;
+    uint32_t items;          /* listed */
+    bool complete;           /* rows of prefill spans are listed too */
 } table_plan;
 
 struct cuda_attention_state {
@@ -137,6 +139,9 @@ static bool wgmma_wanted(const cuda_backend *c) {
 
 status cuda_attention_open(cuda_backend *c) {
     const cuda_backend_options *o = &c->options;
+    if (o->head_dim_max > ATTENTION_DIM_MAX)
+        return fail(ST_UNSUPPORTED, "heads of %u dimensions, at most %u on a GPU", o->head_dim_max,
+                    ATTENTION_DIM_MAX);
     cuda_attention_state *a = c->attention = memory_alloc(sizeof *a);
     for (uint32_t table = 0; table < PAGE_TABLES; table++) TRY(open_table(c, &a->table[table], table));
     a->wgmma = wgmma_wanted(c);
@@ -196,34 +201,63 @@ static uint32_t list_row(const cuda_backend *c, const table_plan *t, attention_i
     return count;
 }
 
-static void plan_table(cuda_backend *c, uint32_t table) {
+/* Lists rows of spans that are prefill, or of those that are not, behind what is listed. */
+static void list_spans(const cuda_backend *c, uint32_t table, bool prefill) {
     table_plan *t = &c->attention->table[table];
     const step_rows *rows = &c->host_rows;
-    uint32_t *row_items = t->words + HEADER_WORDS, listed = 0, count = 0;
+    uint32_t *row_items = t->words + HEADER_WORDS, listed = prefill ? t->words[0] : 0;
     attention_item *items = (attention_item *)(void *)(t->words + t->items_at);
-    for (int prefill = 0; prefill < 2; prefill++) {
-        for (uint32_t s = 0; s < rows->span_count; s++) {
-            const row_span *span = &rows->spans[table][s];
-            if (is_prefill(c, span) != (prefill == 1)) continue;
-            INVARIANT(listed + span->count <= c->options.rows_max);
-            for (uint32_t i = 0; i < span->count; i++) {
-                row_items[listed++] = count;
-                count = list_row(c, t, items, count, span, i);
-            }
+    for (uint32_t s = 0; s < rows->span_count; s++) {
+        const row_span *span = &rows->spans[table][s];
+        if (is_prefill(c, span) != prefill) continue;
+        INVARIANT(listed + span->count <= c->options.rows_max);
+        for (uint32_t i = 0; i < span->count; i++) {
+            row_items[listed++] = t->items;
+            t->items = list_row(c, t, items, t->items, span, i);
         }
-        t->words[prefill] = listed;
     }
-    row_items[listed] = count;
+    row_items[listed] = t->items;
+    t->words[1] = listed;
+    if (!prefill) t->words[0] = listed;
+}
+
+/* The lists as they are now, of items those from `from` on. */
+static void put_lists(cuda_backend *c, const table_plan *t, uint32_t from) {
+    const size_t item_words = sizeof(attention_item) / sizeof *t->words, at = t->items_at + from * item_words;
+    if (from == 0) {
+        cuda_put(c, t->device, t->words, (at + t->items * item_words) * sizeof *t->words);
+        return;
+    }
+    cuda_put(c, t->device, t->words, t->items_at * sizeof *t->words);
+    cuda_put(c, t->device + at, t->words + at, (t->items - from) * sizeof(attention_item));
+}
+
+static void plan_table(cuda_backend *c, uint32_t table) {
+    table_plan *t = &c->attention->table[table];
+    t->items = 0;
+    list_spans(c, table, false);
     c->attention->decode_rows = t->words[0];
-    c->attention->rows = listed;
-    size_t bytes = t->items_at * sizeof *t->words + (size_t)count * sizeof *items;
-    cuda_put(c, t->device, t->words, bytes);
+    t->complete = t->words[0] == c->host_rows.n;
+    put_lists(c, t, 0);
+}
+
+/* Rows of prefill spans, of which there may be many items, are listed where a layer needs them: those that tiles take do
+ * not. That is outside of recordings, which have no such spans. */
+static void complete_lists(cuda_backend *c, uint32_t table) {
+    table_plan *t = &c->attention->table[table];
+    uint32_t before = t->items;
+    if (t->complete) return;
+    INVARIANT(!c->recording);
+    list_spans(c, table, true);
+    t->complete = true;
+    put_lists(c, t, before);
 }
 
 void cuda_attention_plan(cuda_backend *c) {
     cuda_attention_state *a = c->attention;
     const step_rows *rows = &c->host_rows;
     for (uint32_t table = 0; table < PAGE_TABLES; table++) plan_table(c, table);
+    a->rows = rows->n;
     a->span_count = 0;
     for (uint32_t s = 0; s < rows->span_count; s++) {
         const row_span *span = &rows->spans[0][s];
@@ -308,7 +342,7 @@ void cuda_attention_prepare(backend *b, const attention_layer *l, float *q, floa
 }
 
 /* Listed rows go through the kernels of items, as many at once as partial sums have room for. */
-static void run_items(const cuda_backend *c, const attention_device *d, attention_call *call, uint32_t splits,
+static void run_items(cuda_backend *c, const attention_device *d, attention_call *call, uint32_t splits,
                       bool tensor) {
     cuda_attention_state *a = c->attention;
     uint64_t slots = (uint64_t)splits * call->kv_heads * call->groups;
@@ -349,6 +383,8 @@ void cuda_attention(backend *b, const attention_layer *l, const float *q, float 
         INVARIANT(wide ? attention_wgmma_launch(&d, &tiles, count) : attention_prefill_launch(&d, &tiles, count));
         if (a->decode_rows == 0) return;
         call.decode_only = true;
+    } else {
+        complete_lists(c, l->table);
     }
     run_items(c, &d, &call, a->table[l->table].splits_max, tensor);
 }

@@ -6,7 +6,7 @@
  * all of them, always in order: a row's bits depend on nothing but what it sees.
  *
  * Lists are made once for all layers of a page table, by cuda_attention_plan: rows are listed in an order of their own, those
- * that only decode first, then those of prefill spans, which have items too, for layers that the kernels of tiles do not take.
+ * that only decode first, then those of prefill spans, for layers that the kernels of tiles do not take.
  *
  * Memory:  pointers are device memory; a call is passed to kernels by value and holds nothing that differs between two steps
  *          that are replayed for each other.
@@ -22,6 +22,7 @@ extern "C" {
 
 enum {
     ATTENTION_PAGE = 64,         /* positions of a page */
+    ATTENTION_DIM_MAX = 768,     /* of a head: what the float kernel has shared memory for */
     ATTENTION_GROUP = 8,         /* query heads of a unit: with their low halves, the 16 rows of a tensor-core product */
     ATTENTION_MERGE = 8,         /* partial sums merged at once; at most 32 runs of them */
     ATTENTION_TILE = 64,         /* queries (rows · heads) of a prefill tile */
@@ -86,7 +87,7 @@ typedef struct attention_device {
     size_t shared_bytes_max;
 } attention_device;
 
-/* units: half-warps' work of a step of `rows` rows, which sizes the grid; more rows are done all the same. */
+/* rows: of the step, which sizes the grid; more are done all the same. */
 void attention_prepare_launch(const attention_device *d, const attention_call *c, uint32_t rows);
 /* Any width, type and number of rows; for the reference setting and small heads. */
 void attention_float_launch(const attention_device *d, const attention_call *c);

@@ -1,25 +1,28 @@
-/* Attention of single rows on tensor cores. A block takes one unit of one item: a KV head's query heads, eight at most, over
- * the pages of a split. The left operand of every product is 16 rows: the high halves of eight heads and, below them, their
- * low halves (bf16_split), so that queries and weights count for 16 bits and only the cache is as rounded as it is stored.
+/* Attention of single rows on tensor cores. A block takes one unit of one item: a KV head's query heads,
+ * eight at most, over the pages of a split. The left operand of every product is 16 rows: the high halves of
+ * eight heads and, below them, their low halves (bf16_split), so that queries and weights count for 16 bits
+ * and only the cache is as rounded as it is stored.
  *
- * Eight warps: for scores each has eight keys and all dimensions, for values an eighth of the dimensions and all keys, and in
- * between each has the softmax of one head. Tiles of 64 rows come through a ring of cp.async copies.
+ * Eight warps: for scores each has eight keys and all dimensions, for values an eighth of the dimensions and
+ * all keys, and in between each has the softmax of one head. Tiles of 64 rows come through a ring of cp.async
+ * copies.
  *
- * Half-size pages: queries are turned once a page by the angle from their position to its start, keys as they are read by
- * their offset in the page. A pair's two dimensions lie in the same lane's fragments, so keys turn in registers, and each
- * lane has the same keys and pairs on every page: their angles stay in registers too. Turned keys are split like queries. */
+ * Half-size pages: queries are turned once a page by the angle from their position to its start, keys as they
+ * are read by their offset in the page. A pair's two dimensions lie in the same lane's fragments, so keys
+ * turn in registers, and each lane has the same keys and pairs on every page: their angles stay in registers
+ * too. Turned keys are split like queries. */
 #include "shard/kernels/cuda/attention_tile.cuh"
 
 enum { SCORE_STRIDE = 72 }; /* floats; rows of scores begin 8 banks apart */
 
 /* Sizes of an instance. */
 template <int DIM, bool HALF, bool BYTES, int RING> struct decode_shape {
-    static constexpr int steps = DIM / 16;                 /* of the summed dimension of scores */
+    static constexpr int steps = DIM / 16; /* of the summed dimension of scores */
     static constexpr int pairs = HALF ? DIM / 8 : 0;
-    static constexpr int turned = pairs / 16;              /* steps that turn, in each half */
-    static constexpr int columns = DIM / 8 / 8;            /* of eight values, of a warp */
+    static constexpr int turned = pairs / 16;   /* steps that turn, in each half */
+    static constexpr int columns = DIM / 8 / 8; /* of eight values, of a warp */
     static constexpr uint32_t raw = tile_raw_bytes(DIM, BYTES);
-    static constexpr uint32_t tile_offset = RING * raw;    /* BYTES: the widened tile */
+    static constexpr uint32_t tile_offset = RING * raw; /* BYTES: the widened tile */
     static constexpr uint32_t scores_offset = tile_offset + (BYTES ? tile_bytes(DIM) : 0);
     static constexpr uint32_t weights_offset = scores_offset + 8 * SCORE_STRIDE * sizeof(float);
     static constexpr uint32_t turned_offset = weights_offset + 16 * 64 * 2;
@@ -32,9 +35,9 @@ template <int DIM, bool HALF, bool BYTES, int RING> struct decode_shape {
 typedef struct decode_work {
     attention_item item;
     attention_heads heads;
-    uint32_t least;              /* the first key that the row sees */
+    uint32_t least; /* the first key that the row sees */
     uint32_t tiles;
-    uint32_t ahead;              /* page of the next tile to be copied */
+    uint32_t ahead; /* page of the next tile to be copied */
     unsigned char *shared;
 } decode_work;
 
@@ -57,7 +60,8 @@ static __device__ __forceinline__ void issue(const attention_call &c, decode_wor
 
 /* Left fragments of the prepared query. Of steps that turn they are not used. */
 template <int DIM>
-static __device__ __forceinline__ void load_query(const attention_call &c, const decode_work &w, uint32_t (*left)[4]) {
+static __device__ __forceinline__ void load_query(const attention_call &c, const decode_work &w,
+                                                  uint32_t (*left)[4]) {
     uint32_t lane = threadIdx.x % WARP, head = lane / 4;
     const float *q = c.q + ((size_t)w.item.row * c.heads + w.heads.begin + head) * DIM + lane % 4 * 2;
     bool there = head < w.heads.count;
@@ -76,9 +80,7 @@ static __device__ __forceinline__ void load_query(const attention_call &c, const
 /* ---- half-size: what turns ---- */
 
 /* Of a lane: key 8·warp + lane/4, and pairs 16·i + those of elements of a right fragment. */
-template <int TURNED> struct key_angles {
-    float cosine[TURNED ? TURNED : 1][4], sine[TURNED ? TURNED : 1][4];
-};
+template <int TURNED> struct key_angles { float cosine[TURNED ? TURNED : 1][4], sine[TURNED ? TURNED : 1][4]; };
 
 template <int TURNED>
 static __device__ __forceinline__ void load_angles(const attention_call &c, key_angles<TURNED> &a) {
@@ -94,9 +96,9 @@ static __device__ __forceinline__ void load_angles(const attention_call &c, key_
 }
 
 /* Two pairs: words of dimensions (d, d + 1) and of their partners, keys k = rope(u · norm), split. */
-static __device__ __forceinline__ void turn_keys(uint32_t u0, uint32_t u1, float2 norm0, float2 norm1, const float *cosine,
-                                                 const float *sine, uint32_t *high0, uint32_t *low0, uint32_t *high1,
-                                                 uint32_t *low1) {
+static __device__ __forceinline__ void turn_keys(uint32_t u0, uint32_t u1, float2 norm0, float2 norm1,
+                                                 const float *cosine, const float *sine, uint32_t *high0,
+                                                 uint32_t *low0, uint32_t *high1, uint32_t *low1) {
     float ax = bf16_low(u0) * norm0.x, ay = bf16_high(u0) * norm0.y;
     float bx = bf16_low(u1) * norm1.x, by = bf16_high(u1) * norm1.y;
     bf16_split(fmaf(ax, cosine[0], -(bx * sine[0])), fmaf(ay, cosine[1], -(by * sine[1])), high0, low0);
@@ -106,7 +108,7 @@ static __device__ __forceinline__ void turn_keys(uint32_t u0, uint32_t u1, float
 /* A thread's part of the turning queries: one pair of heads head, head + 256 / pairs, … */
 template <int PAIRS> struct query_pairs {
     float low[PAIRS ? PAIRS * 8 / ATTENTION_THREADS : 1], high[PAIRS ? PAIRS * 8 / ATTENTION_THREADS : 1];
-    float cosine, sine;          /* of the row's offset in its page */
+    float cosine, sine;           /* of the row's offset in its page */
     float page_cosine, page_sine; /* of the pages between the one that comes next and the row's */
 };
 
@@ -119,7 +121,8 @@ static __device__ __forceinline__ void load_page_angle(const attention_call &c, 
 }
 
 template <int DIM, int PAIRS>
-static __device__ __forceinline__ void load_turning(const attention_call &c, const decode_work &w, query_pairs<PAIRS> &p) {
+static __device__ __forceinline__ void load_turning(const attention_call &c, const decode_work &w,
+                                                    query_pairs<PAIRS> &p) {
     uint32_t pair = threadIdx.x % PAIRS, head = threadIdx.x / PAIRS;
     const float *q = c.q + ((size_t)w.item.row * c.heads + w.heads.begin) * DIM + pair;
 #pragma unroll
@@ -157,16 +160,20 @@ static __device__ __forceinline__ void turn_query(unsigned char *turned, const q
 
 /* Scores of the warp's eight keys with eight heads. sum: four sums that the steps take in turn. */
 template <int DIM, bool HALF, bool BYTES, int RING>
-static __device__ __forceinline__ void page_scores(const decode_work &w, const unsigned char *tile, const uint32_t (*left)[4],
-                                                   const key_angles<decode_shape<DIM, HALF, BYTES, RING>::turned> &angles) {
+static __device__ __forceinline__ void
+page_scores(const decode_work &w, const unsigned char *tile, const uint32_t (*left)[4],
+            const key_angles<decode_shape<DIM, HALF, BYTES, RING>::turned> &angles) {
     typedef decode_shape<DIM, HALF, BYTES, RING> shape;
     uint32_t warp = threadIdx.x / WARP, lane = threadIdx.x % WARP;
     float sum[4][4] = {{0.0f}};
     uint32_t right[4];
+    /* Chunks 4 … 7 of each 128 bytes lie where 0 … 3 do, with one bit of the exchange turned. */
+    const unsigned char *near = tile + tile_right(8 * warp, 0, 2 * DIM),
+                        *far = tile + tile_right(8 * warp, 4, 2 * DIM);
 #pragma unroll
     for (int i = 0; i < shape::steps; i += 2) {
         if (i % (shape::steps / 2) < shape::turned) continue;
-        ldmatrix_x4(right, tile + tile_right(8 * warp, 2 * i, 2 * DIM));
+        ldmatrix_x4(right, (i % 4 ? far : near) + i / 4 * 128);
         mma_bf16(sum[i % 4], left[i], right);
         mma_bf16(sum[i % 4 + 1], left[i + 1], right + 2);
     }
@@ -174,7 +181,8 @@ static __device__ __forceinline__ void page_scores(const decode_work &w, const u
 #pragma unroll
     for (int i = 0; i < shape::turned; i++) {
         /* matrices 0, 1: 16 first dimensions of the pairs; 2, 3: their partners */
-        ldmatrix_x4(right, tile + tile_at(8 * warp + lane % 8, 2 * i + lane / 8 % 2 + lane / 16 * (DIM / 16), 2 * DIM));
+        ldmatrix_x4(right,
+                    tile + tile_at(8 * warp + lane % 8, 2 * i + lane / 8 % 2 + lane / 16 * (DIM / 16), 2 * DIM));
         uint32_t high0[2], low0[2], high1[2], low1[2], first[4], partner[4];
 #pragma unroll
         for (int e = 0; e < 2; e++)
@@ -196,12 +204,12 @@ static __device__ __forceinline__ void page_scores(const decode_work &w, const u
     *(float2 *)scores = make_float2(x[0] + x[2], x[1] + x[3]);
 }
 
-/* The warp's head: scores become weights, in two halves; m and l, of which each lane has a part, move on. Scales of keys
- * and values only with BYTES. */
+/* The warp's head: scores become weights, in two halves; m and l, of which each lane has a part, move on.
+ * Scales of keys and values only with BYTES. */
 template <bool BYTES>
-static __device__ __forceinline__ void page_softmax(const float *scores, unsigned char *weights, float *rescale, uint32_t start,
-                                                    uint32_t least, uint32_t position, const float *key_scales,
-                                                    const float *value_scales, float *m, float *l) {
+static __device__ __forceinline__ void
+page_softmax(const float *scores, unsigned char *weights, float *rescale, uint32_t start, uint32_t least,
+             uint32_t position, const float *key_scales, const float *value_scales, float *m, float *l) {
     uint32_t head = threadIdx.x / WARP, lane = threadIdx.x % WARP, key = start + 2 * lane;
     float2 s = *(const float2 *)(scores + head * SCORE_STRIDE + 2 * lane);
     bool see0 = key >= least && key <= position, see1 = key + 1 >= least && key + 1 <= position;
@@ -226,8 +234,8 @@ static __device__ __forceinline__ void page_softmax(const float *scores, unsigne
 
 /* o of the warp's dimensions: rows 0 … 7 from the weights' high halves, 8 … 15 from their low ones. */
 template <int DIM>
-static __device__ __forceinline__ void page_values(const unsigned char *tile, const unsigned char *weights, const float *rescale,
-                                                   float (*o)[4]) {
+static __device__ __forceinline__ void page_values(const unsigned char *tile, const unsigned char *weights,
+                                                   const float *rescale, float (*o)[4]) {
     constexpr int columns = DIM / 64;
     uint32_t warp = threadIdx.x / WARP, lane = threadIdx.x % WARP;
     float factor = rescale[lane / 4];
@@ -251,8 +259,8 @@ static __device__ __forceinline__ void page_values(const unsigned char *tile, co
 /* ---- an item ---- */
 
 template <int DIM>
-static __device__ __forceinline__ void write_item(const attention_call &c, const decode_work &w, uint32_t slot, float *stats,
-                                                  float m, float l, float (*o)[4]) {
+static __device__ __forceinline__ void write_item(const attention_call &c, const decode_work &w, uint32_t slot,
+                                                  float *stats, float m, float l, float (*o)[4]) {
     constexpr int columns = DIM / 64;
     uint32_t warp = threadIdx.x / WARP, lane = threadIdx.x % WARP, head = lane / 4;
     float *partial = attention_partial(c, slot);
@@ -276,8 +284,9 @@ static __device__ __forceinline__ void write_item(const attention_call &c, const
 }
 
 template <int DIM, bool HALF, bool BYTES, int RING>
-static __device__ __forceinline__ void run_item(const attention_call &c, decode_work &w, uint32_t slot,
-                                                const key_angles<decode_shape<DIM, HALF, BYTES, RING>::turned> &angles) {
+static __device__ __forceinline__ void
+run_item(const attention_call &c, decode_work &w, uint32_t slot,
+         const key_angles<decode_shape<DIM, HALF, BYTES, RING>::turned> &angles) {
     typedef decode_shape<DIM, HALF, BYTES, RING> shape;
     float *scores = (float *)(w.shared + shape::scores_offset), *rescale = (float *)(w.shared + shape::stats_offset);
     unsigned char *weights = w.shared + shape::weights_offset, *wide = w.shared + shape::tile_offset;
@@ -302,7 +311,8 @@ static __device__ __forceinline__ void run_item(const attention_call &c, decode_
         __syncthreads(); /* the tile is there, and everyone is done with the one before it */
         issue<DIM, HALF, BYTES, RING>(c, w, tile + RING - 1);
         if constexpr (HALF)
-            if (i + 1 < w.item.pages) load_page_angle(c, w, w.item.page + i + 1, &turning.page_cosine, &turning.page_sine);
+            if (i + 1 < w.item.pages)
+                load_page_angle(c, w, w.item.page + i + 1, &turning.page_cosine, &turning.page_sine);
         if constexpr (BYTES) {
             tile_expand<DIM>(wide, keys);
             __syncthreads();
@@ -376,7 +386,8 @@ static bool launch(const attention_device *d, const attention_call *c, bool run)
 }
 
 /* The longest ring that the device has room for. */
-template <int DIM, bool HALF, bool BYTES> static bool launch_wide(const attention_device *d, const attention_call *c, bool run) {
+template <int DIM, bool HALF, bool BYTES>
+static bool launch_wide(const attention_device *d, const attention_call *c, bool run) {
     return launch<DIM, HALF, BYTES, 3, 1>(d, c, run) || launch<DIM, HALF, BYTES, 2, 1>(d, c, run);
 }
 
@@ -387,11 +398,18 @@ static bool choose(const attention_device *d, const attention_call *c, bool run)
         if (c->head_dim != 512 || c->pairs != 64) return false;
         return bytes ? launch_wide<512, true, true>(d, c, run) : launch_wide<512, true, false>(d, c, run);
     }
-    if (c->head_dim == 512) return bytes ? launch_wide<512, false, true>(d, c, run) : launch_wide<512, false, false>(d, c, run);
-    if (c->head_dim == 256) return bytes ? launch<256, false, true, 3, 2>(d, c, run) : launch<256, false, false, 3, 2>(d, c, run);
-    if (c->head_dim == 128) return bytes ? launch<128, false, true, 3, 2>(d, c, run) : launch<128, false, false, 3, 2>(d, c, run);
+    if (c->head_dim == 512)
+        return bytes ? launch_wide<512, false, true>(d, c, run) : launch_wide<512, false, false>(d, c, run);
+    if (c->head_dim == 256)
+        return bytes ? launch<256, false, true, 3, 2>(d, c, run) : launch<256, false, false, 3, 2>(d, c, run);
+    if (c->head_dim == 128)
+        return bytes ? launch<128, false, true, 3, 2>(d, c, run) : launch<128, false, false, 3, 2>(d, c, run);
     return false;
 }
 
-extern "C" bool attention_decode_takes(const attention_device *d, const attention_call *c) { return choose(d, c, false); }
-extern "C" bool attention_decode_launch(const attention_device *d, const attention_call *c) { return choose(d, c, true); }
+extern "C" bool attention_decode_takes(const attention_device *d, const attention_call *c) {
+    return choose(d, c, false);
+}
+extern "C" bool attention_decode_launch(const attention_device *d, const attention_call *c) {
+    return choose(d, c, true);
+}

@@ -1,19 +1,21 @@
 /* Attention in float32 on ordinary cores, for any width and type of cache: the reference setting, and heads that the
- * tensor-core kernels do not take. A warp has a query head, a lane a key; keys are widened 32 at a time into shared memory. */
+ * tensor-core kernels do not take. A warp has a query head, a lane a key; keys are widened 32 at a time into shared memory, 16
+ * where there is less of it. */
 #include "shard/kernels/cuda/attention_page.cuh"
 
-static constexpr uint32_t FLOAT_KEYS = WARP, FLOAT_THREADS = ATTENTION_GROUP * WARP, FLOAT_LANES = 8, PAGE = ATTENTION_PAGE;
+static constexpr uint32_t FLOAT_KEYS = WARP, FLOAT_KEYS_FEW = WARP / 2, FLOAT_THREADS = ATTENTION_GROUP * WARP, FLOAT_LANES = 8, PAGE = ATTENTION_PAGE;
 
-/* Shared memory: [32, stride] keys, [8, dim] queries, [8, dim] turned queries, [8, dim] o, [8, 32] weights. An odd stride,
+/* Shared memory: [32 or 16, stride] keys, [8, dim] queries, [8, dim] turned queries, [8, dim] o, [8, 32] weights. An odd stride,
  * so that lanes reading one dimension of 32 keys meet 32 banks. */
 static __device__ __host__ inline uint32_t float_stride(uint32_t dim) { return dim | 1; }
-static size_t float_shared_bytes(uint32_t dim) {
-    size_t floats = (size_t)FLOAT_KEYS * float_stride(dim) + 3 * (size_t)ATTENTION_GROUP * dim + ATTENTION_GROUP * WARP;
+static size_t float_shared_bytes(uint32_t dim, uint32_t keys) {
+    size_t floats = (size_t)keys * float_stride(dim) + 3 * (size_t)ATTENTION_GROUP * dim + ATTENTION_GROUP * WARP;
     return floats * sizeof(float);
 }
 
 typedef struct float_tile {
     float *keys, *q, *turned, *o, *weights;
+    uint32_t many;               /* keys at a time */
 } float_tile;
 
 static __device__ __forceinline__ float load_element(const attention_call &c, const unsigned char *rows, uint32_t key,
@@ -52,11 +54,11 @@ static __device__ void turn_queries(const attention_call &c, const float_tile &t
     }
 }
 
-/* Keys first … first + 31 of a page; zeros where the row does not look. */
+/* Keys first … of a page; zeros where the row does not look. */
 static __device__ void load_keys(const attention_call &c, const float_tile &t, const unsigned char *rows, uint32_t first,
                                  uint32_t begin, uint32_t end) {
     uint32_t dim = c.head_dim, stride = float_stride(dim), half = dim / 2;
-    for (uint32_t key = threadIdx.x / WARP; key < FLOAT_KEYS; key += FLOAT_THREADS / WARP) {
+    for (uint32_t key = threadIdx.x / WARP; key < t.many; key += FLOAT_THREADS / WARP) {
         uint32_t at = first + key;
         bool seen = at >= begin && at < end;
         float *to = t.keys + key * stride;
@@ -90,7 +92,7 @@ static __device__ __forceinline__ float score(const attention_call &c, const flo
 
 static __device__ void add_values(const attention_call &c, const float_tile &t, const unsigned char *rows, uint32_t first,
                                   uint32_t begin, uint32_t end, uint32_t heads) {
-    uint32_t dim = c.head_dim, from = begin > first ? begin - first : 0, to = end - first < FLOAT_KEYS ? end - first : FLOAT_KEYS;
+    uint32_t dim = c.head_dim, from = begin > first ? begin - first : 0, to = end - first < t.many ? end - first : t.many;
     for (uint32_t d = threadIdx.x; d < dim; d += FLOAT_THREADS) {
         float sum[ATTENTION_GROUP];
 #pragma unroll
@@ -120,12 +122,12 @@ static __device__ void run_item(const attention_call &c, const float_tile &t, co
         uint32_t end = item.position + 1 - start < PAGE ? item.position + 1 - start : PAGE;
         __syncthreads();
         if (c.half_size) turn_queries(c, t, item, page);
-        for (uint32_t first = 0; first < end; first += FLOAT_KEYS) {
-            if (first + FLOAT_KEYS <= begin) continue;
+        for (uint32_t first = 0; first < end; first += t.many) {
+            if (first + t.many <= begin) continue;
             load_keys(c, t, keys, first, begin, end);
             __syncthreads();
             uint32_t key = first + lane;
-            float s = key >= begin && key < end ? score(c, t, head, lane) : -INFINITY;
+            float s = lane < t.many && key >= begin && key < end ? score(c, t, head, lane) : -INFINITY;
             float largest = fmaxf(*m, warp_max(s)), rescale = math_softmax_exp(*m - largest);
             float p = math_softmax_exp(s - largest);
             *l = *l * rescale + warp_sum(p);
@@ -155,14 +157,15 @@ static __device__ void write_item(const attention_call &c, const float_tile &t, 
     for (uint32_t d = lane; d < dim; d += WARP) to[d] = t.o[head * dim + d] * scale;
 }
 
-static __global__ void __launch_bounds__(FLOAT_THREADS) float_kernel(const attention_call c) {
+static __global__ void __launch_bounds__(FLOAT_THREADS) float_kernel(const attention_call c, uint32_t keys) {
     DYNAMIC_SHARED(shared);
     __shared__ attention_merge merge;
     grid_wait();
     grid_release();
     float_tile t;
     t.keys = (float *)shared;
-    t.q = t.keys + FLOAT_KEYS * float_stride(c.head_dim);
+    t.many = keys;
+    t.q = t.keys + keys * float_stride(c.head_dim);
     t.turned = t.q + ATTENTION_GROUP * c.head_dim;
     t.o = t.turned + ATTENTION_GROUP * c.head_dim;
     t.weights = t.o + ATTENTION_GROUP * c.head_dim;
@@ -182,5 +185,8 @@ static __global__ void __launch_bounds__(FLOAT_THREADS) float_kernel(const atten
 }
 
 extern "C" void attention_float_launch(const attention_device *d, const attention_call *c) {
-    LAUNCH(float_kernel, dim3(2 * d->multiprocessors), dim3(FLOAT_THREADS), float_shared_bytes(c->head_dim), d->stream, *c);
+    size_t bytes = float_shared_bytes(c->head_dim, FLOAT_KEYS);
+    uint32_t keys = bytes + sizeof(attention_merge) <= d->shared_bytes_max ? FLOAT_KEYS : FLOAT_KEYS_FEW;
+    if (keys < FLOAT_KEYS) bytes = float_shared_bytes(c->head_dim, keys);
+    LAUNCH(float_kernel, dim3(2 * d->multiprocessors), dim3(FLOAT_THREADS), bytes, d->stream, *c, keys);
 }

@@ -1,4 +1,5 @@
-/* What the kernels of attention share: where a page lies, which query heads read a KV head, and the merging of partial sums. */
+/* What the kernels of attention share: where a page lies, which query heads read a KV head, and the merging
+ * of partial sums. */
 #ifndef SHARD_KERNELS_CUDA_ATTENTION_PAGE_CUH
 #define SHARD_KERNELS_CUDA_ATTENTION_PAGE_CUH
 
@@ -7,9 +8,10 @@
 #include "shard/kernels/cuda/math.cuh"
 
 /* As kv_head_page of ops.h. */
-static __device__ __forceinline__ unsigned char *attention_page(const attention_call &c, uint32_t page, uint32_t kv_head) {
-    return c.base + (uint64_t)(page / c.pages_per_slab) * c.slab_bytes + (uint64_t)(page % c.pages_per_slab) * c.page_bytes +
-           c.layer_offset + kv_head * c.head_bytes;
+static __device__ __forceinline__ unsigned char *attention_page(const attention_call &c, uint32_t page,
+                                                                uint32_t kv_head) {
+    return c.base + (uint64_t)(page / c.pages_per_slab) * c.slab_bytes +
+           (uint64_t)(page % c.pages_per_slab) * c.page_bytes + c.layer_offset + kv_head * c.head_bytes;
 }
 static __device__ __forceinline__ uint32_t attention_page_id(const attention_call &c, uint32_t slot, uint32_t page) {
     return c.pages[(size_t)slot * c.rows.pages_per_slot + page];
@@ -38,7 +40,8 @@ static __device__ __forceinline__ uint32_t attention_first_key(const attention_c
 }
 
 /* The launch's items. */
-static __device__ __forceinline__ void attention_launch_items(const attention_call &c, uint32_t *begin, uint32_t *end) {
+static __device__ __forceinline__ void attention_launch_items(const attention_call &c, uint32_t *begin,
+                                                              uint32_t *end) {
     uint32_t rows = c.decode_only ? *c.lists.decode_rows : *c.lists.rows, from = c.first_row, to = from + c.row_count;
     if (from > rows) from = rows;
     if (to > rows) to = rows;
@@ -52,7 +55,8 @@ static __device__ __forceinline__ void attention_fill(const attention_call &c) {
     uint32_t count = *c.rows.count, end = count < 64 ? count + count / 2 + 1 : count;
     if (end > c.rows_max) end = c.rows_max;
     size_t dim = (size_t)c.heads * c.head_dim;
-    for (size_t i = count * dim + (size_t)blockIdx.x * blockDim.x + threadIdx.x; i < end * dim; i += (size_t)gridDim.x * blockDim.x)
+    for (size_t i = count * dim + (size_t)blockIdx.x * blockDim.x + threadIdx.x; i < end * dim;
+         i += (size_t)gridDim.x * blockDim.x)
         c.y[i] = 0.0f;
 }
 
@@ -69,9 +73,9 @@ typedef struct attention_merge {
 } attention_merge;
 
 /* out[heads, dim] of four, or single, dimensions at a time: Σ share · o, times scale of the head. */
-static __device__ __forceinline__ void attention_merge_rows(const attention_call &c, const attention_merge *s, uint32_t slot,
-                                                            uint32_t apart, uint32_t parts, uint32_t heads, float *out,
-                                                            bool finish) {
+static __device__ __forceinline__ void attention_merge_rows(const attention_call &c, const attention_merge *s,
+                                                            uint32_t slot, uint32_t apart, uint32_t parts,
+                                                            uint32_t heads, float *out, bool finish) {
     uint32_t dim = c.head_dim;
     size_t step = (size_t)apart * c.partial_floats;
     const float *first = attention_partial(c, slot);
@@ -109,12 +113,15 @@ static __device__ __forceinline__ void attention_merge_rows(const attention_call
     }
 }
 
-/* Parts in slots slot, slot + apart, … become one in `slot`, or, with y, the answer. A warp a head, a lane a part. */
-static __device__ __forceinline__ void attention_merge_parts(const attention_call &c, attention_merge *s, uint32_t slot,
-                                                             uint32_t apart, uint32_t parts, uint32_t heads, float *y) {
+/* Parts in slots slot, slot + apart, … become one in `slot`, or, with y, the answer. A warp a head, a lane a
+ * part. */
+static __device__ __forceinline__ void attention_merge_parts(const attention_call &c, attention_merge *s,
+                                                             uint32_t slot, uint32_t apart, uint32_t parts,
+                                                             uint32_t heads, float *y) {
     uint32_t warp = threadIdx.x / WARP, lane = threadIdx.x % WARP;
     if (warp < heads) {
-        const float *stats = attention_partial(c, slot + (lane < parts ? lane : 0) * apart) + (size_t)c.group * c.head_dim;
+        const float *stats =
+            attention_partial(c, slot + (lane < parts ? lane : 0) * apart) + (size_t)c.group * c.head_dim;
         float m = lane < parts ? stats[warp] : -INFINITY, l = lane < parts ? stats[c.group + warp] : 0.0f;
         float largest = warp_max(m), factor = math_softmax_exp(m - largest);
         float sum = warp_sum(l * factor);
@@ -130,8 +137,8 @@ static __device__ __forceinline__ void attention_merge_parts(const attention_cal
     }
 }
 
-/* True in all threads of the block that is the last of `expected` to come here. What the others wrote can be read then, and
- * the counter is 0 again. */
+/* True in all threads of the block that is the last of `expected` to come here. What the others wrote can be
+ * read then, and the counter is 0 again. */
 static __device__ __forceinline__ bool attention_arrive(attention_merge *s, uint32_t *counter, uint32_t expected) {
     __threadfence();
     __syncthreads();
@@ -144,12 +151,14 @@ static __device__ __forceinline__ bool attention_arrive(attention_merge *s, uint
     return s->last != 0;
 }
 
-/* After the block has written the partial sums of an item of more than one split. begin: the launch's first item. By all
- * threads of a block of at least ATTENTION_GROUP warps; s is free again after the block's next barrier. */
+/* After the block has written the partial sums of an item of more than one split. begin: the launch's first
+ * item. By all threads of a block of at least ATTENTION_GROUP warps; s is free again after the block's next
+ * barrier. */
 static __device__ __forceinline__ void attention_merge_item(const attention_call &c, attention_merge *s,
                                                             const attention_item &item, uint32_t begin, uint32_t unit,
                                                             const attention_heads &u) {
-    uint32_t units = c.kv_heads * c.groups, run = item.split / ATTENTION_MERGE, runs = (item.splits - 1) / ATTENTION_MERGE + 1;
+    uint32_t units = c.kv_heads * c.groups, run = item.split / ATTENTION_MERGE,
+             runs = (item.splits - 1) / ATTENTION_MERGE + 1;
     uint32_t first = (item.first - begin) * units + unit, slot = first + run * ATTENTION_MERGE * units;
     uint32_t parts = item.splits - run * ATTENTION_MERGE;
     if (parts > ATTENTION_MERGE) parts = ATTENTION_MERGE;

@@ -1,19 +1,21 @@
-/* Attention of many rows of a sequence on tensor cores. A block takes a tile of 64 queries, which are the rows of a span times
- * the query heads of one KV head, over all pages that any of them sees. Queries and weights are one bf16, sums float32.
+/* Attention of many rows of a sequence on tensor cores. A block takes a tile of 64 queries, which are the
+ * rows of a span times the query heads of one KV head, over all pages that any of them sees. Queries and
+ * weights are one bf16, sums float32.
  *
- * Eight warps. For scores each has 32 queries, 32 keys and half of the dimensions; the halves are added through shared memory,
- * and each warp goes on with 16 of its queries. For values each has 32 queries and a quarter of the dimensions.
+ * Eight warps. For scores each has 32 queries, 32 keys and half of the dimensions; the halves are added
+ * through shared memory, and each warp goes on with 16 of its queries. For values each has 32 queries and a
+ * quarter of the dimensions.
  *
- * Half-size pages: queries turn once by their positions, keys as they are read by theirs, into a tile of the turned
- * dimensions, rounded to bf16 like a key that is stored. */
+ * Half-size pages: queries turn once by their positions, keys as they are read by theirs, into a tile of the
+ * turned dimensions, rounded to bf16 like a key that is stored. */
 #include "shard/kernels/cuda/attention_prefill.cuh"
 
 enum { EXCHANGE_STRIDE = 72 }; /* floats */
 
 template <int DIM, bool HALF, bool BYTES, int RING> struct prefill_shape {
     static constexpr int pairs = HALF ? DIM / 8 : 0;
-    static constexpr int turned = pairs / 16;              /* steps that turn, in each half */
-    static constexpr int columns = DIM / 32;               /* of eight values, of a warp */
+    static constexpr int turned = pairs / 16; /* steps that turn, in each half */
+    static constexpr int columns = DIM / 32;  /* of eight values, of a warp */
     static constexpr uint32_t raw = tile_raw_bytes(DIM, BYTES);
     static constexpr uint32_t ring_offset = tile_bytes(DIM);
     static constexpr uint32_t wide_offset = ring_offset + RING * raw;
@@ -23,7 +25,8 @@ template <int DIM, bool HALF, bool BYTES, int RING> struct prefill_shape {
     static constexpr uint32_t exchange_bytes = 64 * EXCHANGE_STRIDE * sizeof(float);
     static constexpr uint32_t weights_offset = turned_offset + turned_bytes;
     static constexpr uint32_t part_bytes = turned_bytes + 64 * 64 * 2;
-    static constexpr uint32_t stats_offset = turned_offset + (part_bytes > exchange_bytes ? part_bytes : exchange_bytes);
+    static constexpr uint32_t stats_offset =
+        turned_offset + (part_bytes > exchange_bytes ? part_bytes : exchange_bytes);
     static constexpr uint32_t shared_bytes = stats_offset + 5 * ATTENTION_TILE * sizeof(float);
 };
 
@@ -72,7 +75,8 @@ static __device__ __forceinline__ uint32_t keys_at(uint32_t key, uint32_t chunk,
 
 /* The warp's 32 queries, 32 keys, and half of the dimensions. */
 template <int DIM, bool HALF, bool BYTES, int RING>
-static __device__ __forceinline__ void tile_scores(const prefill_work &w, const unsigned char *tile, float sum[2][4][4]) {
+static __device__ __forceinline__ void tile_scores(const prefill_work &w, const unsigned char *tile,
+                                                   float sum[2][4][4]) {
     typedef prefill_shape<DIM, HALF, BYTES, RING> shape;
     uint32_t warp = threadIdx.x / WARP, query = warp % 2 * 32, key = warp / 2 % 2 * 32, part = warp / 4;
 #pragma unroll
@@ -103,8 +107,8 @@ static __device__ __forceinline__ void tile_scores(const prefill_work &w, const 
     }
 }
 
-/* Adds the halves of the dimensions: the warp keeps queries 16·part … of its 32, in s[4][4]. A barrier before it frees the
- * exchange, one inside. */
+/* Adds the halves of the dimensions: the warp keeps queries 16·part … of its 32, in s[4][4]. A barrier before
+ * it frees the exchange, one inside. */
 static __device__ __forceinline__ void exchange_scores(float *exchange, float sum[2][4][4], float s[4][4]) {
     uint32_t warp = threadIdx.x / WARP, lane = threadIdx.x % WARP, part = warp / 4;
     uint32_t row = warp % 2 * 32 + lane / 4, column = warp / 2 % 2 * 32 + lane % 4 * 2;
@@ -114,7 +118,8 @@ static __device__ __forceinline__ void exchange_scores(float *exchange, float su
     for (int k = 0; k < 4; k++)
 #pragma unroll
         for (int e = 0; e < 4; e += 2) {
-            float2 x = part ? make_float2(sum[0][k][e], sum[0][k][e + 1]) : make_float2(sum[1][k][e], sum[1][k][e + 1]);
+            float2 x =
+                part ? make_float2(sum[0][k][e], sum[0][k][e + 1]) : make_float2(sum[1][k][e], sum[1][k][e + 1]);
             *(float2 *)(sent + e / 2 * 8 * EXCHANGE_STRIDE + 8 * k) = x;
         }
     __syncthreads();
@@ -132,7 +137,7 @@ static __device__ __forceinline__ void exchange_scores(float *exchange, float su
 
 /* A lane's two queries, lane / 4 and eight below: what they see, and their sums. */
 typedef struct query_state {
-    uint32_t row[2];             /* of the tile */
+    uint32_t row[2]; /* of the tile */
     uint32_t least[2], position[2];
     float m[2], l[2];
 } query_state;
@@ -153,8 +158,9 @@ static __device__ __forceinline__ void begin_queries(const attention_call &c, co
 
 /* Scores become weights. One barrier inside; weights are there after another. */
 template <bool BYTES>
-static __device__ __forceinline__ void tile_softmax(float s[4][4], query_state *q, prefill_stats *stats, unsigned char *weights,
-                                                    uint32_t start, const float *key_scales, const float *value_scales) {
+static __device__ __forceinline__ void tile_softmax(float s[4][4], query_state *q, prefill_stats *stats,
+                                                    unsigned char *weights, uint32_t start, const float *key_scales,
+                                                    const float *value_scales) {
     uint32_t warp = threadIdx.x / WARP, lane = threadIdx.x % WARP, part = warp / 2 % 2;
     uint32_t column = part * 32 + lane % 4 * 2;
     float largest[2] = {-INFINITY, -INFINITY}, factor[2];
@@ -196,7 +202,8 @@ static __device__ __forceinline__ void tile_softmax(float s[4][4], query_state *
         }
 #pragma unroll
         for (int i = 0; i < 2; i++)
-            *(uint32_t *)(weights + tile_at(q->row[i], part * 4 + k, 128) + lane % 4 * 4) = bf16_pack(p[2 * i], p[2 * i + 1]);
+            *(uint32_t *)(weights + tile_at(q->row[i], part * 4 + k, 128) + lane % 4 * 4) =
+                bf16_pack(p[2 * i], p[2 * i + 1]);
     }
 }
 
@@ -262,7 +269,8 @@ static __device__ __forceinline__ void write_tile(const attention_call &c, const
 }
 
 template <int DIM, bool HALF, bool BYTES, int RING>
-static __global__ void __launch_bounds__(ATTENTION_THREADS, 1) prefill_kernel(const attention_call c, uint32_t tiles) {
+static __global__ void __launch_bounds__(ATTENTION_THREADS, 1)
+    prefill_kernel(const attention_call c, uint32_t tiles) {
     typedef prefill_shape<DIM, HALF, BYTES, RING> shape;
     DYNAMIC_SHARED(shared);
     grid_wait();
@@ -312,7 +320,8 @@ static __global__ void __launch_bounds__(ATTENTION_THREADS, 1) prefill_kernel(co
         }
         __syncthreads();
         exchange_scores((float *)(shared + shape::turned_offset), sum, s);
-        tile_softmax<BYTES>(s, &q, stats, weights, page * ATTENTION_PAGE, tile_scales(keys, DIM), tile_scales(values, DIM));
+        tile_softmax<BYTES>(s, &q, stats, weights, page * ATTENTION_PAGE, tile_scales(keys, DIM),
+                            tile_scales(values, DIM));
         __syncthreads();
         if (!HALF) {
             issue<DIM, HALF, BYTES, RING>(c, w, tile + RING - 1);
@@ -337,14 +346,15 @@ template <int DIM, bool HALF, bool BYTES, int RING>
 static bool launch(const attention_device *d, const attention_call *c, uint32_t tiles) {
     size_t bytes = prefill_shape<DIM, HALF, BYTES, RING>::shared_bytes;
     if (bytes > d->shared_bytes_max) return false;
-    LAUNCH((prefill_kernel<DIM, HALF, BYTES, RING>), dim3(tiles * c->kv_heads * c->groups), dim3(ATTENTION_THREADS), bytes,
-           d->stream, *c, tiles);
+    LAUNCH((prefill_kernel<DIM, HALF, BYTES, RING>), dim3(tiles * c->kv_heads * c->groups), dim3(ATTENTION_THREADS),
+           bytes, d->stream, *c, tiles);
     return true;
 }
 
-/* Two tiles in the ring where there is room, and else one; with 8 bits two, because weights need the values' scales. tiles
- * 0: nothing is launched. */
-template <int DIM, bool HALF> static bool choose_type(const attention_device *d, const attention_call *c, uint32_t tiles) {
+/* Two tiles in the ring where there is room, and else one; with 8 bits two, because weights need the values'
+ * scales. tiles 0: nothing is launched. */
+template <int DIM, bool HALF>
+static bool choose_type(const attention_device *d, const attention_call *c, uint32_t tiles) {
     if (c->type == KV_Q8) return launch<DIM, HALF, true, 2>(d, c, tiles);
     return launch<DIM, HALF, false, 2>(d, c, tiles) || launch<DIM, HALF, false, 1>(d, c, tiles);
 }
@@ -358,7 +368,9 @@ static bool choose(const attention_device *d, const attention_call *c, uint32_t 
     return false;
 }
 
-extern "C" bool attention_prefill_takes(const attention_device *d, const attention_call *c) { return choose(d, c, 0); }
+extern "C" bool attention_prefill_takes(const attention_device *d, const attention_call *c) {
+    return choose(d, c, 0);
+}
 extern "C" bool attention_prefill_launch(const attention_device *d, const attention_call *c, uint32_t tiles) {
     return choose(d, c, tiles);
 }

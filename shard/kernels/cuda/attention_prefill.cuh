@@ -1,4 +1,5 @@
-/* What the two kernels of prefill share: which tile of queries a block takes, and queries and keys that turn. */
+/* What the two kernels of prefill share: which tile of queries a block takes, and queries and keys that
+ * turn. */
 #ifndef SHARD_KERNELS_CUDA_ATTENTION_PREFILL_CUH
 #define SHARD_KERNELS_CUDA_ATTENTION_PREFILL_CUH
 
@@ -7,9 +8,9 @@
 typedef struct prefill_work {
     attention_span span;
     attention_heads heads;
-    uint32_t first, rows;        /* of the span */
-    uint32_t least, last;        /* keys that any row sees */
-    uint32_t tiles;              /* of keys, values */
+    uint32_t first, rows; /* of the span */
+    uint32_t least, last; /* keys that any row sees */
+    uint32_t tiles;       /* of keys, values */
     unsigned char *shared;
 } prefill_work;
 
@@ -30,7 +31,8 @@ static __device__ __forceinline__ void find_tile(const attention_call &c, uint32
 
 /* Eight elements of a query, turned if they are of a pair that turns. */
 template <int DIM, bool HALF>
-static __device__ __forceinline__ uint4 query_chunk(const attention_call &c, const float *q, uint32_t row, uint32_t d) {
+static __device__ __forceinline__ uint4 query_chunk(const attention_call &c, const float *q, uint32_t row,
+                                                    uint32_t d) {
     float x[8];
     uint32_t pair = d % (DIM / 2);
 #pragma unroll
@@ -50,8 +52,9 @@ static __device__ __forceinline__ uint4 query_chunk(const attention_call &c, con
 
 /* ---- keys that turn ---- */
 
-/* A thread turns two neighbouring pairs of keys warp, warp + 8, …: it begins at the angle of its first key and goes on by
- * that of eight positions, which after eight steps is still nearer to the truth than a bf16 can tell. */
+/* A thread turns two neighbouring pairs of keys warp, warp + 8, …: it begins at the angle of its first key
+ * and goes on by that of eight positions, which after eight steps is still nearer to the truth than a bf16
+ * can tell. */
 typedef struct key_turn {
     float2 first_cosine, first_sine, step_cosine, step_sine, norm, partner_norm;
 } key_turn;
@@ -89,7 +92,8 @@ static __device__ __forceinline__ void turn_keys(const attention_call &c, const 
     for (uint32_t key = threadIdx.x / WARP; key < ATTENTION_PAGE; key += ATTENTION_THREADS / WARP) {
         uint32_t first = BLOCKS ? block_at(key, chunk) : tile_at(key, chunk, 2 * DIM);
         uint32_t second = BLOCKS ? block_at(key, chunk + DIM / 16) : tile_at(key, chunk + DIM / 16, 2 * DIM);
-        uint32_t u0 = *(const uint32_t *)(tile + first + within), u1 = *(const uint32_t *)(tile + second + within);
+        uint32_t u0 = *(const uint32_t *)(tile + first + within);
+        uint32_t u1 = *(const uint32_t *)(tile + second + within);
         float ax = bf16_low(u0) * t.norm.x, ay = bf16_high(u0) * t.norm.y;
         float bx = bf16_low(u1) * t.partner_norm.x, by = bf16_high(u1) * t.partner_norm.y;
         first = BLOCKS ? block_at(key, chunk) : tile_at(key, chunk, 4 * pairs);

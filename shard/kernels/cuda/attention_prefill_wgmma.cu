@@ -208,7 +208,8 @@ static __device__ __forceinline__ void write_tile(const attention_call &c, const
     }
 }
 
-template <int DIM, bool HALF> static __device__ __forceinline__ void prefill(const attention_call &c, uint32_t tiles, unsigned char *shared) {
+template <int DIM, bool HALF>
+static __device__ __forceinline__ void prefill(const attention_call &c, uint32_t tiles, unsigned char *shared) {
     typedef wgmma_shape<DIM, HALF> shape;
     prefill_work w;
     uint32_t units = c.kv_heads * c.groups, group = wgmma_group();

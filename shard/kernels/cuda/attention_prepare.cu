@@ -101,9 +101,126 @@ static __device__ __forceinline__ void prepare_cached(const attention_call &c, u
     store_row(c, rows, position % ATTENTION_PAGE, x, lane, there);
 }
 
+/* ---- the same with the row in registers, for the widths that models have: in decode this is latency alone ---- */
+
+/* What a lane has of a row: elements lane + 16 · j; those of a pair are j and j + DIM / 32. */
+template <int DIM> struct prepare_row {
+    float x[DIM / LANES16];
+    float cosine[DIM / 2 / LANES16], sine[DIM / 2 / LANES16]; /* 1 and 0 of pairs that do not turn */
+};
+
+template <int DIM>
+static __device__ __forceinline__ void load_row(const attention_call &c, prepare_row<DIM> &r, const float *x, uint32_t row,
+                                                uint32_t lane, bool there, bool turns) {
+#pragma unroll
+    for (uint32_t j = 0; j < DIM / LANES16; j++) r.x[j] = there ? x[lane + LANES16 * j] : 0.0f;
+    const float *cosine = c.cosine + (size_t)row * c.pairs + lane, *sine = c.sine + (size_t)row * c.pairs + lane;
+#pragma unroll
+    for (uint32_t j = 0; j < DIM / 2 / LANES16; j++) {
+        bool is_pair = there && turns && lane + LANES16 * j < c.pairs;
+        r.cosine[j] = is_pair ? cosine[LANES16 * j] : 1.0f;
+        r.sine[j] = is_pair ? sine[LANES16 * j] : 0.0f;
+    }
+}
+
+/* x = rms(x) · w. */
+template <int DIM>
+static __device__ __forceinline__ void norm_row(prepare_row<DIM> &r, const float *w, float eps, uint32_t lane) {
+    float sum = 0.0f, scale[DIM / LANES16];
+#pragma unroll
+    for (uint32_t j = 0; j < DIM / LANES16; j++) scale[j] = w ? w[lane + LANES16 * j] : 1.0f;
+#pragma unroll
+    for (uint32_t j = 0; j < DIM / LANES16; j++) sum = fmaf(r.x[j], r.x[j], sum);
+    float factor = 1.0f / sqrtf(half_warp_sum(sum) / (float)DIM + eps);
+#pragma unroll
+    for (uint32_t j = 0; j < DIM / LANES16; j++) r.x[j] = r.x[j] * factor * scale[j];
+}
+
+template <int DIM> static __device__ __forceinline__ void rotate_row(const attention_call &c, prepare_row<DIM> &r, uint32_t lane) {
+    constexpr uint32_t half = DIM / 2 / LANES16;
+#pragma unroll
+    for (uint32_t j = 0; j < half; j++) {
+        if (lane + LANES16 * j >= c.pairs) continue;
+        float a = r.x[j], b = r.x[j + half];
+        r.x[j] = a * r.cosine[j] - b * r.sine[j];
+        r.x[j + half] = b * r.cosine[j] + a * r.sine[j];
+    }
+}
+
+template <int DIM>
+static __device__ __forceinline__ void prepare_query_row(const attention_call &c, uint32_t row, uint32_t head, uint32_t lane,
+                                                         bool there) {
+    constexpr uint32_t half = DIM / 2 / LANES16;
+    float *q = c.q + ((size_t)row * c.heads + head) * DIM;
+    prepare_row<DIM> r;
+    load_row<DIM>(c, r, q, row, lane, there, !c.half_size);
+    norm_row<DIM>(r, c.q_norm, c.eps, lane);
+    if (!c.half_size) {
+        rotate_row<DIM>(c, r, lane);
+    } else {
+#pragma unroll
+        for (uint32_t j = 0; j < half; j++) {
+            uint32_t i = lane + LANES16 * j;
+            if (i < c.pairs) continue;
+            r.x[j] *= c.k_norm[i];
+            r.x[j + half] *= c.k_norm[i + DIM / 2];
+        }
+    }
+    if (!there) return;
+#pragma unroll
+    for (uint32_t j = 0; j < DIM / LANES16; j++) q[lane + LANES16 * j] = r.x[j];
+}
+
+template <int DIM>
+static __device__ __forceinline__ void store_cached_row(const attention_call &c, unsigned char *rows, uint32_t index,
+                                                        const prepare_row<DIM> &r, uint32_t lane, bool there) {
+    size_t at = (size_t)index * DIM + lane;
+    if (c.type == KV_Q8) {
+        float largest = 0.0f;
+#pragma unroll
+        for (uint32_t j = 0; j < DIM / LANES16; j++) largest = fmaxf(largest, fabsf(r.x[j]));
+        largest = half_warp_max(largest);
+        if (largest < ROW_LEAST) largest = 0.0f;
+        float inverse = largest > 0.0f ? 127.0f / largest : 0.0f;
+        if (!there) return;
+#pragma unroll
+        for (uint32_t j = 0; j < DIM / LANES16; j++) {
+            float scaled = r.x[j] * inverse;
+            ((int8_t *)rows)[at + LANES16 * j] = fabsf(scaled) <= 127.5f ? (int8_t)rintf(scaled) : (int8_t)0;
+        }
+        if (lane == 0) ((float *)(rows + (size_t)ATTENTION_PAGE * DIM))[index] = largest / 127.0f;
+        return;
+    }
+    if (!there) return;
+#pragma unroll
+    for (uint32_t j = 0; j < DIM / LANES16; j++) {
+        if (c.type == KV_F32) ((float *)rows)[at + LANES16 * j] = r.x[j];
+        else ((uint16_t *)rows)[at + LANES16 * j] = bf16_of(r.x[j]);
+    }
+}
+
+template <int DIM>
+static __device__ __forceinline__ void prepare_cached_row(const attention_call &c, uint32_t row, uint32_t kv_head, uint32_t side,
+                                                          uint32_t lane, bool there) {
+    bool key = side == 0 && !c.half_size;
+    const float *x = (side == 0 ? c.k : c.v) + ((size_t)row * c.kv_heads + kv_head) * DIM;
+    prepare_row<DIM> r;
+    unsigned char *rows = NULL;
+    uint32_t position = 0;
+    if (there) {
+        position = c.rows.position[row];
+        uint32_t page = attention_page_id(c, c.rows.slot[row], position / ATTENTION_PAGE);
+        rows = attention_page(c, page, kv_head) + side * c.rows_bytes;
+    }
+    load_row<DIM>(c, r, x, row, lane, there, key);
+    norm_row<DIM>(r, key ? c.k_norm : NULL, c.eps, lane);
+    if (key) rotate_row<DIM>(c, r, lane);
+    store_cached_row<DIM>(c, rows, position % ATTENTION_PAGE, r, lane, there);
+}
+
 /* A warp has two units of the same kind only by chance: both halves go through both kinds together, because warp functions
- * are for all lanes. */
-static __global__ void __launch_bounds__(PREPARE_THREADS) prepare_kernel(const attention_call c) {
+ * are for all lanes. DIM 0: any width. */
+template <int DIM> static __global__ void __launch_bounds__(PREPARE_THREADS) prepare_kernel(const attention_call c) {
     grid_wait();
     grid_release();
     uint32_t cached = c.k ? c.kv_heads * (c.half_size ? 1 : 2) : 0, units = c.heads + cached;
@@ -115,10 +232,15 @@ static __global__ void __launch_bounds__(PREPARE_THREADS) prepare_kernel(const a
         bool there = at < all;
         uint32_t row = there ? (uint32_t)(at / units) : 0, unit = there ? (uint32_t)(at % units) : 0;
         bool query = unit < c.heads;
-        if (__any_sync(0xFFFFFFFFu, there && query)) prepare_query(c, row, query ? unit : 0, lane, there && query);
+        if (__any_sync(0xFFFFFFFFu, there && query)) {
+            uint32_t head = query ? unit : 0;
+            if constexpr (DIM != 0) prepare_query_row<DIM>(c, row, head, lane, there && query);
+            else prepare_query(c, row, head, lane, there && query);
+        }
         if (__any_sync(0xFFFFFFFFu, there && !query)) {
-            uint32_t i = query ? 0 : unit - c.heads;
-            prepare_cached(c, row, i % c.kv_heads, i / c.kv_heads, lane, there && !query);
+            uint32_t i = query ? 0 : unit - c.heads, kv_head = i % c.kv_heads, side = i / c.kv_heads;
+            if constexpr (DIM != 0) prepare_cached_row<DIM>(c, row, kv_head, side, lane, there && !query);
+            else prepare_cached(c, row, kv_head, side, lane, there && !query);
         }
     }
 }
@@ -127,5 +249,11 @@ extern "C" void attention_prepare_launch(const attention_device *d, const attent
     uint32_t units = c->heads + (c->k ? c->kv_heads * (c->half_size ? 1 : 2) : 0);
     uint64_t blocks = ((uint64_t)rows * units + PREPARE_THREADS / LANES16 - 1) / (PREPARE_THREADS / LANES16);
     uint64_t most = (uint64_t)d->multiprocessors * 16;
-    LAUNCH(prepare_kernel, dim3((unsigned)(blocks < most ? blocks : most)), dim3(PREPARE_THREADS), 0, d->stream, *c);
+    dim3 grid((unsigned)(blocks < most ? blocks : most)), threads(PREPARE_THREADS);
+    switch (c->head_dim) {
+    case 512: LAUNCH(prepare_kernel<512>, grid, threads, 0, d->stream, *c); break;
+    case 256: LAUNCH(prepare_kernel<256>, grid, threads, 0, d->stream, *c); break;
+    case 128: LAUNCH(prepare_kernel<128>, grid, threads, 0, d->stream, *c); break;
+    default: LAUNCH(prepare_kernel<0>, grid, threads, 0, d->stream, *c);
+    }
 }

@@ -1,6 +1,6 @@
-/* Pages as tensor-core kernels hold them in shared memory: 64 rows of bf16, whose 16-byte chunks are exchanged within each
- * 128 bytes by the row's number, so that eight rows at one chunk meet all 32 banks. Pages of 8 bits arrive as they are stored
- * and are widened, without their scales: an int8 is a bf16 exactly.
+/* Pages as tensor-core kernels hold them in shared memory: 64 rows of bf16, whose 16-byte chunks are
+ * exchanged within each 128 bytes by the row's number, so that eight rows at one chunk meet all 32 banks.
+ * Pages of 8 bits arrive as they are stored and are widened, without their scales: an int8 is a bf16 exactly.
  *
  * By all of ATTENTION_THREADS threads of a block. */
 #ifndef SHARD_KERNELS_CUDA_ATTENTION_TILE_CUH
@@ -21,26 +21,45 @@ static __device__ __forceinline__ uint32_t tile_at(uint32_t row, uint32_t chunk,
     return row * row_bytes + ((chunk ^ (row & 7u)) << 4);
 }
 
-/* The same in a tile of blocks, each the 64 rows' next 128 bytes: what wgmma reads in its mode of 128 swizzled bytes
- * (device_wgmma.cuh), where the tile begins at a multiple of 1024 bytes. */
+/* The same in a tile of blocks, each the 64 rows' next 128 bytes: what wgmma reads in its mode of 128 swizzled
+ * bytes (device_wgmma.cuh), where the tile begins at a multiple of 1024 bytes. */
 enum { ATTENTION_BLOCK_BYTES = 64 * 128 };
 static __device__ __forceinline__ uint32_t block_at(uint32_t row, uint32_t chunk) {
     return chunk / 8 * ATTENTION_BLOCK_BYTES + row * 128 + (((chunk ^ row) & 7u) << 4);
 }
 
-/* Starts copying the 64 rows at `rows` (global): begin … end - 1 of them, and zeros for the others, which may hold anything.
- * BLOCKS: to a tile of blocks. */
-template <int DIM, bool BYTES, bool BLOCKS = false>
-static __device__ __forceinline__ void tile_issue(unsigned char *raw, const unsigned char *rows, uint32_t begin, uint32_t end) {
-    constexpr uint32_t chunks = DIM * (BYTES ? 1 : 2) / 16;
-    uint32_t thread = threadIdx.x;
+/* Where this thread's i-th chunk of a copy goes. Every `period` chunks rows begin again at the same row
+ * modulo 8, where chunks are exchanged alike. */
+template <int DIM, bool BYTES, bool BLOCKS, bool ALL>
+static __device__ __forceinline__ void tile_copy(unsigned char *raw, const unsigned char *rows, uint32_t begin,
+                                                 uint32_t end) {
+    constexpr uint32_t chunks = DIM * (BYTES ? 1 : 2) / 16, step = ATTENTION_THREADS / chunks,
+                       period = step < 8 ? 8 / step : 1, row_bytes = BLOCKS ? 128 : chunks * 16;
+    static_assert(!(BYTES && BLOCKS), "products read no bytes");
+    uint32_t row = threadIdx.x / chunks, chunk = threadIdx.x % chunks;
 #pragma unroll
-    for (uint32_t i = 0; i < 64 * chunks / ATTENTION_THREADS; i++) {
-        uint32_t at = i * ATTENTION_THREADS + thread, row = at / chunks;
-        uint32_t to = BYTES ? at * 16 : BLOCKS ? block_at(row, at % chunks) : tile_at(row, at % chunks, chunks * 16);
-        cp_async_16(raw + to, rows + at * 16, row >= begin && row < end);
+    for (uint32_t p = 0; p < period; p++) {
+        uint32_t first = p * step + row, at = (first * chunks + chunk) * 16;
+        uint32_t place = BYTES ? at : BLOCKS ? block_at(first, chunk) : tile_at(first, chunk, row_bytes);
+        unsigned char *to = raw + place;
+        const unsigned char *from = rows + at;
+#pragma unroll
+        for (uint32_t i = 0; i < 64 / step / period; i++) {
+            uint32_t further = i * period * step, r = first + further;
+            cp_async_16(to + further * row_bytes, from + further * chunks * 16, ALL || (r >= begin && r < end));
+        }
     }
-    if (BYTES && thread < 16) cp_async_16(raw + 64 * DIM + thread * 16, rows + 64 * DIM + thread * 16, true);
+}
+
+/* Starts copying the 64 rows at `rows` (global): begin … end - 1 of them, and zeros for the others, which may
+ * hold anything. BLOCKS: to a tile of blocks. */
+template <int DIM, bool BYTES, bool BLOCKS = false>
+static __device__ __forceinline__ void tile_issue(unsigned char *raw, const unsigned char *rows, uint32_t begin,
+                                                  uint32_t end) {
+    if (begin == 0 && end >= 64) tile_copy<DIM, BYTES, BLOCKS, true>(raw, rows, begin, end);
+    else tile_copy<DIM, BYTES, BLOCKS, false>(raw, rows, begin, end);
+    if (BYTES && threadIdx.x < 16)
+        cp_async_16(raw + 64 * DIM + threadIdx.x * 16, rows + 64 * DIM + threadIdx.x * 16, true);
 }
 
 /* Two int8 in the low bytes of each half to two bf16: (128 + low 7 bits) - (128, or 256 with the sign bit). */

@@ -59,9 +59,17 @@ static void release(backend *b, void *p, size_t bytes) {
 }
 
 /* Pinned memory in pieces. A piece is free again once the copies out of it are done. */
-enum { PIECES = 4, PIECE_BYTES = 2 << 20, GET_BYTES = 1 << 20 };
+enum { PIECES = 4, PIECE_BYTES = 2 << 20, GET_BYTES = 1 << 20, LATER_BYTES = 256 << 10, LATER_MAX = 8 };
+typedef struct late_copy {
+    void *to;
+    const void *from; /* pinned */
+    size_t bytes;
+} late_copy;
 typedef struct cuda_staging {
-    char *host;  /* [PIECES, PIECE_BYTES], then [GET_BYTES] */
+    char *host;  /* [PIECES, PIECE_BYTES], [GET_BYTES], [LATER_BYTES] */
+    late_copy later[LATER_MAX]; /* what get_later has asked for and nobody has waited for yet */
+    uint32_t later_count;
+    size_t later_used;
     cudaEvent_t done[PIECES];
     bool waits[PIECES]; /* copies out of it have been asked for */
     uint32_t piece;
@@ -71,7 +79,7 @@ typedef struct cuda_staging {
 static status open_staging(cuda_backend *c) {
     cuda_staging *s = c->staging = memory_alloc(sizeof *s);
     void *p;
-    TRY(cuda_check(c, cudaMallocHost(&p, (size_t)PIECES * PIECE_BYTES + GET_BYTES), "pinned memory"));
+    TRY(cuda_check(c, cudaMallocHost(&p, (size_t)PIECES * PIECE_BYTES + GET_BYTES + LATER_BYTES), "pinned memory"));
     s->host = p;
     for (int i = 0; i < PIECES; i++)
         TRY(cuda_check(c, cudaEventCreateWithFlags(&s->done[i], cudaEventDisableTiming), "events"));
@@ -110,13 +118,23 @@ void cuda_put(cuda_backend *c, void *to, const void *host, size_t bytes) {
     }
 }
 
+/* Waits for the stream; what was asked for before is then there. */
+static status wait_for_stream(cuda_backend *c) {
+    cuda_staging *s = c->staging;
+    TRY(cuda_check(c, cudaStreamSynchronize(c->stream), "a step"));
+    for (uint32_t i = 0; i < s->later_count; i++) memcpy(s->later[i].to, s->later[i].from, s->later[i].bytes);
+    s->later_count = 0;
+    s->later_used = 0;
+    return ST_OK;
+}
+
 status cuda_get(cuda_backend *c, void *host, const void *from, size_t bytes) {
     char *pinned = c->staging->host + (size_t)PIECES * PIECE_BYTES;
     for (size_t at = 0, n; at < bytes; at += n) {
         n = bytes - at < GET_BYTES ? bytes - at : GET_BYTES;
         TRY(cuda_check(c, cudaMemcpyAsync(pinned, (const char *)from + at, n, cudaMemcpyDeviceToHost, c->stream),
                        "copies from the device"));
-        TRY(cuda_check(c, cudaStreamSynchronize(c->stream), "a step"));
+        TRY(wait_for_stream(c));
         memcpy((char *)host + at, pinned, n);
     }
     return ST_OK;
@@ -127,10 +145,26 @@ static status get(backend *b, void *host, const void *from, size_t bytes) {
     return cuda_get(cuda_of(b), host, from, bytes);
 }
 
+/* What there is no room for is waited for. */
+static void get_later(backend *b, void *host, const void *from, size_t bytes) {
+    cuda_backend *c = cuda_of(b);
+    cuda_staging *s = c->staging;
+    if (bytes == 0 || c->failed != ST_OK) return;
+    if (s->later_count == LATER_MAX || bytes > LATER_BYTES - s->later_used) {
+        (void)!cuda_get(c, host, from, bytes); /* its failure is kept */
+        return;
+    }
+    char *pinned = s->host + (size_t)PIECES * PIECE_BYTES + GET_BYTES + s->later_used;
+    keep_error(c, cudaMemcpyAsync(pinned, from, bytes, cudaMemcpyDeviceToHost, c->stream), "copies from the device");
+    s->later[s->later_count++] = (late_copy){host, pinned, bytes};
+    s->later_used += (bytes + 63) / 64 * 64;
+    if (s->later_used > LATER_BYTES) s->later_used = LATER_BYTES;
+}
+
 static status finish(backend *b) {
     cuda_backend *c = cuda_of(b);
     keep_error(c, cudaGetLastError(), "starting a kernel");
-    return cuda_check(c, cudaStreamSynchronize(c->stream), "a step");
+    return wait_for_stream(c);
 }
 
 /* ---- rows and pages ---- */
@@ -246,6 +280,7 @@ static const backend_ops ops = {
     .finish = finish,
     .put = put,
     .get = get,
+    .get_later = get_later,
     .rope_open = rope_open,
     .rope_close = rope_close,
     .pages_change = pages_change,

@@ -1,6 +1,7 @@
 /* The part of CUDA that kernels here are written in: what PTX is needed for has a name and a contract in this file (Hopper's
- * products in device_wgmma.cuh), and no other file has inline assembly. tests/cuda_sim gives the same names on the CPU, so that every kernel also runs where no
- * GPU is, one block after another, with its barriers, shuffles and tensor-core fragments as the PTX manual has them.
+ * products in device_wgmma.cuh), and no other file has inline assembly. tests/cuda_sim gives the same names on the CPU, so
+ * that every kernel also runs where no GPU is, one block after another, with its barriers, shuffles and tensor-core fragments
+ * as the PTX manual has them.
  *
  * Rules of the dialect, which the simulator holds kernels to:
  * - A kernel is a `__global__ void` function, started with LAUNCH and nothing else.
@@ -28,20 +29,42 @@ enum { WARP = 32 };
 #define DYNAMIC_SHARED(name) extern __shared__ __align__(128) unsigned char name[]
 
 /* Starts a kernel in stream order; it may begin while the one before it ends. An error of the launch itself is found by
- * the next cudaGetLastError. Dynamic shared memory beyond 48 KiB is asked for here. */
+ * the next cudaGetLastError. */
 #define LAUNCH(kernel, grid, block, shared_bytes, stream, ...)                                                         \
-    launch_kernel_(kernel, grid, block, shared_bytes, stream, __VA_ARGS__)
+    (launch_prepare_<kernel>(), launch_kernel_(kernel, grid, block, shared_bytes, stream, __VA_ARGS__))
 
 /* The same for a few small blocks that are all on the GPU at once: block i may wait for block i of a launch like it on
  * another GPU, and for no other block. */
 #define LAUNCH_TOGETHER LAUNCH
 
+/* Once for each kernel and device. Beyond 48 KiB, what the kernel has of its own included, no shared memory is given that
+ * was not asked for: all there is, since a recording may still hold a launch with more than the last one. And all kernels
+ * divide a multiprocessor's memory alike: before it is divided otherwise, it runs empty. */
+template <auto kernel> static inline void launch_prepare_(void) {
+    static uint64_t prepared; /* devices */
+    cudaFuncAttributes own;
+    int device = 0, most = 0;
+    if (cudaGetDevice(&device) != cudaSuccess || (prepared >> device % 64 & 1)) return;
+    if (cudaFuncGetAttributes(&own, kernel) != cudaSuccess) return;
+    if (cudaDeviceGetAttribute(&most, cudaDevAttrMaxSharedMemoryPerBlockOptin, device) != cudaSuccess) return;
+    (void)cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, most - (int)own.sharedSizeBytes);
+    (void)cudaFuncSetAttribute(kernel, cudaFuncAttributePreferredSharedMemoryCarveout, cudaSharedmemCarveoutMaxShared);
+    prepared |= UINT64_C(1) << device % 64;
+}
+
+/* Whether GPUs of this process start kernels early: those that do not may refuse to be asked. */
+static inline bool launch_early_(void) {
+    static int major;
+    int device = 0;
+    if (major == 0 && cudaGetDevice(&device) == cudaSuccess)
+        (void)cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device);
+    return major >= 9;
+}
+
 template <typename... Parameters, typename... Arguments>
 static inline void launch_kernel_(void (*kernel)(Parameters...), dim3 grid, dim3 block, size_t shared_bytes,
                                   cudaStream_t stream, Arguments... arguments) {
     if (grid.x == 0 || grid.y == 0 || grid.z == 0) return;
-    if (shared_bytes > 48 << 10)
-        (void)cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)shared_bytes);
     cudaLaunchAttribute early;
     early.id = cudaLaunchAttributeProgrammaticStreamSerialization;
     early.val.programmaticStreamSerializationAllowed = 1;
@@ -51,7 +74,7 @@ static inline void launch_kernel_(void (*kernel)(Parameters...), dim3 grid, dim3
     config.dynamicSmemBytes = shared_bytes;
     config.stream = stream;
     config.attrs = &early;
-    config.numAttrs = 1;
+    config.numAttrs = launch_early_() ? 1 : 0;
     (void)cudaLaunchKernelEx(&config, kernel, static_cast<Parameters>(arguments)...);
 }
 

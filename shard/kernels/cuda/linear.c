@@ -1,28 +1,32 @@
 /* Products: which way each goes (linear.h). */
 #include "shard/kernels/cuda/linear.h"
 
+#include <stdatomic.h>
 #include <stdlib.h>
 
 #include "base/invariant.h"
+#include "base/log.h"
 #include "base/memory.h"
+#include "shard/kernels/cuda/lt_library.h"
 
 struct cuda_linear_state {
-    linear_lt *lt;              /* NULL: every row has the bits that it has alone */
+    linear_lt *lt;              /* NULL: there is no cuBLASLt, or every row is to have the bits that it has alone */
     uint16_t *x;                /* [rows_max, columns_max up to a multiple of 8]: activations as bf16 */
     uint16_t *matrix;           /* [matrix_elements]: a part of a matrix as bf16 */
     uint64_t x_elements, matrix_elements;
 };
 
 enum {
-    /* Up to this many tokens, reading q8, q4 or fp8 weights once for each 16 tokens, mostly from the second cache, is less
-     * than writing them as bf16 and reading those. */
+    /* Up to this many tokens, reading q8, q4 or fp8 weights once for each 16 tokens, mostly from the second cache, is
+     * less than writing them as bf16 and reading those. */
     NARROW_ROWS = 64,
     /* A matrix is widened in parts of 64 MiB: most of a part is read again from the second cache. */
     WIDE_ELEMENTS = 32 << 20,
 };
 
 static uint64_t x_elements(const cuda_backend_options *o) {
-    return o->batch_invariant || o->rows_max <= CUDA_STREAM_ROWS ? 0 : (uint64_t)o->rows_max * ((o->columns_max + 7) / 8 * 8);
+    if (o->batch_invariant || o->rows_max <= CUDA_STREAM_ROWS) return 0;
+    return (uint64_t)o->rows_max * ((o->columns_max + 7) / 8 * 8);
 }
 
 /* At least one strip of the longest rows. */
@@ -38,12 +42,19 @@ uint64_t cuda_linear_bytes(const cuda_backend_options *o) {
     return x ? (x + matrix_elements(o)) * sizeof(uint16_t) + LT_WORKSPACE_BYTES : 0;
 }
 
+/* Without it the streaming kernel takes prompts too, 16 tokens at a time. */
+static bool have_lt(void) {
+    static _Atomic bool said;
+    if (lt_library_open() == ST_OK) return true;
+    if (!atomic_exchange(&said, true)) log_warn("%s: our own kernels read prompts, more slowly", status_text());
+    return false;
+}
+
 status cuda_linear_open(cuda_backend *c) {
     cuda_linear_state *s = c->linear = memory_alloc(sizeof *s);
     s->x_elements = x_elements(&c->options);
     s->matrix_elements = matrix_elements(&c->options);
-    linear_stream_open();
-    if (s->x_elements == 0) return ST_OK;
+    if (s->x_elements == 0 || !have_lt()) return ST_OK;
     void *p;
     TRY(cuda_take(c, s->x_elements * sizeof *s->x, "activations as bf16", &p));
     s->x = p;
@@ -91,11 +102,11 @@ static uint64_t tile_bytes(const weight *w) {
                                      : (uint64_t)STREAM_TILE * w->cols * weight_element_bytes(w->type);
 }
 
-static void run_stream(cuda_backend *c, const product *products, uint32_t count, const float *x, size_t x_stride, uint32_t n,
-                       bool gated) {
+static void run_stream(cuda_backend *c, const product *products, uint32_t count, const float *x, size_t x_stride,
+                       uint32_t n, bool gated) {
     const weight *w = products[0].w;
     stream_call call = {.x = x, .x_stride = x_stride, .tile_bytes = tile_bytes(w), .count = count, .n = n, .cols = w->cols,
-                        .gated = gated, .vector_x = vectors(x, x_stride)};
+                        .gated = gated, .vector_x = vectors(x, x_stride) && w->cols % 4 == 0};
     for (uint32_t i = 0; i < count; i++) {
         const product *p = &products[i];
         uint32_t tiles = (p->w->rows + STREAM_TILE - 1) / STREAM_TILE;

@@ -15,7 +15,7 @@
 extern "C" {
 #endif
 
-/* Device memory that cuda_linear_open takes. */
+/* Device memory that cuda_linear_open takes, or less where there is no cuBLASLt. */
 uint64_t cuda_linear_bytes(const cuda_backend_options *o);
 
 /* ---- stream (linear_stream.cu; linear_stream_plan.c) ---- */
@@ -57,11 +57,9 @@ typedef struct stream_call {
     uint32_t chunk_columns;     /* of x in shared memory at a time; a multiple of what all warps' steps cover */
     uint32_t token_tiles, blocks, groups; /* blocks for each token tile */
     bool gated;                 /* product[0].y = gelu(product[0]) · product[1] */
-    bool vector_x;              /* rows of x may be read 16 bytes at a time */
+    bool vector_x;              /* rows of x may be read 16 bytes at a time, to their ends */
 } stream_call;
 
-/* Once, on the device. */
-void linear_stream_open(void);
 /* Fills in how the work is cut (units are there), for a GPU; returns the dynamic shared memory of a block. */
 size_t linear_stream_plan(stream_call *call, weight_type type, uint32_t multiprocessors, size_t shared_bytes_max);
 void linear_stream_launch(cudaStream_t stream, weight_type type, const stream_call *call, size_t shared_bytes);
@@ -81,10 +79,11 @@ void linear_float_launch(cudaStream_t stream, weight_type type, const float_call
 /* ---- lt (linear_lt.c, linear_widen.cu) ---- */
 
 /* to[n, stride] = bf16 of x[n, cols], zeros up to stride (a multiple of 8). */
-void linear_round_launch(cudaStream_t stream, uint16_t *to, uint32_t stride, const float *x, size_t x_stride, uint32_t cols,
-                  uint32_t n);
+void linear_round_launch(cudaStream_t stream, uint16_t *to, uint32_t stride, const float *x, size_t x_stride,
+                         uint32_t cols, uint32_t n);
 /* to[rows, stride] = bf16 of rows first … first + rows - 1 of a q8, q4 or fp8 matrix; first is a multiple of 16. */
-void linear_widen_launch(cudaStream_t stream, uint16_t *to, uint32_t stride, const weight *w, uint32_t first, uint32_t rows);
+void linear_widen_launch(cudaStream_t stream, uint16_t *to, uint32_t stride, const weight *w, uint32_t first,
+                         uint32_t rows);
 
 typedef struct linear_lt linear_lt;
 enum { LT_WORKSPACE_BYTES = 64 << 20 };

@@ -53,8 +53,10 @@ template <int values> static __device__ __forceinline__ void add_lanes(float sum
 }
 
 template <int type, int rows, int tokens, bool vector>
-static __global__ void __launch_bounds__(256, rows *tokens < 64 ? 2 : 1) float_kernel(const float_call c, uint32_t warps_of_rows) {
-    const uint32_t warp = threadIdx.x / WARP, lane = threadIdx.x % WARP, warps_of_tokens = blockDim.x / WARP / warps_of_rows;
+static __global__ void __launch_bounds__(256, rows *tokens < 64 ? 2 : 1)
+    float_kernel(const float_call c, uint32_t warps_of_rows) {
+    const uint32_t warp = threadIdx.x / WARP, lane = threadIdx.x % WARP;
+    const uint32_t warps_of_tokens = blockDim.x / WARP / warps_of_rows;
     const uint32_t row = (blockIdx.x * warps_of_rows + warp % warps_of_rows) * rows;
     const uint32_t token = (blockIdx.y * warps_of_tokens + warp / warps_of_rows) * tokens;
     const bool mine = row < c.rows && token < c.n;

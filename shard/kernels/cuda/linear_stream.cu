@@ -70,7 +70,8 @@ static __device__ __forceinline__ void fetch_next(unsigned char *slot, uint32_t 
  * kernels before this one end. */
 template <int type>
 static __device__ __forceinline__ void prefetch_tile(const stream_call *c, const stream_self *s, uint32_t unit) {
-    const uint32_t most = 64 << 10, asked_steps = STREAM_WARPS * (STREAM_SLOTS - 1), thread = threadIdx.x % STREAM_THREADS;
+    const uint32_t most = 64 << 10, asked_steps = STREAM_WARPS * (STREAM_SLOTS - 1);
+    const uint32_t thread = threadIdx.x % STREAM_THREADS;
     if (unit >= c->units) return;
     uint32_t row, p = product_of(c, s, unit, &row);
     const unsigned char *data = (const unsigned char *)c->product[p].w + (size_t)(row / STREAM_TILE) * c->tile_bytes;
@@ -88,7 +89,8 @@ static __device__ __forceinline__ void prefetch_tile(const stream_call *c, const
 
 /* Rows and tokens of a lane's sums: partial[token][row]. */
 template <int type, int octets>
-static __device__ __forceinline__ void put_partial(float *partial, const stream_sums<octets> *sums, uint32_t g, uint32_t t) {
+static __device__ __forceinline__ void put_partial(float *partial, const stream_sums<octets> *sums, uint32_t g,
+                                                   uint32_t t) {
     uint32_t row0 = stream_type<type>::in_rows ? g : 2 * g, row1 = stream_type<type>::in_rows ? g + 8 : 2 * g + 1;
     #pragma unroll
     for (uint32_t o = 0; o < octets; o++) {
@@ -150,7 +152,7 @@ static __device__ __forceinline__ void write_unit(const stream_call *c, const st
 }
 
 template <int type, int octets>
-static __global__ void __launch_bounds__(STREAM_GROUPS_MAX *STREAM_THREADS) stream_kernel(const stream_call c) {
+static __global__ void __launch_bounds__(STREAM_GROUPS_MAX *STREAM_THREADS, 1) stream_kernel(const stream_call c) {
     using form = stream_type<type>;
     DYNAMIC_SHARED(shared);
     const stream_self s = self_of(&c);
@@ -180,11 +182,10 @@ static __global__ void __launch_bounds__(STREAM_GROUPS_MAX *STREAM_THREADS) stre
         stream_sums<octets> sums = {};
         for (uint32_t column = 0; column < c.cols; column += c.chunk_columns) {
             if (unit == s.block * units_at_once || c.chunk_columns < c.cols) {
-                uint32_t left = steps * form::columns - column;
+                const uint32_t left = steps * form::columns - column, most = c.chunk_columns;
                 __syncthreads();
-                stream_stage<type, 8 / octets>(x, x_stride, c.x + s.token * c.x_stride, c.x_stride, column,
-                                               (left < c.chunk_columns ? left : c.chunk_columns) / 4, c.cols, n,
-                                               c.vector_x);
+                stream_stage<type, 8 / octets>(x, x_stride, c.x + s.token * c.x_stride + column, (uint32_t)c.x_stride,
+                                               (left < most ? left : most) / 4, c.cols - column, n, c.vector_x);
                 __syncthreads();
             }
             if (!mine) continue;
@@ -227,16 +228,5 @@ void linear_stream_launch(cudaStream_t stream, weight_type type, const stream_ca
         WITH(WEIGHT_FP8);
         default: break;
     }
-#undef WITH
-}
-
-/* All of them with as much shared memory as there is: a multiprocessor that has to be divided otherwise first runs empty. */
-void linear_stream_open(void) {
-#define WITH(type_, octets_)                                                                                           \
-    (void)cudaFuncSetAttribute(stream_kernel<type_, octets_>, cudaFuncAttributePreferredSharedMemoryCarveout, 100)
-    WITH(WEIGHT_BF16, 1), WITH(WEIGHT_BF16, 2);
-    WITH(WEIGHT_Q8, 1), WITH(WEIGHT_Q8, 2);
-    WITH(WEIGHT_Q4, 1), WITH(WEIGHT_Q4, 2);
-    WITH(WEIGHT_FP8, 1), WITH(WEIGHT_FP8, 2);
 #undef WITH
 }

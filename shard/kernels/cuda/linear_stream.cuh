@@ -26,7 +26,9 @@ template <int type> struct stream_type {
     static constexpr uint32_t quant_bytes = columns / QUANT_GROUP * group_bytes; /* of a step */
 };
 
-static __device__ __forceinline__ uint32_t stream_groups_of(uint32_t cols) { return (cols + QUANT_GROUP - 1) / QUANT_GROUP; }
+static __device__ __forceinline__ uint32_t stream_groups_of(uint32_t cols) {
+    return (cols + QUANT_GROUP - 1) / QUANT_GROUP;
+}
 static __device__ __forceinline__ uint32_t stream_fp8_row(uint32_t cols) { return (cols + 15) / 16 * 16; }
 template <int type> static __device__ __forceinline__ uint32_t stream_row_bytes(uint32_t cols) {
     return type == WEIGHT_BF16 ? cols * 2 : stream_fp8_row(cols);
@@ -80,8 +82,8 @@ template <int type> static __device__ __forceinline__ uint32_t stream_slot_place
 
 /* Asks for a step's pieces and moves on to the warp's next step of the tile. */
 template <int type>
-static __device__ __forceinline__ void stream_fetch(unsigned char *slot, uint32_t slot_place, stream_place *place, uint32_t cols,
-                                                    uint32_t lane) {
+static __device__ __forceinline__ void stream_fetch(unsigned char *slot, uint32_t slot_place, stream_place *place,
+                                                    uint32_t cols, uint32_t lane) {
     using form = stream_type<type>;
     unsigned char *to = slot + slot_place;
     if constexpr (form::in_rows) {
@@ -132,8 +134,8 @@ template <int type> static __device__ __forceinline__ uint32_t stream_word_place
 }
 
 template <int type, int octets>
-static __device__ __forceinline__ void stream_rows(stream_sums<octets> *sums, const unsigned char *slot, uint32_t word_place,
-                                                   const unsigned char *const x[octets]) {
+static __device__ __forceinline__ void stream_rows(stream_sums<octets> *sums, const unsigned char *slot,
+                                                   uint32_t word_place, const unsigned char *const x[octets]) {
     #pragma unroll
     for (uint32_t half = 0; half < 2; half++) {
         const unsigned char *row = slot + (word_place ^ half * 64); /* row_piece(g, half * 4 + t) */
@@ -156,8 +158,9 @@ static __device__ __forceinline__ void stream_rows(stream_sums<octets> *sums, co
 
 /* A group's products are summed apart and enter the sums times their scales. */
 template <int type, int octets>
-static __device__ __forceinline__ void stream_quants(stream_sums<octets> *sums, const unsigned char *slot, uint32_t word_place,
-                                                     const unsigned char *const x[octets], uint32_t g) {
+static __device__ __forceinline__ void stream_quants(stream_sums<octets> *sums, const unsigned char *slot,
+                                                     uint32_t word_place, const unsigned char *const x[octets],
+                                                     uint32_t g) {
     using form = stream_type<type>;
     #pragma unroll
     for (uint32_t group = 0; group < form::columns / QUANT_GROUP; group++) {
@@ -189,8 +192,9 @@ static __device__ __forceinline__ void stream_quants(stream_sums<octets> *sums, 
 }
 
 template <int type, int octets>
-static __device__ __forceinline__ void stream_step(stream_sums<octets> *sums, const unsigned char *slot, uint32_t word_place,
-                                                   const unsigned char *const x[octets], uint32_t g) {
+static __device__ __forceinline__ void stream_step(stream_sums<octets> *sums, const unsigned char *slot,
+                                                   uint32_t word_place, const unsigned char *const x[octets],
+                                                   uint32_t g) {
     if constexpr (stream_type<type>::in_rows) stream_rows<type, octets>(sums, slot, word_place, x);
     else stream_quants<type, octets>(sums, slot, word_place, x, g);
 }
@@ -204,45 +208,81 @@ template <int type> static __device__ __forceinline__ uint32_t stream_quad_place
     else return q;
 }
 
-static __device__ __forceinline__ float4 stream_load_x(const float *row, uint32_t column, uint32_t cols, bool vector) {
-    if (vector && column + 4 <= cols) return *(const float4 *)(row + column);
-    float4 v = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
-    if (column < cols) v.x = row[column];
-    if (column + 1 < cols) v.y = row[column + 1];
-    if (column + 2 < cols) v.z = row[column + 2];
-    if (column + 3 < cols) v.w = row[column + 3];
+/* Four columns of a row, of which the first exists; with vector they all do. Others are zeros. */
+template <bool vector>
+static __device__ __forceinline__ float4 stream_load_x(const float *row, uint32_t column, uint32_t left) {
+    if (vector) return *(const float4 *)(row + column);
+    float4 v = make_float4(row[column], 0.0f, 0.0f, 0.0f);
+    if (column + 1 < left) v.y = row[column + 1];
+    if (column + 2 < left) v.z = row[column + 2];
+    if (column + 3 < left) v.w = row[column + 3];
     return v;
 }
 
-/* Columns first … first + 4 quads - 1 of n tokens into to[n, stride bytes], by all threads of the block, each with
- * `batch` loads under way at once. */
+template <int type> static __device__ __forceinline__ uint4 stream_halves(float4 v) {
+    uint4 halves;
+    bf16_split(v.x, type == WEIGHT_BF16 ? v.y : v.z, &halves.x, &halves.z);
+    bf16_split(type == WEIGHT_BF16 ? v.z : v.y, v.w, &halves.y, &halves.w);
+    return halves;
+}
+
+/* The first `there` quads of one token: every block does this before its first product, so it takes few instructions. Each
+ * thread has `batch` loads under way at once, without conditions, of which compilers make branches. */
 template <int type, int batch>
-static __device__ __forceinline__ void stream_stage(unsigned char *to, uint32_t stride, const float *x, size_t x_stride,
-                                                    uint32_t first, uint32_t quads, uint32_t cols, uint32_t n,
-                                                    bool vector) {
-    const uint32_t nowhere = UINT32_MAX;
-    uint32_t token = 0, quad = threadIdx.x;
-    for (;;) {
+static __device__ __forceinline__ void stream_stage_one(unsigned char *to, const float *x, uint32_t there) {
+    const float4 *from = (const float4 *)x;
+    to += stream_quad_place<type>(threadIdx.x) * 16; /* quads move inside of 16 neighbours, and threads are whole warps */
+    for (uint32_t done = 0; done < there; done += batch * blockDim.x) {
+        float4 v[batch];
+        uint32_t quad = done + threadIdx.x;
+        #pragma unroll
+        for (int i = 0; i < batch; i++) v[i] = from[quad + i * blockDim.x < there ? quad + i * blockDim.x : 0];
+        __syncwarp(); /* all loads are before it: compilers would mix them with what follows, to save registers */
+        #pragma unroll
+        for (int i = 0; i < batch; i++) {
+            uint4 halves = stream_halves<type>(v[i]);
+            if (quad + i * blockDim.x < there) *(uint4 *)(to + (done + i * blockDim.x) * 16) = halves;
+        }
+    }
+}
+
+/* The same of n tokens, to[n, stride bytes]. */
+template <int type, int batch, bool vector>
+static __device__ __forceinline__ void stream_stage_some(unsigned char *to, uint32_t stride, const float *x, uint32_t x_stride,
+                                                         uint32_t there, uint32_t left, uint32_t n) {
+    const uint32_t nowhere = UINT32_MAX, more_tokens = blockDim.x / there, more_quads = blockDim.x % there;
+    uint32_t token = threadIdx.x / there, quad = threadIdx.x % there;
+    for (uint32_t done = 0; done < n * there; done += batch * blockDim.x) {
         float4 v[batch];
         uint32_t at[batch];
         #pragma unroll
         for (int i = 0; i < batch; i++) {
-            while (quad >= quads && token < n) quad -= quads, token++;
-            at[i] = nowhere;
-            if (token < n) {
-                v[i] = stream_load_x(x + token * x_stride, first + 4 * quad, cols, vector);
-                at[i] = token * stride + stream_quad_place<type>(quad) * 16;
-            }
-            quad += blockDim.x;
+            v[i] = stream_load_x<vector>(x + (token < n ? token : 0) * x_stride, 4 * quad, left);
+            at[i] = token < n ? token * stride + stream_quad_place<type>(quad) * 16 : nowhere;
+            token += more_tokens, quad += more_quads;
+            if (quad >= there) quad -= there, token++;
         }
+        __syncwarp();
         #pragma unroll
         for (int i = 0; i < batch; i++) {
-            if (at[i] == nowhere) return;
-            uint4 halves;
-            bf16_split(v[i].x, type == WEIGHT_BF16 ? v[i].y : v[i].z, &halves.x, &halves.z);
-            bf16_split(type == WEIGHT_BF16 ? v[i].z : v[i].y, v[i].w, &halves.y, &halves.w);
-            *(uint4 *)(to + at[i]) = halves;
+            uint4 halves = stream_halves<type>(v[i]);
+            if (at[i] != nowhere) *(uint4 *)(to + at[i]) = halves;
         }
+    }
+}
+
+/* 4 quads columns of n tokens, of which `left` exist, at least one, into to[n, stride bytes], by all threads of the block. */
+template <int type, int batch>
+static __device__ __forceinline__ void stream_stage(unsigned char *to, uint32_t stride, const float *x, uint32_t x_stride,
+                                                    uint32_t quads, uint32_t left, uint32_t n, bool vector) {
+    const uint32_t exist = (left + 3) / 4, there = exist < quads ? exist : quads;
+    if (vector && n == 1) stream_stage_one<type, 8>(to, x, there);
+    else if (vector) stream_stage_some<type, batch, true>(to, stride, x, x_stride, there, left, n);
+    else stream_stage_some<type, 1, false>(to, stride, x, x_stride, there, left, n);
+    #pragma unroll 1
+    for (uint32_t i = threadIdx.x; i < n * (quads - there); i += blockDim.x) {
+        uint32_t empty = there + i % (quads - there);
+        *(uint4 *)(to + i / (quads - there) * stride + stream_quad_place<type>(empty) * 16) = make_uint4(0, 0, 0, 0);
     }
 }
 

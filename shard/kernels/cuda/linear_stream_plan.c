@@ -45,7 +45,8 @@ size_t linear_stream_plan(stream_call *c, weight_type type, uint32_t multiproces
     INVARIANT(shared <= shared_bytes_max);
 
     /* Blocks that run at the same time; each then takes as many units as any other, give or take none. */
-    uint32_t fit = (uint32_t)((shared_bytes_max + RESERVED) / (shared + RESERVED)), wanted = groups_wanted(type) / c->groups;
+    uint32_t fit = (uint32_t)((shared_bytes_max + RESERVED) / (shared + RESERVED));
+    uint32_t wanted = groups_wanted(type) / c->groups;
     if (fit > wanted) fit = wanted ? wanted : 1;
     uint32_t at_once = multiprocessors * fit / c->token_tiles, work = (c->units * least + c->groups - 1) / c->groups;
     if (at_once == 0) at_once = 1;

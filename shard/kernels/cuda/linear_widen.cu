@@ -23,8 +23,8 @@ static __global__ void round_kernel(uint16_t *to, uint32_t stride, const float *
         make_uint4(bf16_pack(v[0], v[1]), bf16_pack(v[2], v[3]), bf16_pack(v[4], v[5]), bf16_pack(v[6], v[7]));
 }
 
-void linear_round_launch(cudaStream_t stream, uint16_t *to, uint32_t stride, const float *x, size_t x_stride, uint32_t cols,
-                  uint32_t n) {
+void linear_round_launch(cudaStream_t stream, uint16_t *to, uint32_t stride, const float *x, size_t x_stride,
+                         uint32_t cols, uint32_t n) {
     uint64_t eighths = (uint64_t)n * (stride / 8);
     bool vector = (uintptr_t)x % 16 == 0 && x_stride % 4 == 0;
     LAUNCH(round_kernel, dim3((uint32_t)((eighths + THREADS - 1) / THREADS)), dim3(THREADS), 0, stream, to, stride, x,
@@ -64,8 +64,9 @@ static __device__ __forceinline__ uint4 widen_eight(const unsigned char *strip, 
 
 /* A block widens 128 columns of a strip: a byte that is read is used by it alone, soon. */
 template <int type>
-static __global__ void __launch_bounds__(THREADS) widen_kernel(uint16_t *to, uint32_t stride, const unsigned char *strips,
-                                                               uint64_t strip_bytes, uint32_t cols, uint32_t rows) {
+static __global__ void __launch_bounds__(THREADS)
+    widen_kernel(uint16_t *to, uint32_t stride, const unsigned char *strips, uint64_t strip_bytes, uint32_t cols,
+                 uint32_t rows) {
     grid_release();
     grid_wait(); /* the products before this one may still read what is written here */
     uint32_t inside = threadIdx.x / 16, row = blockIdx.x * QUANT_ROWS + inside;
@@ -75,11 +76,13 @@ static __global__ void __launch_bounds__(THREADS) widen_kernel(uint16_t *to, uin
     *(uint4 *)(to + (size_t)row * stride + column) = v;
 }
 
-void linear_widen_launch(cudaStream_t stream, uint16_t *to, uint32_t stride, const weight *w, uint32_t first, uint32_t rows) {
+void linear_widen_launch(cudaStream_t stream, uint16_t *to, uint32_t stride, const weight *w, uint32_t first,
+                         uint32_t rows) {
     uint64_t strip_bytes = quant_strip_bytes(w->type, w->cols);
     const unsigned char *strips = (const unsigned char *)w->data + first / QUANT_ROWS * strip_bytes;
     dim3 grid((rows + QUANT_ROWS - 1) / QUANT_ROWS, (stride + 127) / 128);
-#define WITH(type_) LAUNCH((widen_kernel<type_>), grid, dim3(THREADS), 0, stream, to, stride, strips, strip_bytes, w->cols, rows)
+#define WITH(type_)                                                                                                    \
+    LAUNCH((widen_kernel<type_>), grid, dim3(THREADS), 0, stream, to, stride, strips, strip_bytes, w->cols, rows)
     if (w->type == WEIGHT_Q8) WITH(WEIGHT_Q8);
     else if (w->type == WEIGHT_Q4) WITH(WEIGHT_Q4);
     else WITH(WEIGHT_FP8);

@@ -52,7 +52,9 @@ static status open_lane(lane *n, char *buffers, size_t stage_bytes) {
     TRY(check(cudaStreamCreateWithFlags(&n->stream, cudaStreamNonBlocking), "a stream that loads weights"));
     for (int i = 0; i < STAGES; i++) {
         n->stage[i] = buffers + i * stage_bytes;
-        TRY(check(cudaEventCreateWithFlags(&n->gone[i], cudaEventDisableTiming), "an event of loading weights"));
+        /* Who waits sleeps: threads may be more than cores, and the others read files meanwhile. */
+        TRY(check(cudaEventCreateWithFlags(&n->gone[i], cudaEventDisableTiming | cudaEventBlockingSync),
+                  "an event of loading weights"));
     }
     n->at = STAGES - 1;
     return ST_OK;

@@ -1,6 +1,6 @@
 /* Stored weights as pairs of bf16, exactly, in the order that costs least: a word is four neighbouring columns of one row
- * (weight.h) and becomes the pairs of columns 0, 2 and 1, 3, bytes that are 16 bits apart already. stored_values.cuh has them
- * in order. */
+ * (weight.h) and becomes the pairs of columns 0, 2 and 1, 3, bytes that are 16 bits apart already. stored_values.cuh has
+ * them in order. */
 #ifndef SHARD_KERNELS_CUDA_STORED_PAIRS_CUH
 #define SHARD_KERNELS_CUDA_STORED_PAIRS_CUH
 
@@ -10,7 +10,8 @@
  * 128 + (byte - 128) - 128, or 128 + byte - 256. */
 static __device__ __forceinline__ uint32_t pair_q8(uint32_t bytes) {
     const uint32_t ones = 0x3F803F80u;
-    return bf16_fma2(bits_and_or(bytes, 0x007F007Fu, 0x43004300u), ones, bits_not_and_or(bytes, 0x00800080u, 0xC300C300u));
+    uint32_t minus = bits_not_and_or(bytes, 0x00800080u, 0xC300C300u);
+    return bf16_fma2(bits_and_or(bytes, 0x007F007Fu, 0x43004300u), ones, minus);
 }
 static __device__ __forceinline__ void pairs_q8(uint32_t word, uint32_t out[2]) {
     out[0] = pair_q8(word);

@@ -22,13 +22,14 @@ typedef struct gpu_rank {
     uint32_t rank, size;
 } gpu_rank;
 
-/* A device copy of host bytes, with `extra` bytes of 7 behind it. */
+/* A device copy of host bytes, with 64 bytes of 7 behind it. Taking and releasing memory may wait for a whole device, and where
+ * ranks share one, another rank's kernel may wait there for this rank: so nobody exchanges before all have done it. */
 static inline status gpu_copy_of(gpu_rank *g, const void *host, size_t bytes, void **out) {
     GPU_TRY(cudaMalloc(out, bytes + 64));
     GPU_TRY(cudaMemsetAsync(*out, 7, bytes + 64, g->stream));
     if (bytes) GPU_TRY(cudaMemcpyAsync(*out, host, bytes, cudaMemcpyHostToDevice, g->stream));
     GPU_TRY(cudaStreamSynchronize(g->stream));
-    return ST_OK;
+    return comm_barrier(g->ranks);
 }
 
 /* Compares device memory with what is wanted, and that nothing behind it was written; releases it. */
@@ -43,8 +44,9 @@ static inline status gpu_compare(gpu_rank *g, const char *what, void *device, co
     for (size_t i = bytes; i < bytes + 64 && st == ST_OK; i++)
         if (got[i] != 7) st = fail(ST_INTERNAL, "%s of %zu bytes wrote past the end", what, bytes);
     free(got);
+    if (st == ST_OK) st = comm_barrier(g->ranks);
     GPU_TRY(cudaFree(device));
-    return st;
+    return st == ST_OK ? comm_barrier(g->ranks) : st;
 }
 
 /* `shift` floats off alignment. */

@@ -61,6 +61,7 @@ typedef struct shape {
     bool half_size;
     kv_type type;
     uint32_t window, heads, first_head, heads_per_kv, first_kv, kv_heads;
+    uint32_t shared_bytes;       /* that a block may have; 0: what the device says */
     bool invariant, is_long;     /* long: a context so long that not all rows' partial sums have room at once */
 } shape;
 
@@ -84,12 +85,6 @@ typedef struct world {
     double *keys[SLOTS], *values[SLOTS]; /* [kv_heads, CONTEXT, dim]; keys turned */
 } world;
 
-static int capability(void) {
-    struct cudaDeviceProp p;
-    OK(cudaGetDeviceProperties(&p, 0));
-    return 10 * p.major + p.minor;
-}
-
 static void open_backend(world *w) {
     cuda_backend *c = &w->c;
     const shape *s = &w->s;
@@ -106,8 +101,9 @@ static void open_backend(world *w) {
     OK(cudaDeviceGetAttribute(&value, cudaDevAttrMultiProcessorCount, 0));
     c->multiprocessors = (uint32_t)value;
     OK(cudaDeviceGetAttribute(&value, cudaDevAttrMaxSharedMemoryPerBlockOptin, 0));
-    c->shared_bytes_max = (size_t)value;
-    c->capability = capability();
+    c->shared_bytes_max = s->shared_bytes ? s->shared_bytes : (size_t)value;
+    OK(cudaDeviceGetAttribute(&value, cudaDevAttrComputeCapabilityMajor, 0));
+    c->capability = 10 * value; /* of which only Hopper's, which is 9.0, matters here */
     OK(cudaStreamCreate(&c->stream));
     w->words = device_of(NULL, (1 + 3 * ROWS_MAX) * sizeof *w->words);
     w->device_pages = device_of(w->pages, sizeof w->pages);
@@ -454,9 +450,21 @@ TEST(decode_tensor) {
             }
 }
 
+/* GPUs with less shared memory than the tensor-core kernels of this width take. */
+TEST(decode_little_memory) {
+    shape s = {.dim = 512, .pairs = 256, .type = KV_BF16, .window = 100, .heads = 2, .heads_per_kv = 2, .kv_heads = 1};
+    s.shared_bytes = 99 << 10;
+    check_decode(s);
+    s.pairs = 64;
+    s.window = 0;
+    s.half_size = true;
+    check_decode(s);
+}
+
 TEST(decode_half_size) {
     for (int type = KV_BF16; type <= KV_Q8; type++)
-        check_decode((shape){.dim = 512, .pairs = 64, .half_size = true, .type = (kv_type)type, .heads = 8, .heads_per_kv = 8, .kv_heads = 1});
+        check_decode((shape){.dim = 512, .pairs = 64, .half_size = true, .type = (kv_type)type, .heads = 8, .heads_per_kv = 8,
+                             .kv_heads = 1});
 }
 
 /* More splits than are merged at once, with and without a window. */
@@ -513,25 +521,25 @@ TEST(prefill) {
 }
 
 /* Products of warpgroups: as prefill; windows and spans that begin and end in the middle of pages and tiles, shares of heads, more
- * of them than a tile has, and what stays with the other kernel. */
+ * of them than a tile has, and what stays with the other kernel, which takes all of them elsewhere than on Hopper. */
 TEST(prefill_wgmma) {
     static const part parts[] = {{0, 0, 37}, {1, 700, 1}, {2, 250, 65}, {3, 63, 16}, {1, 95, 2}};
     static const part deep[] = {{0, 0, 64}, {2, 1000, 81}, {1, 3, 1}};
-    if (capability() != 90) return;
+    static const shape shapes[] = {{.dim = 256, .heads = 4, .heads_per_kv = 2, .kv_heads = 2},
+                                   {.dim = 256, .window = 100, .heads = 4, .heads_per_kv = 2, .kv_heads = 2},
+                                   {.dim = 256, .window = 100, .heads = 5, .first_head = 3, .heads_per_kv = 4, .kv_heads = 2},
+                                   {.dim = 256, .type = KV_Q8, .heads = 2, .heads_per_kv = 2, .kv_heads = 1},
+                                   {.dim = 512, .half_size = true, .heads = 8, .heads_per_kv = 8, .kv_heads = 1},
+                                   {.dim = 512, .half_size = true, .heads = 16, .heads_per_kv = 16, .kv_heads = 1},
+                                   {.dim = 512, .half_size = true, .heads = 3, .heads_per_kv = 8, .kv_heads = 1},
+                                   {.dim = 256, .window = 512, .heads = 2, .heads_per_kv = 2, .kv_heads = 1}};
     OK(setenv("GEMMAD_WGMMA", "1", 1) ? cudaErrorUnknown : cudaSuccess);
-    for (uint32_t i = 0; i < 3; i++) {
-        shape s = {.dim = 256, .pairs = 128, .type = KV_BF16, .window = i == 0 ? 0 : 100, .heads = 4, .heads_per_kv = 2, .kv_heads = 2};
-        if (i == 2) s.heads = 5, s.first_head = 3, s.heads_per_kv = 4;
-        check_shape(&s, parts, 5);
+    for (uint32_t i = 0; i < 8; i++) {
+        shape s = shapes[i];
+        s.pairs = s.half_size ? 64 : s.dim / 2;
+        if (s.type != KV_Q8) s.type = KV_BF16;
+        check_shape(&s, i < 6 ? parts : deep, i < 6 ? 5 : 3);
     }
-    check_shape(&(shape){.dim = 256, .pairs = 128, .type = KV_BF16, .window = 512, .heads = 2, .heads_per_kv = 2, .kv_heads = 1}, deep, 3);
-    static const uint32_t heads[] = {8, 3, 16};
-    for (uint32_t i = 0; i < 3; i++) {
-        shape s = {.dim = 512, .pairs = 64, .half_size = true, .type = KV_BF16, .heads = heads[i], .kv_heads = 1};
-        s.heads_per_kv = i == 2 ? 16 : 8;
-        check_shape(&s, i == 1 ? deep : parts, i == 1 ? 3 : 5);
-    }
-    check_shape(&(shape){.dim = 256, .pairs = 128, .type = KV_Q8, .heads = 2, .heads_per_kv = 2, .kv_heads = 1}, parts, 5);
     unsetenv("GEMMAD_WGMMA");
 }
 
@@ -577,7 +585,8 @@ TEST(bits) {
         check_bits((shape){.dim = 24, .pairs = 12, .type = (kv_type)type, .heads = 4, .heads_per_kv = 2, .kv_heads = 2});
         if (type == KV_F32) continue;
         check_bits((shape){.dim = 256, .pairs = 128, .type = (kv_type)type, .window = 512, .heads = 2, .heads_per_kv = 2, .kv_heads = 1});
-        check_bits((shape){.dim = 512, .pairs = 64, .half_size = true, .type = (kv_type)type, .heads = 3, .heads_per_kv = 8, .kv_heads = 1});
+        check_bits((shape){.dim = 512, .pairs = 64, .half_size = true, .type = (kv_type)type, .heads = 3, .heads_per_kv = 8,
+                           .kv_heads = 1});
     }
 }
 
@@ -660,8 +669,8 @@ static void check_prepare(shape s, bool owns_kv) {
 }
 
 TEST(prepare) {
-    static const uint32_t dims[] = {16, 24, 36, 256, 512};
-    for (uint32_t i = 0; i < 5; i++)
+    static const uint32_t dims[] = {16, 24, 36, 128, 256, 512};
+    for (uint32_t i = 0; i < 6; i++)
         for (int type = 0; type < 3; type++)
             for (int half_size = 0; half_size < 2; half_size++) {
                 shape s = {.dim = dims[i], .type = (kv_type)type, .half_size = half_size, .heads = 5, .heads_per_kv = 2, .kv_heads = 3};
@@ -677,6 +686,7 @@ int main(void) {
     RUN(prepare);
     RUN(decode_float);
     RUN(decode_tensor);
+    RUN(decode_little_memory);
     RUN(decode_half_size);
     RUN(deep);
     RUN(launches);

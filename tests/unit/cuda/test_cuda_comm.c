@@ -54,8 +54,10 @@ static status run_ranks(uint32_t ranks, gpu_run *run) {
     return comm_fork_run(&(comm_fork_options){.ranks = ranks, .threads = true}, run_rank, run);
 }
 
-/* How many ranks can have a device each. */
+/* Ranks can have a device each. */
 static bool fits(uint32_t ranks) { return ranks <= (uint32_t)devices; }
+/* Kernels of ranks that share a device wait for each other, which a real one promises nothing about: two do. */
+static bool meets(uint32_t ranks) { return fits(ranks) || ranks <= 2; }
 static const uint32_t sizes[] = {1, 2, 3, 4, 8};
 enum { SIZES = sizeof sizes / sizeof *sizes };
 
@@ -87,9 +89,10 @@ TEST(exchanges_by_whatever_is_faster) {
 }
 TEST(exchanges_through_peer_memory) {
     for (size_t i = 0; i < SIZES; i++)
-        CHECK_STATUS(run_ranks(sizes[i], &(gpu_run){by_peer(), "staged, short sums through peer memory", !fits(sizes[i]),
-                                                    exchanges, NULL}),
-                     ST_OK);
+        if (meets(sizes[i]))
+            CHECK_STATUS(run_ranks(sizes[i], &(gpu_run){by_peer(), "staged, short sums through peer memory", !fits(sizes[i]),
+                                                        exchanges, NULL}),
+                         ST_OK);
 }
 TEST(exchanges_staged) {
     for (size_t i = 1; i < SIZES; i++)
@@ -156,7 +159,7 @@ TEST(recorded_sums_replay) {
     size_t large = 2 * (LARGE_BYTES / 4) + 7, none = 0;
     for (size_t i = 0; i < SIZES; i++) {
         if (fits(sizes[i])) CHECK_STATUS(run_ranks(sizes[i], &(gpu_run){by_nccl(), "nccl", false, replays, &large}), ST_OK);
-        CHECK_STATUS(run_ranks(sizes[i], &(gpu_run){by_peer(), NULL, !fits(sizes[i]), replays, &none}), ST_OK);
+        if (fits(sizes[i])) CHECK_STATUS(run_ranks(sizes[i], &(gpu_run){by_peer(), NULL, false, replays, &none}), ST_OK);
     }
 }
 
@@ -340,6 +343,13 @@ TEST(ranks_must_have_one_version) {
     cards[2].nccl = 22703;
     CHECK_STATUS(cards_compare(cards, 3), ST_MISMATCH);
     CHECK_SENTENCE("rank 0 has NCCL 22809, rank 2 has 22703");
+    cards[2].nccl = 0;
+    CHECK_STATUS(cards_compare(cards, 3), ST_MISMATCH);
+    CHECK_SENTENCE("rank 0 has NCCL 22809, rank 2 has none");
+    cards[0].nccl = cards[2].nccl = 0;
+    CHECK_STATUS(cards_compare(cards, 3), ST_MISMATCH);
+    CHECK_SENTENCE("rank 1 has NCCL 22809, rank 0 has none");
+    cards[0].nccl = 22809, cards[2].nccl = 22703;
     cards[1].driver = 12080;
     CHECK_STATUS(cards_compare(cards, 3), ST_MISMATCH);
     CHECK_SENTENCE("rank 0 has a driver for CUDA 13000, rank 1 has 12080");
@@ -397,6 +407,7 @@ int main(void) {
     log_open("test", LOG_WARN);
     setenv("CUDA_SIM_DEVICES", "8", 0);
     setenv("CUDA_SIM_LATE_MS", "1", 0);
+    setenv("CUDA_DEVICE_MAX_CONNECTIONS", "32", 0); /* streams of ranks that share a device do not queue behind each other */
     if (cudaGetDeviceCount(&devices) != cudaSuccess || devices == 0) test_skip("no GPU here");
     RUN(ranks_must_have_one_version);
     RUN(a_device_is_known_by_its_id_or_its_place);

@@ -13,7 +13,7 @@
 #include "cuda_sim.h"
 #define ON_GPU false
 #else
-#define ON_GPU true
+#define ON_GPU (getenv("GEMMAD_TEST_SMALL") == NULL) /* under compute-sanitizer everything takes long */
 #endif
 #define OK(call) CHECK_THAT((call) == cudaSuccess, "%s", cudaGetErrorString(cudaPeekAtLastError()))
 enum { COUNT_OF_N = 10, BATCH = 16 };
@@ -158,8 +158,8 @@ typedef struct output {
 } output;
 
 static output make_y(uint32_t n, uint32_t rows, uint32_t stride) {
-    return (output){memory_alloc_array((size_t)(n + 2) * stride + 1, 4), device_of(NULL, (size_t)(n + 2) * stride * 4), n, rows,
-                    stride};
+    size_t floats = (size_t)(n + 2) * stride;
+    return (output){memory_alloc_array(floats + 1, 4), device_of(NULL, floats * 4), n, rows, stride};
 }
 static float *y_of(const output *y) { return y->device + y->stride; }
 static const float *row_of(const output *y, uint32_t token) { return y->host + (size_t)(token + 1) * y->stride; }
@@ -179,7 +179,8 @@ static void fetch(output *y) {
         if (inside) unwritten += bits == UINT32_MAX;
         else overrun += bits != UINT32_MAX;
     }
-    CHECK_THAT(unwritten == 0 && overrun == 0, "n %u rows %u: %u not written, %u overrun", y->n, y->rows, unwritten, overrun);
+    CHECK_THAT(unwritten == 0 && overrun == 0, "n %u rows %u: %u not written, %u overrun", y->n, y->rows, unwritten,
+               overrun);
 }
 static void free_y(output *y) {
     OK(cudaFree(y->device));
@@ -216,8 +217,8 @@ static void check_product(const matrix *m, const activations *x, const output *y
             if (!(off <= size * tolerance_of(m, y->n) + 1e-30)) wrong++;
             if (!(off <= worst * size)) worst = off / size;
         }
-    CHECK_THAT(wrong == 0, "%s: type %d rows %u cols %u n %u: %u wrong, worst %g of %g", what, m->w.type, m->w.rows, m->w.cols,
-               y->n, wrong, worst, tolerance_of(m, y->n));
+    CHECK_THAT(wrong == 0, "%s: type %d rows %u cols %u n %u: %u wrong, worst %g of %g", what, m->w.type, m->w.rows,
+               m->w.cols, y->n, wrong, worst, tolerance_of(m, y->n));
 }
 
 static void run_one(const matrix *m, const activations *x, output *y) {
@@ -303,8 +304,8 @@ static void same_bits_of(weight_type type, uint32_t rows, uint32_t cols) {
     open_usual(2, true);
     run_one(&m, &x, &many);
     for (uint32_t i = 0; i < MANY; i++)
-        CHECK_THAT(memcmp(row_of(&many, i), want + (size_t)i * rows, rows * 4) == 0, "type %d cols %u: token %u of 33", type,
-                   cols, i);
+        CHECK_THAT(memcmp(row_of(&many, i), want + (size_t)i * rows, rows * 4) == 0, "type %d cols %u: token %u of 33",
+                   type, cols, i);
     close_gpu();
     free(want);
     free_y(&alone);
@@ -322,7 +323,8 @@ TEST(same_bits) {
 }
 
 /* Products of one call are those of calls of their own; rows and columns that are not there. */
-static void check_together(uint32_t n, uint32_t cols, const weight_type types[PRODUCTS_MAX], const uint32_t rows[PRODUCTS_MAX]) {
+static void check_together(uint32_t n, uint32_t cols, const weight_type types[PRODUCTS_MAX],
+                           const uint32_t rows[PRODUCTS_MAX]) {
     activations x = make_x(n, cols, (cols + 3) / 4 * 4, 0);
     matrix m[PRODUCTS_MAX];
     output apart[PRODUCTS_MAX], together[PRODUCTS_MAX];
@@ -339,8 +341,8 @@ static void check_together(uint32_t n, uint32_t cols, const weight_type types[PR
     for (int i = 0; i < PRODUCTS_MAX; i++) {
         fetch(&together[i]);
         for (uint32_t k = 0; k < n; k++)
-            CHECK_THAT(memcmp(row_of(&together[i], k), row_of(&apart[i], k), rows[i] * 4) == 0, "product %d token %u of %u", i,
-                       k, n);
+            CHECK_THAT(memcmp(row_of(&together[i], k), row_of(&apart[i], k), rows[i] * 4) == 0,
+                       "product %d token %u of %u", i, k, n);
         free_y(&apart[i]);
         free_y(&together[i]);
         free_matrix(&m[i]);

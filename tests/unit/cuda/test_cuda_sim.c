@@ -316,6 +316,9 @@ TEST(faults_are_named) {
 int main(void) {
     int devices = 0;
     if (cudaGetDeviceCount(&devices) != cudaSuccess || devices == 0) test_skip("no GPU is here");
+#ifdef GEMMAD_CUDA_SIM
+    RUN(faults_are_named); /* forks: before there are threads */
+#endif
     OK(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking));
     RUN(lanes);
     RUN(barriers);
@@ -329,7 +332,6 @@ int main(void) {
     RUN(launches_that_cannot_be);
 #ifdef GEMMAD_CUDA_SIM
     RUN(a_forgotten_barrier_shows);
-    RUN(faults_are_named);
 #endif
     OK(cudaStreamDestroy(stream));
     return test_result();
