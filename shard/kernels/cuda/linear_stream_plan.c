@@ -2,10 +2,6 @@
 #include "base/invariant.h"
 #include "shard/kernels/cuda/linear.h"
 
-/* Four groups keep 96 KiB on their way on a multiprocessor, which is enough; q4 has half the bytes in as many slots, and
- * needs warps for its arithmetic. */
-static uint32_t groups_wanted(weight_type type) { return type == WEIGHT_Q4 ? 8 : 4; }
-
 static size_t group_bytes(weight_type type, uint32_t n) {
     size_t partials = (size_t)STREAM_WARPS * (n <= 8 ? 8 : 16) * STREAM_SUM_STRIDE * sizeof(float);
     return (size_t)STREAM_WARPS * STREAM_SLOTS * stream_slot_bytes(type) + partials;
@@ -23,7 +19,8 @@ static uint32_t columns_at_once(uint32_t cols, uint32_t turn, uint32_t n, size_t
 }
 
 size_t linear_stream_plan(stream_call *c, weight_type type, uint32_t multiprocessors, size_t shared_bytes_max) {
-    enum { X_ROOM = 24 << 10, RESERVED = 1024 /* of a multiprocessor's shared memory, each block */ };
+    enum { X_ROOM = 24 << 10, RESERVED = 1024 /* of a multiprocessor's shared memory, each block */,
+           AHEAD_BYTES = 32 << 20 };
     uint32_t n = c->n < STREAM_TILE ? c->n : STREAM_TILE, turn = STREAM_WARPS * stream_step_columns(type);
     uint32_t least = c->gated ? 2 : 1;
     c->token_tiles = (c->n + STREAM_TILE - 1) / STREAM_TILE;
@@ -45,11 +42,15 @@ size_t linear_stream_plan(stream_call *c, weight_type type, uint32_t multiproces
     INVARIANT(shared <= shared_bytes_max);
 
     /* Blocks that run at the same time; each then takes as many units as any other, give or take none. */
-    uint32_t fit = (uint32_t)((shared_bytes_max + RESERVED) / (shared + RESERVED)), wanted = groups_wanted(type) / c->groups;
+    uint32_t fit = (uint32_t)((shared_bytes_max + RESERVED) / (shared + RESERVED));
+    uint32_t wanted = stream_groups_wanted(type, n) / c->groups;
     if (fit > wanted) fit = wanted ? wanted : 1;
     uint32_t at_once = multiprocessors * fit / c->token_tiles, work = (c->units * least + c->groups - 1) / c->groups;
     if (at_once == 0) at_once = 1;
     uint32_t rounds = (work + at_once - 1) / at_once;
     c->blocks = (work + rounds - 1) / rounds;
+
+    /* All groups together fill most of the second cache. */
+    c->ahead = AHEAD_BYTES / (c->blocks * c->groups * c->token_tiles) / 256 * 256;
     return shared;
 }
