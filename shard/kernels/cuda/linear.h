@@ -93,8 +93,9 @@ typedef struct linear_lt linear_lt;
 enum { LT_WORKSPACE_BYTES = 64 << 20 };
 status linear_lt_open(linear_lt **out, cuda_backend *c);
 void linear_lt_close(linear_lt *l);
-/* y[n, rows] = x[n, cols] · w[rows, cols]ᵀ, cols a multiple of 8; both with `cols` from row to row. */
-void linear_lt_product(linear_lt *l, cuda_backend *c, float *y, size_t y_stride, const uint16_t *w, const uint16_t *x,
+/* y[n, rows] = x[n, cols] · w[rows, cols]ᵀ, cols a multiple of 8; both with `cols` from row to row, at multiples of 16 bytes.
+ * false: the library does not do such shapes. A failure is kept in c. */
+bool linear_lt_product(linear_lt *l, cuda_backend *c, float *y, size_t y_stride, const uint16_t *w, const uint16_t *x,
                        uint32_t rows, uint32_t cols, uint32_t n);
 
 #ifdef __cplusplus
