@@ -106,6 +106,11 @@ typedef struct product {
 } product;
 enum { PRODUCTS_MAX = 3 };
 
+/* Norms of a layer with experts: of the dense MLP's output, of the experts', and of their sum. [hidden] */
+typedef struct mixture_norms {
+    const float *dense, *experts, *sum;
+} mixture_norms;
+
 typedef struct backend backend;
 
 /* What is wanted of one row of logits, and what all ranks know of it before they look (shard/sample/sampler.c). A row's
@@ -179,6 +184,10 @@ typedef struct backend_ops {
     /* h = (h + rms(x) · w) · scale; and where y is not NULL, what the next operator begins with: y = rms(h) · next. */
     void (*add_norm)(backend *b, float *h, const float *x, const float *w, float eps, float scale, float *y,
                      const float *next, uint32_t n, uint32_t dim);
+    /* The end of a layer with experts: f = rms(dense) · w->dense + rms(experts) · w->experts, then add_norm of f with w->sum.
+     * dense holds f, or anything, afterwards. */
+    void (*add_mixture)(backend *b, float *h, float *dense, const float *experts, const mixture_norms *w, float eps,
+                        float scale, float *y, const float *next, uint32_t n, uint32_t dim);
     /* Up to PRODUCTS_MAX products of x[n, cols], whose weights agree in cols. */
     void (*linear)(backend *b, const product *products, uint32_t count, const float *x, size_t x_stride, uint32_t n);
     /* gate[n, rows] = gelu(G x) · U x, with up[n, rows] as scratch. */

@@ -121,6 +121,10 @@ FORWARD(add_norm,
         (backend * b, float *h, const float *x, const float *w, float eps, float scale, float *y,
          const float *next, uint32_t n, uint32_t dim),
         (b, h, x, w, eps, scale, y, next, n, dim))
+FORWARD(add_mixture,
+        (backend * b, float *h, float *dense, const float *experts, const mixture_norms *w, float eps,
+         float scale, float *y, const float *next, uint32_t n, uint32_t dim),
+        (b, h, dense, experts, w, eps, scale, y, next, n, dim))
 FORWARD(gelu_multiply,
         (backend * b, float *gate, size_t gate_stride, const float *up, size_t up_stride, uint32_t n,
          uint32_t dim),
@@ -291,6 +295,7 @@ static const backend_ops timed_ops = {
     .sum_blocks = timed_sum_blocks,
     .norm = timed_norm,
     .add_norm = timed_add_norm,
+    .add_mixture = timed_add_mixture,
     .linear = timed_linear,
     .gated = timed_gated,
     .gelu_multiply = timed_gelu_multiply,
@@ -302,7 +307,7 @@ static const backend_ops timed_ops = {
     .experts = timed_experts,
 };
 /* An operator added to the interface needs its forwarder here. */
-_Static_assert(sizeof(backend_ops) == 31 * sizeof(void (*)(void)), "every operator is forwarded");
+_Static_assert(sizeof(backend_ops) == 32 * sizeof(void (*)(void)), "every operator is forwarded");
 
 void timed_open(backend **out, backend *inner) {
     timed *t = memory_alloc(sizeof *t);

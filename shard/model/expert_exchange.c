@@ -160,16 +160,9 @@ static status by_all_to_all(runner *r, uint32_t layer) {
     return comm_all_gather_v(r->o.activations, dense, r->exchange_bytes, r->partial);
 }
 
-status expert_sums(runner *r, uint32_t layer) {
-    const model_config *c = r->config;
-    const layer_weights *w = &r->o.weights->layer[layer];
+status expert_sums(runner *r, uint32_t layer, bool *normed) {
     uint32_t n = r->live.calls;
-    size_t sum = (size_t)n * c->hidden;
-    if (r->o.split->ranks > 1 && n == r->live.n && prefers_all_to_all(r, n)) return by_all_to_all(r, layer);
-    TRY(sum_over_ranks(r, r->partial, 2 * sum, after_layer(r, layer)));
-    /* f = rms(dense) + rms(experts); normed apart, so neither can be folded into the other's sum. */
-    r->ops->norm(r->b, r->partial, r->partial, w->post_mlp_norm_1, c->norm_eps, n, c->hidden);
-    r->ops->add_norm(r->b, r->partial, r->partial + sum, w->post_mlp_norm_2, c->norm_eps, 1.0f, NULL, NULL, n,
-                     c->hidden);
-    return ST_OK;
+    *normed = r->o.split->ranks > 1 && n == r->live.n && prefers_all_to_all(r, n);
+    if (*normed) return by_all_to_all(r, layer);
+    return sum_over_ranks(r, r->partial, 2 * (size_t)n * r->config->hidden, after_layer(r, layer));
 }

@@ -85,7 +85,7 @@ const weight *after_layer(const runner *r, uint32_t layer) {
 
 /* The dense MLP's partial sums into r->partial[0 …], and with experts their sums behind it: both travel in
  * one exchange. */
-static status feed_forward(runner *r, uint32_t layer) {
+static status feed_forward(runner *r, uint32_t layer, bool *normed) {
     const model_config *c = r->config;
     const layer_weights *w = &r->o.weights->layer[layer];
     uint32_t n = r->live.calls, width = w->gate.rows;
@@ -99,7 +99,22 @@ static status feed_forward(runner *r, uint32_t layer) {
     runner_look(r, "router_weights", layer, r->expert_weights, ids, r->live.n, c->experts_active);
     r->ops->norm(r->b, r->x, r->h, w->pre_mlp_norm_2, c->norm_eps, n, c->hidden);
     r->ops->experts(r->b, m, r->x, n, ids, r->expert_weights, r->partial + sum);
-    return expert_sums(r, layer);
+    return expert_sums(r, layer, normed);
+}
+
+/* The residual behind the MLP, and r->x = rms of it where `next` is what follows. */
+static void add_feed_forward(runner *r, uint32_t layer, const float *next, bool normed) {
+    const model_config *c = r->config;
+    const layer_weights *w = &r->o.weights->layer[layer];
+    uint32_t n = r->live.calls;
+    float scale = c->ple_width ? 1.0f : w->scalar, *x = next ? r->x : NULL;
+    if (c->experts == 0 || normed) {
+        r->ops->add_norm(r->b, r->h, r->partial, w->post_mlp_norm, c->norm_eps, scale, x, next, n, c->hidden);
+        return;
+    }
+    const mixture_norms norms = {w->post_mlp_norm_1, w->post_mlp_norm_2, w->post_mlp_norm};
+    r->ops->add_mixture(r->b, r->h, r->partial, r->partial + (size_t)n * c->hidden, &norms, c->norm_eps, scale, x,
+                        next, n, c->hidden);
 }
 
 /* next NULL: r->x is not wanted. */
@@ -167,11 +182,11 @@ status forward(runner *r) {
         }
         if (layer == 0 || dropped)
             r->ops->norm(r->b, r->x, r->h, w->input_norm, c->norm_eps, r->live.calls, c->hidden);
-        const float *next = norm_after(r, layer), *now = c->ple_width ? NULL : next;
+        const float *next = norm_after(r, layer);
+        bool normed = false;
         TRY(attention(r, layer));
-        TRY(feed_forward(r, layer));
-        r->ops->add_norm(r->b, r->h, r->partial, w->post_mlp_norm, c->norm_eps,
-                         c->ple_width ? 1.0f : w->scalar, now ? r->x : NULL, now, r->live.calls, c->hidden);
+        TRY(feed_forward(r, layer, &normed));
+        add_feed_forward(r, layer, c->ple_width ? NULL : next, normed);
         if (c->ple_width) add_per_layer_embedding(r, layer, next);
         runner_look(r, "hidden", layer, r->h, NULL, r->live.n, c->hidden);
     }

@@ -82,8 +82,9 @@ void fetch_experts(runner *r);
 /* After a step, whose first layers had n rows and whose last, from r->tail_begin on, r->live.n: how many of them each EP
  * group computed, and which experts they hit. */
 void count_experts(runner *r, uint32_t n);
-/* From r->partial = this rank's sums [dense | experts] of r->live.calls rows to r->partial = rms(dense) + rms(experts). */
-status expert_sums(runner *r, uint32_t layer);
+/* r->partial = this rank's sums [dense | experts] of r->live.calls rows becomes those of all ranks, or, with *normed,
+ * rms(dense) + rms(experts). */
+status expert_sums(runner *r, uint32_t layer, bool *normed);
 /* next: what is multiplied after it, NULL: not known. */
 status sum_over_ranks(runner *r, float *x, size_t count, const weight *next);
 /* The first matrix after a layer. */

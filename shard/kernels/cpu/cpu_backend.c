@@ -12,8 +12,9 @@
 
 typedef struct row_work {
     cpu_backend *c;
-    float *y, *normed;
-    const float *x, *w, *next;
+    float *y, *normed, *dense;
+    const float *x, *w, *next, *experts;
+    const mixture_norms *mixture;
     const weight *table;
     const uint32_t *ids;
     size_t y_stride, x_stride;
@@ -136,6 +137,34 @@ static void cpu_add_norm(backend *b, float *h, const float *x, const float *weig
                   .scale = scale,
                   .dim = dim};
     run_rows(cpu_of(b), &w, n, add_norm_row);
+}
+
+static void add_mixture_row(void *context, uint32_t i, uint32_t thread) {
+    row_work *w = context;
+    const cpu_kernels *k = w->c->k;
+    float *dense = w->dense + (size_t)i * w->dim, *normed = w->c->scratch[thread];
+    k->rmsnorm(dense, dense, w->mixture->dense, w->eps, w->dim);
+    k->rmsnorm(normed, w->experts + (size_t)i * w->dim, w->mixture->experts, w->eps, w->dim);
+    k->add(dense, normed, w->dim);
+    add_norm_row(context, i, thread);
+}
+
+static void cpu_add_mixture(backend *b, float *h, float *dense, const float *experts,
+                            const mixture_norms *norms, float eps, float scale, float *y, const float *next,
+                            uint32_t n, uint32_t dim) {
+    INVARIANT(dim <= cpu_of(b)->scratch_floats);
+    row_work w = {.y = h,
+                  .x = dense,
+                  .w = norms->sum,
+                  .dense = dense,
+                  .experts = experts,
+                  .mixture = norms,
+                  .normed = y,
+                  .next = next,
+                  .eps = eps,
+                  .scale = scale,
+                  .dim = dim};
+    run_rows(cpu_of(b), &w, n, add_mixture_row);
 }
 
 enum { PIECE_FLOATS = 2048 };
@@ -295,6 +324,7 @@ static const backend_ops cpu_ops = {
     .sum_blocks = cpu_sum_blocks,
     .norm = cpu_norm,
     .add_norm = cpu_add_norm,
+    .add_mixture = cpu_add_mixture,
     .linear = cpu_linear,
     .gated = cpu_gated,
     .gelu_multiply = cpu_gelu_multiply,

@@ -295,6 +295,7 @@ static const backend_ops ops = {
     .sum_blocks = cuda_sum_blocks,
     .norm = cuda_norm,
     .add_norm = cuda_add_norm,
+    .add_mixture = cuda_add_mixture,
     .linear = cuda_linear,
     .gated = cuda_gated,
     .gelu_multiply = cuda_gelu_multiply,

@@ -115,6 +115,8 @@ void cuda_sum_blocks(backend *b, float *y, const float *x, uint32_t blocks, size
 void cuda_norm(backend *b, float *y, const float *x, const float *w, float eps, uint32_t n, uint32_t dim);
 void cuda_add_norm(backend *b, float *h, const float *x, const float *w, float eps, float scale, float *y,
                    const float *next, uint32_t n, uint32_t dim);
+void cuda_add_mixture(backend *b, float *h, float *dense, const float *experts, const mixture_norms *w, float eps,
+                      float scale, float *y, const float *next, uint32_t n, uint32_t dim);
 void cuda_gelu_multiply(backend *b, float *gate, size_t gate_stride, const float *up, size_t up_stride, uint32_t n,
                         uint32_t dim);
 void cuda_softcap(backend *b, float *x, float cap, uint32_t n, uint32_t dim);

@@ -117,21 +117,19 @@ static void run_stream(cuda_backend *c, const product *products, uint32_t count,
     linear_stream_launch(c->stream, w->type, &call, shared);
 }
 
-/* x is in the scratch already, `stride` from row to row. */
-static void run_lt(cuda_backend *c, const product *p, uint32_t stride, uint32_t n) {
+/* x is in the scratch already, `stride` from row to row. false: it is left to others. */
+static bool run_lt(cuda_backend *c, const product *p, uint32_t stride, uint32_t n) {
     cuda_linear_state *s = c->linear;
     const weight *w = p->w;
-    if (w->type == WEIGHT_BF16) {
-        linear_lt_product(s->lt, c, p->y, p->y_stride, w->data, s->x, w->rows, w->cols, n);
-        return;
-    }
+    if (w->type == WEIGHT_BF16) return linear_lt_product(s->lt, c, p->y, p->y_stride, w->data, s->x, w->rows, w->cols, n);
     uint64_t most = s->matrix_elements / stride / QUANT_ROWS * QUANT_ROWS;
     INVARIANT(most > 0);
     for (uint32_t first = 0, rows; first < w->rows; first += rows) {
         rows = w->rows - first < most ? w->rows - first : (uint32_t)most;
         linear_widen_launch(c->stream, s->matrix, stride, w, first, rows);
-        linear_lt_product(s->lt, c, p->y + first, p->y_stride, s->matrix, s->x, rows, stride, n);
+        if (!linear_lt_product(s->lt, c, p->y + first, p->y_stride, s->matrix, s->x, rows, stride, n)) return false;
     }
+    return true;
 }
 
 void cuda_linear(backend *b, const product *products, uint32_t count, const float *x, size_t x_stride, uint32_t n) {
@@ -153,7 +151,7 @@ void cuda_linear(backend *b, const product *products, uint32_t count, const floa
             INVARIANT((uint64_t)n * stride <= c->linear->x_elements);
             if (!rounded) linear_round_launch(c->stream, c->linear->x, stride, x, x_stride, w->cols, n);
             rounded = true;
-            run_lt(c, p, stride, n);
+            if (!run_lt(c, p, stride, n)) run_stream(c, p, 1, x, x_stride, n, false);
         }
     }
     for (int type = 0; type < WEIGHT_TYPES; type++)

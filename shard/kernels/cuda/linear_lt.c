@@ -16,7 +16,7 @@ typedef struct lt_shape {
 
 typedef struct lt_entry {
     lt_shape shape;
-    bool used;
+    bool used, refused;         /* the library has no algorithm for it */
     cublasLtMatrixLayout_t a, b, d;
     cublasLtMatmulAlgo_t algorithm;
 } lt_entry;
@@ -57,15 +57,17 @@ static status choose(linear_lt *l, cuda_backend *c, lt_entry *e, cublasLtMatmulP
     uint64_t workspace = LT_WORKSPACE_BYTES;
     TRY(check(c, lt.MatmulPreferenceSetAttribute(preference, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, &workspace,
                                                       sizeof workspace), "preferences"));
-    TRY(prefer(c, preference, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, 64));
-    TRY(prefer(c, preference, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES, 64));
+    TRY(prefer(c, preference, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, 16));
+    TRY(prefer(c, preference, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES, 16));
     TRY(prefer(c, preference, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, e->shape.y_alignment));
     TRY(prefer(c, preference, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES, e->shape.y_alignment));
     cublasLtMatmulHeuristicResult_t found;
     int count = 0;
-    TRY(check(c, lt.MatmulAlgoGetHeuristic(l->handle, l->product, e->a, e->b, e->d, e->d, preference, 1, &found, &count),
-              "choice of an algorithm"));
-    if (count == 0) return check(c, CUBLAS_STATUS_NOT_SUPPORTED, "choice of an algorithm");
+    cublasStatus_t looked = lt.MatmulAlgoGetHeuristic(l->handle, l->product, e->a, e->b, e->d, e->d, preference, 1,
+                                                           &found, &count);
+    e->refused = looked == CUBLAS_STATUS_NOT_SUPPORTED || (looked == CUBLAS_STATUS_SUCCESS && count == 0);
+    if (e->refused) return ST_OK;
+    TRY(check(c, looked, "choice of an algorithm"));
     e->algorithm = found.algo;
     return ST_OK;
 }
@@ -104,15 +106,17 @@ static lt_entry *entry_of(linear_lt *l, cuda_backend *c, const lt_shape *s) {
     return NULL;
 }
 
-void linear_lt_product(linear_lt *l, cuda_backend *c, float *y, size_t y_stride, const uint16_t *w, const uint16_t *x,
+bool linear_lt_product(linear_lt *l, cuda_backend *c, float *y, size_t y_stride, const uint16_t *w, const uint16_t *x,
                        uint32_t rows, uint32_t cols, uint32_t n) {
-    if (c->failed != ST_OK) return;
+    if (c->failed != ST_OK) return true;
     lt_shape s = {rows, cols, n, y_stride, (uintptr_t)y % 16 == 0 && y_stride % 4 == 0 ? 16 : 4};
     lt_entry *e = entry_of(l, c, &s);
-    if (!e) return;
+    if (!e) return true;
+    if (e->refused) return false;
     const float one = 1, zero = 0;
     (void)!check(c, lt.Matmul(l->handle, l->product, &one, w, e->a, x, e->b, &zero, y, e->d, y, e->d, &e->algorithm,
                                    l->workspace, LT_WORKSPACE_BYTES, c->stream), "a product");
+    return true;
 }
 
 /* ---- opening ---- */

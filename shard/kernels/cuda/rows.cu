@@ -33,8 +33,8 @@ static __global__ void norm_kernel(float *y, const float *x, const float *w, flo
         uint32_t i = threadIdx.x + j * blockDim.x;
         wv[j] = w && i < vectors ? ((const float4 *)w)[i] : make_float4(0, 0, 0, 0);
     }
-    grid_release();
     grid_wait();
+    grid_release(); /* the next one asks early for experts that the kernel before this one chose (moe_experts.cu) */
     const float4 *row = (const float4 *)(x + (size_t)blockIdx.x * dim);
     float sum = 0;
 #pragma unroll
@@ -166,6 +166,82 @@ extern "C" void cuda_add_norm(backend *b, float *h, const float *x, const float 
     uint32_t threads = row_threads(dim, all);
     if (threads) LAUNCH(add_norm_kernel, dim3(n), dim3(threads), 0, stream, h, x, w, eps, scale, y, next, dim);
     else LAUNCH(add_norm_loop_kernel, dim3(n), dim3(LOOP_THREADS), 0, stream, h, x, w, eps, scale, y, next, dim);
+}
+
+/* ---- add_mixture ---- */
+
+/* norm, add_norm and add_norm in one, with their bits: what would be three waits in each layer is one. */
+static __global__ void add_mixture_kernel(float *h, const float *dense, const float *experts, mixture_norms w, float eps,
+                                          float scale, float *y, const float *next, uint32_t dim) {
+    __shared__ float scratch[33];
+    uint32_t vectors = dim / 4;
+    float4 fv[ROW_VECTORS], ev[ROW_VECTORS], hv[ROW_VECTORS], wd[ROW_VECTORS], we[ROW_VECTORS], ws[ROW_VECTORS],
+        nv[ROW_VECTORS];
+    const float4 zero = make_float4(0, 0, 0, 0);
+#pragma unroll
+    for (uint32_t j = 0; j < ROW_VECTORS; j++) {
+        uint32_t i = threadIdx.x + j * blockDim.x;
+        wd[j] = i < vectors ? ((const float4 *)w.dense)[i] : zero;
+        we[j] = i < vectors ? ((const float4 *)w.experts)[i] : zero;
+        ws[j] = i < vectors ? ((const float4 *)w.sum)[i] : zero;
+        nv[j] = y && next && i < vectors ? ((const float4 *)next)[i] : zero;
+    }
+    grid_release();
+    grid_wait();
+    size_t at = (size_t)blockIdx.x * dim;
+    float4 *h_row = (float4 *)(h + at);
+#pragma unroll
+    for (uint32_t j = 0; j < ROW_VECTORS; j++) {
+        uint32_t i = threadIdx.x + j * blockDim.x;
+        fv[j] = i < vectors ? ((const float4 *)(dense + at))[i] : zero;
+        ev[j] = i < vectors ? ((const float4 *)(experts + at))[i] : zero;
+        hv[j] = i < vectors ? h_row[i] : zero;
+    }
+    float of_dense = 0, of_experts = 0, sum = 0;
+#pragma unroll
+    for (uint32_t j = 0; j < ROW_VECTORS; j++) {
+        of_dense += sum_squares4(fv[j]);
+        of_experts += sum_squares4(ev[j]);
+    }
+    float factor = norm_factor(block_sum(of_dense, scratch), eps, dim);
+    float factor_e = norm_factor(block_sum(of_experts, scratch), eps, dim);
+#pragma unroll
+    for (uint32_t j = 0; j < ROW_VECTORS; j++) {
+        fv[j] = added4(normed4(fv[j], factor, &wd[j]), normed4(ev[j], factor_e, &we[j]), 1.0f);
+        sum += sum_squares4(fv[j]);
+    }
+    factor = norm_factor(block_sum(sum, scratch), eps, dim);
+    sum = 0;
+#pragma unroll
+    for (uint32_t j = 0; j < ROW_VECTORS; j++) {
+        uint32_t i = threadIdx.x + j * blockDim.x;
+        hv[j] = added4(hv[j], normed4(fv[j], factor, &ws[j]), scale);
+        if (i < vectors) h_row[i] = hv[j];
+        sum += sum_squares4(hv[j]);
+    }
+    if (!y) return;
+    factor = norm_factor(block_sum(sum, scratch), eps, dim);
+#pragma unroll
+    for (uint32_t j = 0; j < ROW_VECTORS; j++) {
+        uint32_t i = threadIdx.x + j * blockDim.x;
+        if (i < vectors) ((float4 *)(y + at))[i] = normed4(hv[j], factor, next ? &nv[j] : NULL);
+    }
+}
+
+extern "C" void cuda_add_mixture(backend *b, float *h, float *dense, const float *experts, const mixture_norms *w,
+                                 float eps, float scale, float *y, const float *next, uint32_t n, uint32_t dim) {
+    if (dim == 0) return;
+    bool all = aligned(h) && aligned(dense) && aligned(experts) && aligned(w->dense) && aligned(w->experts) &&
+               aligned(w->sum) && aligned(y) && aligned(next);
+    uint32_t threads = row_threads(dim, all);
+    if (threads) {
+        LAUNCH(add_mixture_kernel, dim3(n), dim3(threads), 0, cuda_of(b)->stream, h, dense, experts, *w, eps, scale, y,
+               next, dim);
+        return;
+    }
+    cuda_norm(b, dense, dense, w->dense, eps, n, dim);
+    cuda_add_norm(b, dense, experts, w->experts, eps, 1.0f, NULL, NULL, n, dim);
+    cuda_add_norm(b, h, dense, w->sum, eps, scale, y, next, n, dim);
 }
 
 /* ---- per-layer embeddings ---- */

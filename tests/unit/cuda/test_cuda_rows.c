@@ -197,6 +197,34 @@ TEST(norms) {
         }
 }
 
+/* One kernel, or three: the same bits. */
+TEST(mixture_has_the_bits_of_its_parts) {
+    static const uint32_t dims[] = {4, 20, 21, 64, 130, 1028, 2816};
+    enum { N = 3 };
+    for (size_t d = 0; d < sizeof dims / sizeof *dims; d++)
+        for (int follows = 0; follows < 2; follows++) {
+            uint32_t dim = dims[d], bytes = N * dim * 4;
+            float *host[8], *device[8], *one = malloc(bytes), *three = malloc(bytes);
+            for (int i = 0; i < 8; i++) {
+                host[i] = random_floats(N * dim);
+                device[i] = device_of(host[i], bytes);
+            }
+            float *h = device[0], *dense = device[1], *y = device[6];
+            const mixture_norms w = {device[3], device[4], device[5]};
+            cuda_add_mixture(&gpu.base, h, dense, device[2], &w, 1e-6f, 0.75f, follows ? y : NULL, device[7], N, dim);
+            fetch(one, follows ? y : h, bytes);
+            OK(cudaMemcpy(h, host[0], bytes, cudaMemcpyHostToDevice));
+            OK(cudaMemcpy(dense, host[1], bytes, cudaMemcpyHostToDevice));
+            cuda_norm(&gpu.base, dense, dense, w.dense, 1e-6f, N, dim);
+            cuda_add_norm(&gpu.base, dense, device[2], w.experts, 1e-6f, 1.0f, NULL, NULL, N, dim);
+            cuda_add_norm(&gpu.base, h, dense, w.sum, 1e-6f, 0.75f, follows ? y : NULL, device[7], N, dim);
+            fetch(three, follows ? y : h, bytes);
+            CHECK_THAT(!memcmp(one, three, bytes), "add_mixture dim %u", dim);
+            for (int i = 0; i < 8; i++) free(host[i]), device_free(device[i]);
+            free(one), free(three);
+        }
+}
+
 TEST(per_layer_embeddings) {
     const struct { uint32_t width, layers; } shapes[] = {{256, 3}, {20, 5}, {8, 1}};
     const uint32_t tokens[] = {3, 0, 18};
@@ -239,6 +267,7 @@ int main(void) {
     RUN(moves);
     RUN(activations);
     RUN(norms);
+    RUN(mixture_has_the_bits_of_its_parts);
     RUN(per_layer_embeddings);
     return test_result();
 }
