@@ -104,6 +104,7 @@ TEST(two_ranks) {
 int main(void) {
     log_open("test", LOG_ERROR);
     setenv("CUDA_SIM_DEVICES", "2", 1);
+    setenv("CUDA_SIM_MEMORY", "1500000000", 1); /* keys and values are given what there is, and it is cleared */
     if (gpu_cuda()->count() == 0) test_skip("there is no GPU that CUDA can use");
     RUN(dense);
     RUN(mixture);

@@ -46,7 +46,6 @@ TEST(dense) {
 TEST(mixture) {
     check("golden/moe-128x8", WEIGHTS_BF16, KV_Q8);
     if (TEST_SANITIZED) return;
-    check("golden/moe", WEIGHTS_Q8, KV_BF16);
     check("golden/moe-128x8", WEIGHTS_Q4, KV_Q8);
     check("golden/moe-128x8", WEIGHTS_FP8, KV_BF16);
 }

@@ -84,14 +84,14 @@ static void check(const char *model, uint32_t ranks, way by, uint32_t tokens) {
 }
 
 TEST(two) {
-    check("dense", 2, WAY_MEASURED, 8);
-    check("moe", 2, WAY_PEER, 6);
-    check("dense", 2, WAY_NCCL, 6);
-    check("moe", 2, WAY_STAGED, 4);
+    check("dense", 2, WAY_MEASURED, 5);
+    check("moe", 2, WAY_PEER, 4);
+    check("dense", 2, WAY_NCCL, 4);
+    check("moe", 2, WAY_STAGED, 3);
 }
 TEST(four) {
-    check("dense", 4, WAY_PEER, 5);
-    check("moe", 4, WAY_NCCL, 5);
+    check("dense", 4, WAY_PEER, 4);
+    check("moe", 4, WAY_NCCL, 4);
 }
 
 int main(void) {

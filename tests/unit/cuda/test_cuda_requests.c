@@ -13,7 +13,7 @@
 
 #define DENSE TEST_DATA "/golden/dense-realheads"
 #define MOE TEST_DATA "/golden/moe-128x8"
-enum { REQUESTS = 10, PROMPT = 20, NEW = 5, LONG = 70, CONTEXT = 256, GRAMMARS = 2 };
+enum { REQUESTS = 10, PROMPT = 13, NEW = 4, LONG = 70, CONTEXT = 256, GRAMMARS = 2 };
 
 static uint32_t prompt[LONG + NEW];
 
