@@ -3,15 +3,17 @@ import json
 import os
 import pathlib
 import shutil
+import subprocess
 
 import grpc
 import pytest
 
-from support import BUILD, MODELS, Daemon, eventually, processes_with, request, run_gemmad, samples
+from support import BUILD, GOLDEN, MODELS, Daemon, eventually, processes_with, request, run_gemmad, samples
 
 SIMULATED = BUILD / "tests" / "sim_gpu" / "gemmad-shard"
 CASE = min(samples("tiny-dense", "plain"), key=lambda c: c["prompt_tokens"])
 GPU = ("--device", "cuda", "--context", "512")
+STRICT = {"CUDA_SIM_FORK": "0"}  # CUDA does not survive fork, nor may the simulator
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +36,7 @@ def ask(daemon):
 
 
 def test_one_rank_answers(simulated):
-    with Daemon("tiny-dense", ranks=1, options=GPU, program=simulated) as daemon:
+    with Daemon("tiny-dense", ranks=1, options=GPU, program=simulated, env=STRICT) as daemon:
         got = ask(daemon)
         assert got.ids == CASE["completion_token_ids"] and got.text == CASE["completion"]
         assert [r.isa for r in daemon.ranks()] == ["cuda Simulated GPU"]
@@ -59,10 +61,28 @@ def test_more_ranks_than_gpus_are_refused(simulated):
 
 
 def test_ranks_may_share_a_gpu_for_tests(simulated):
-    with Daemon("tiny-dense", ranks=2, options=GPU, program=simulated, env={"GEMMAD_GPU_SHARE": "1"}) as daemon:
+    with Daemon("tiny-dense", ranks=2, options=GPU, program=simulated, env={**STRICT, "GEMMAD_GPU_SHARE": "1"}) as daemon:
         assert "exchanges between GPUs: staged" in engine_log(daemon)
         assert [r.isa for r in daemon.ranks()] == ["cuda Simulated GPU"] * 2
         assert ask(daemon).ids == CASE["completion_token_ids"]
+
+
+@pytest.mark.parametrize("what", ["decode", "prefill"])
+def test_bench(simulated, what):
+    """Its ranks are forked: nobody may have looked for a GPU before."""
+    def bench(*options, **env):
+        return subprocess.run([simulated.parent / "gemmad-shard", "bench", what, "--model", GOLDEN / "dense-realheads", "--ranks", "2",
+                               "--device", "cuda", "--generate", "3", "--prompt", "20", "--repeat", "1", "--read", "1MiB", *options],
+                              capture_output=True, text=True, timeout=120,
+                              env={**os.environ, **STRICT, "CUDA_SIM_MEMORY": "3000000000", **env})
+    r = bench("--json", GEMMAD_GPU_SHARE="1")
+    assert r.returncode == 0, r.stderr
+    figures = json.loads(r.stdout)
+    assert figures["device"] == "cuda Simulated GPU" and figures["ranks"] == 2 and figures["bandwidth_share"] > 0
+    r = bench(GEMMAD_GPU_SHARE="1")
+    assert r.returncode == 0 and "share of it" in r.stdout and "cuda Simulated GPU" in r.stdout, r.stdout + r.stderr
+    r = bench()
+    assert r.returncode == 3 and "2 ranks on this machine and 1 GPU" in r.stderr, r.stderr
 
 
 def test_a_gpu_that_fails_ends_its_engine_with_the_cause(simulated):
