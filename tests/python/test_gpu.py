@@ -58,6 +58,9 @@ def test_more_ranks_than_gpus_are_refused(simulated):
     r = run_gemmad("--model", MODELS / "tiny-dense", "--ranks", 2, *GPU, program=simulated)
     assert r.returncode == 3, r.stderr
     assert "2 ranks on this machine and 1 GPU: each rank has one of its own" in r.stderr
+    r = run_gemmad("--model", MODELS / "tiny-dense", "--ranks", 1, "--replicas", 3, *GPU, program=simulated,
+                   env={"CUDA_SIM_DEVICES": "2"})
+    assert r.returncode == 3 and "3 ranks on this machine and 2 GPUs" in r.stderr, r.stderr
 
 
 def test_ranks_may_share_a_gpu_for_tests(simulated):
@@ -101,6 +104,15 @@ def test_a_gpu_that_fails_ends_its_engine_with_the_cause(simulated):
         assert eventually(lambda: not any(pathlib.Path(f"/proc/{p}/stat").exists() for p in pids), 20)
         assert daemon.stop() == 0
         assert eventually(lambda: not processes_with(str(daemon.dir)), 15)
+
+
+@pytest.mark.parametrize("calls", [0, 1, 4, 12])
+def test_a_gpu_that_fails_while_weights_are_loaded(simulated, calls):
+    r = run_gemmad("--model", MODELS / "tiny-dense", "--ranks", 1, *GPU, "--listen", f"unix:{simulated.parent}/s", program=simulated,
+                   env={"CUDA_SIM_FAIL_AFTER": str(calls)})
+    assert r.returncode == 1, r.stderr
+    said = r.stderr.splitlines()[-2]
+    assert "model tiny-dense cannot be served" in said and "GPU 0" in said and "(cudaErrorLaunchFailure)" in said, r.stderr
 
 
 @pytest.mark.skipif(os.path.exists("/dev/nvidiactl"), reason="this machine has a GPU")

@@ -22,6 +22,7 @@ static status body(comm *ranks, void *context) {
         if (!c->has_alone) st = company_run_alone(c, ranks, &in);
         for (uint32_t k = i; k < sizeof settings / sizeof *settings && st == ST_OK; k++)
             if (settings[k].no_recording == settings[i].no_recording) st = company_run(c, &settings[k], ranks, &in);
+        if (st == ST_OK) CHECK(in.device->ops->replay(in.device, 1) == !settings[i].no_recording);
         instance_close(&in);
     }
     return st;

@@ -205,10 +205,11 @@ static void check_failure(cudaError_t error, const char *name, const char *cause
     }
 }
 
+/* Of four layers a step: while the prompt is read, while a step is recorded, and in one that is run again. */
 TEST(fails_in_a_step) {
     check_failure(cudaErrorECCUncorrectable, "cudaErrorECCUncorrectable", "ECC could not correct", 2, 1, 0);
-    check_failure(cudaErrorIllegalAddress, "cudaErrorIllegalAddress", "reached memory that is not its own", 5, 1, 0);
-    check_failure(cudaErrorLaunchFailure, "cudaErrorLaunchFailure", "dmesg", 12, 1, 0); /* a recorded step */
+    check_failure(cudaErrorIllegalAddress, "cudaErrorIllegalAddress", "reached memory that is not its own", 9, 1, 0);
+    check_failure(cudaErrorLaunchFailure, "cudaErrorLaunchFailure", "dmesg", 12, 1, 0);
     /* The device works again. */
     attempt a = {.device = {DEVICE_CUDA}};
     CHECK_STATUS(attempt_open(&a, 1), ST_OK);
