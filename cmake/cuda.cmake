@@ -1,5 +1,6 @@
-# Finds the CUDA compiler and libraries: sets GEMMAD_CUDA_FOUND and says what came of it. A build without them is complete,
-# for CPUs. Sanitizer and fuzz builds have none: their tests run the kernels on the CPU (tests/cuda_sim).
+# Finds the CUDA compiler and the libraries' headers: sets GEMMAD_CUDA_FOUND and says what came of it. cuBLASLt and NCCL are
+# loaded when a GPU wants them, so that what is built starts anywhere. A build without CUDA is complete, for CPUs. Sanitizer and
+# fuzz builds have none: their tests run the kernels on the CPU (tests/cuda_sim).
 set(GEMMAD_CUDA_FOUND OFF)
 set(GEMMAD_NCCL_FOUND OFF)
 if(NOT GEMMAD_CUDA OR GEMMAD_SANITIZE OR GEMMAD_FUZZ)
@@ -24,19 +25,20 @@ foreach(config RELEASE RELWITHDEBINFO DEBUG) # one level of optimisation: nvcc w
 endforeach()
 enable_language(CUDA)
 find_package(CUDAToolkit)
-if(NOT TARGET CUDA::cudart_static OR NOT TARGET CUDA::cublasLt)
-    message(STATUS "CPU only: CUDA's compiler is there, cudart and cublasLt are not")
+find_path(CUBLASLT_INCLUDE_DIR cublasLt.h HINTS ${CUDAToolkit_INCLUDE_DIRS})
+if(NOT TARGET CUDA::cudart_static OR NOT CUBLASLT_INCLUDE_DIR)
+    message(STATUS "CPU only: CUDA's compiler is there, its static run-time library or cublasLt.h is not")
     return()
 endif()
 set(GEMMAD_CUDA_FOUND ON)
+# Programs that are not installed find the toolkit's libraries as well as those of the system.
+function(gemmad_cuda_rpath target)
+    set_property(TARGET ${target} APPEND PROPERTY BUILD_RPATH ${CUDAToolkit_LIBRARY_DIR})
+endfunction()
 
 find_path(NCCL_INCLUDE_DIR nccl.h HINTS ${CUDAToolkit_INCLUDE_DIRS})
-find_library(NCCL_LIBRARY nccl HINTS ${CUDAToolkit_LIBRARY_DIR})
-if(NCCL_INCLUDE_DIR AND NCCL_LIBRARY)
+if(NCCL_INCLUDE_DIR)
     set(GEMMAD_NCCL_FOUND ON)
-    add_library(gemmad_nccl INTERFACE)
-    target_include_directories(gemmad_nccl SYSTEM INTERFACE ${NCCL_INCLUDE_DIR})
-    target_link_libraries(gemmad_nccl INTERFACE ${NCCL_LIBRARY})
     set(nccl_said "with NCCL")
 else()
     set(nccl_said "without NCCL")

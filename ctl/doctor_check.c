@@ -12,7 +12,8 @@ void doctor_facts_close(doctor_facts *f) {
     char *owned[] = {f->gemmad_version, f->shard_version,     f->mpirun_version, f->hello_said,
                      f->state_folder,   f->gpu_driver,        f->gpus,           f->plan_refused,
                      f->daemon_refused, f->daemon_version,    f->daemon_state,   f->engine_failure,
-                     f->chat_refused,   f->certificate_wrong, f->key_wrong};
+                     f->chat_refused,   f->certificate_wrong, f->key_wrong,      f->shard_built,
+                     f->cublaslt,       f->cublaslt_wrong,    f->nccl,           f->nccl_wrong};
     for (size_t i = 0; i < sizeof owned / sizeof *owned; i++) free(owned[i]);
 }
 
@@ -161,6 +162,25 @@ void doctor_check_limits(doctor_report *r, const doctor_facts *f) {
             (double)f->disk_free_bytes / (double)GIB);
 }
 
+static void check_gpu_libraries(doctor_report *r, const doctor_facts *f) {
+    static const char install[] = "install it (CUDA's packages have it), or name its folder in LD_LIBRARY_PATH of gemmad";
+    if (strncmp(f->shard_built, "CUDA", 4) != 0) {
+        mend(add(r, "gpu build", DOCTOR_WARN, "gemmad-shard is built for CPUs: GPUs stay idle"),
+             "build it where nvcc is: cmake then says \"GPU back end: CUDA …\"");
+        return;
+    }
+    add(r, "gpu build", DOCTOR_OK, "gemmad-shard is built with %s", f->shard_built);
+    if (f->cublaslt) add(r, "cublaslt", DOCTOR_OK, "%s", f->cublaslt);
+    else if (f->cublaslt_wrong)
+        mend(add(r, "cublaslt", DOCTOR_WARN, "prompts are read more slowly: %s", f->cublaslt_wrong), "%s", install);
+    if (strstr(f->shard_built, "without NCCL"))
+        mend(add(r, "nccl", DOCTOR_WARN, "gemmad-shard is built without NCCL: ranks exchange through host memory"),
+             "install nccl.h and build again, if more than one GPU is to be used");
+    else if (f->nccl) add(r, "nccl", DOCTOR_OK, "%s", f->nccl);
+    else if (f->nccl_wrong)
+        mend(add(r, "nccl", DOCTOR_WARN, "ranks exchange through host memory: %s", f->nccl_wrong), "%s", install);
+}
+
 void doctor_check_gpu(doctor_report *r, const doctor_facts *f) {
     if (f->gpu_driver && !f->gpu_library)
         mend(add(r, "gpu", DOCTOR_WARN, "NVIDIA driver %s, but no libcuda.so.1", f->gpu_driver),
@@ -172,6 +192,7 @@ void doctor_check_gpu(doctor_report *r, const doctor_facts *f) {
         mend(add(r, "gpu", DOCTOR_WARN, "there is an NVIDIA GPU and no driver: CPU ranks"),
              "install NVIDIA's driver, if the GPU is to be used");
     else add(r, "gpu", DOCTOR_OK, "no GPU: CPU ranks");
+    if (f->gpu_driver && f->shard_built) check_gpu_libraries(r, f);
 }
 
 /* ---- the model ---- */

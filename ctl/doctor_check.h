@@ -52,6 +52,8 @@ typedef struct doctor_facts {
     bool gpu_on_bus; /* a graphics processor of NVIDIA's */
     char *gpu_driver, *gpus;
     bool gpu_library;
+    char *shard_built;                       /* "CUDA 13.0", "CPU only", as gemmad-shard says */
+    char *cublaslt, *cublaslt_wrong, *nccl, *nccl_wrong; /* version and path, or why there is none; NULL: not looked for */
 
     const char *model;  /* --model; the plan is for it */
     char *plan_refused; /* NULL: there is one */

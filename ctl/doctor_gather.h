@@ -23,6 +23,8 @@ void doctor_gather_tls(doctor_facts *f, const doctor_question *q);
 void doctor_read_choice(const char *text, char *out, size_t size);
 /* CPUs of a cgroup v2 cpu.max, "150000 100000"; 0: no bound. */
 double doctor_read_quota(const char *text);
+/* "0.1.0, build x, CUDA 13.0" → "0.1.0, build x", and "CUDA 13.0", which lies in the same text; NULL when there is none. */
+const char *doctor_read_built(char *version);
 /* The best of amx, avx512, avxvnni, avx2 and scalar in the "flags" of /proc/cpuinfo. */
 const char *doctor_read_isa(const char *cpuinfo);
 

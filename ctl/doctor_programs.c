@@ -8,6 +8,7 @@
 #include "base/clock.h"
 #include "base/file.h"
 #include "base/json.h"
+#include "base/library.h"
 #include "base/memory.h"
 #include "build_id.h"
 #include "ctl/beside.h"
@@ -43,6 +44,54 @@ static status ask_version(const char *name, char **out) {
     free(program);
     return st;
 }
+
+const char *doctor_read_built(char *version) {
+    char *build = strstr(version, ", build "), *end = build ? strstr(build + 2, ", ") : NULL;
+    if (!end) return NULL;
+    *end = 0;
+    return end + 2;
+}
+
+/* ---- libraries that gemmad-shard loads for a GPU ---- */
+
+typedef struct gpu_library {
+    const char *what, *version_function;
+    const char *names[3];
+    int major; /* 0: any */
+} gpu_library;
+
+/* As gemmad-shard does. This program ends soon: nothing is unloaded. */
+static void look_for_library(const gpu_library *l, char **found, char **wrong) {
+    void (*version)(void) = NULL;
+    char path[512];
+    const library_function function = {l->version_function, 0};
+    strbuf said = {0};
+    if (library_load(&(library_wanted){l->what, l->names, &function, 1}, &version) != ST_OK) {
+        *wrong = memory_copy_string(status_text());
+        return;
+    }
+    /* cublasLtGetVersion returns it, ncclGetVersion writes it. */
+    int number = 0;
+    if (l->major) number = (int)((size_t(*)(void))version)();
+    else (void)((int (*)(int *))version)(&number);
+    library_path(&version, path, sizeof path);
+    strbuf_add_format(&said, "%s %d: %s", l->what, number, path);
+    if (l->major && number / 10000 != l->major) strbuf_add_format(&said, "; version %d is wanted", l->major);
+    *(l->major && number / 10000 != l->major ? wrong : found) = memory_copy_string(strbuf_text(&said));
+    strbuf_close(&said);
+}
+
+static void look_for_gpu_libraries(doctor_facts *f) {
+    int major = 0;
+    char name[32];
+    if (!f->shard_built || sscanf(f->shard_built, "CUDA %d.", &major) != 1 || major <= 0) return;
+    snprintf(name, sizeof name, "libcublasLt.so.%d", major);
+    look_for_library(&(gpu_library){"cuBLASLt", "cublasLtGetVersion", {name, "libcublasLt.so", NULL}, major}, &f->cublaslt,
+                     &f->cublaslt_wrong);
+    look_for_library(&(gpu_library){"NCCL", "ncclGetVersion", {"libnccl.so.2", NULL, NULL}, 0}, &f->nccl, &f->nccl_wrong);
+}
+
+/* ---- MPI ---- */
 
 static status try_hello(doctor_facts *f) {
     char *shard = NULL;
@@ -170,8 +219,11 @@ status doctor_gather_programs(doctor_facts *f, const doctor_question *q) {
     f->model = q->model;
     TRY(ask_version("gemmad", &f->gemmad_version));
     TRY(ask_version("gemmad-shard", &f->shard_version));
+    const char *built = f->shard_version ? doctor_read_built(f->shard_version) : NULL;
+    if (built) f->shard_built = memory_copy_string(built);
     TRY(look_for_mpi(f));
     if (f->gpu_driver) {
+        look_for_gpu_libraries(f);
         const char *argv[] = {"nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader", NULL};
         TRY(say(&f->gpus, argv, PROGRAM_MS, false));
     }

@@ -74,7 +74,9 @@ typedef struct arguments {
 
 #ifdef GEMMAD_WITH_CUDA
 static const gpu_provider *gpu(void) { return gpu_cuda(); }
+static const char *gpu_built(void) { return gpu_cuda_built(); }
 #else
+static const char *gpu_built(void) { return "CPU only"; }
 static const gpu_provider *gpu(void) { return NULL; }
 #endif
 
@@ -344,7 +346,7 @@ int main(int argc, char **argv) {
         return argc < 2 ? EXIT_USAGE : 0;
     }
     if (!strcmp(argv[1], "--version")) {
-        printf("gemmad-shard 0.1.0, build %s\n", GEMMAD_BUILD_ID);
+        printf("gemmad-shard 0.1.0, build %s, %s\n", GEMMAD_BUILD_ID, gpu_built());
         return 0;
     }
     if (!strcmp(argv[1], "doctor")) return doctor_command(argc - 1, argv + 1, run_launched);

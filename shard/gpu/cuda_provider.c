@@ -60,6 +60,17 @@ static status open_comm(comm **out, backend *b, const gpu_comm_options *o) {
                                                     .staged = o->place->shared});
 }
 
+const char *gpu_cuda_built(void) {
+    static char said[48];
+#ifdef GEMMAD_WITH_NCCL
+    static const char nccl[] = "";
+#else
+    static const char nccl[] = " without NCCL";
+#endif
+    snprintf(said, sizeof said, "CUDA %d.%d%s", CUDART_VERSION / 1000, CUDART_VERSION % 1000 / 10, nccl);
+    return said;
+}
+
 const gpu_provider *gpu_cuda(void) {
     static gpu_provider provider = {.count = count,
                                     .node = node,

@@ -5,5 +5,7 @@
 #include "shard/model/gpu.h"
 
 const gpu_provider *gpu_cuda(void);
+/* "CUDA 13.0", or "CUDA 13.0 without NCCL": what it was built with. Asks no driver. Main thread. */
+const char *gpu_cuda_built(void);
 
 #endif

@@ -165,7 +165,7 @@ typedef struct backend_ops {
      * more rows (n) than rows_begin was given: what those hold is finite and means nothing, and they write no cache. */
     bool (*replay)(backend *b, uint64_t key);
     status (*record_begin)(backend *b, uint64_t key);
-    status (*record_end)(backend *b);
+    status (*record_end)(backend *b, bool whole); /* not whole: what there is of it is thrown away, and not run */
     void (*forget)(backend *b); /* all recordings: before what their calls used is closed */
 
     /* y[n, cols] = table[token - first_id] · factor of the current rows, zeros where the table does not have the token. */

@@ -238,9 +238,9 @@ static status timed_record_begin(backend *b, uint64_t key) {
     timed *t = timed_of(b);
     return t->waits ? ST_OK : t->inner->ops->record_begin(t->inner, key);
 }
-static status timed_record_end(backend *b) {
+static status timed_record_end(backend *b, bool whole) {
     timed *t = timed_of(b);
-    return t->waits ? ST_OK : t->inner->ops->record_end(t->inner);
+    return t->waits ? ST_OK : t->inner->ops->record_end(t->inner, whole);
 }
 static void timed_forget(backend *b) { timed_of(b)->inner->ops->forget(timed_of(b)->inner); }
 static status timed_scan(backend *b, const float *logits, uint32_t share, uint32_t first_id,

@@ -43,6 +43,8 @@ static inline uint4 load_stream(const void *global) {
     return *static_cast<const uint4 *>(global);
 }
 
+static inline uint32_t load_hint(const uint32_t *global) { return __atomic_load_n(global, __ATOMIC_RELAXED); }
+
 static inline void cp_async_16(void *shared, const void *global, bool valid) { sim_copy_async(shared, global, valid); }
 static inline void cp_async_commit(void) { sim_copy_commit(); }
 template <int left> static inline void cp_async_wait(void) { sim_copy_wait(left); }

@@ -5,6 +5,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "base/log.h"
 #include "base/memory.h"
 #include "shard/comm/cuda/cuda_comm_internal.h"
 
@@ -34,6 +35,14 @@ static status fill_device(rank_card *card, int device) {
     return ST_OK;
 }
 
+/* It is large, so it is loaded only where it may be used. */
+static int find_nccl(const cuda_comm_options *o) {
+    if (o->staged || o->test_without_nccl || (comm_size(o->ranks) == 1 && !o->test_shared_device)) return 0;
+    int version = nccl_part_version();
+    if (version == 0) log_warn("%s", status_text());
+    return version;
+}
+
 void cards_fill(rank_card *card, const cuda_comm_options *o, size_t small_floats, size_t large_bytes) {
     memset(card, 0, sizeof *card);
     card->staged = o->staged;
@@ -41,7 +50,7 @@ void cards_fill(rank_card *card, const cuda_comm_options *o, size_t small_floats
     card->small_floats = small_floats;
     card->large_bytes = large_bytes;
     card->pid = (uint64_t)getpid();
-    card->nccl = o->test_without_nccl ? 0 : nccl_part_version();
+    card->nccl = find_nccl(o);
     find_host(card->host, sizeof card->host);
     card->status = fill_device(card, o->device);
     if (card->status != ST_OK) snprintf(card->text, sizeof card->text, "%s", status_text());
@@ -108,6 +117,9 @@ status cards_compare_settings(const char *first, const char *other, uint32_t ran
 }
 
 static status versions_differ(const char *what, uint32_t rank, int first, int other) {
+    if (first == 0 || other == 0)
+        return fail(ST_MISMATCH, "rank %u has %s %d, rank %u has none (its log says why): all need it, or none may have it",
+                    first ? 0 : rank, what, first ? first : other, first ? rank : 0);
     return fail(ST_MISMATCH, "rank 0 has %s %d, rank %u has %d: exchanges between GPUs need one version", what, first, rank,
                 other);
 }

@@ -191,7 +191,7 @@ static status open_ways(cuda_state *s, const cuda_comm_options *o) {
     TRY(cuda_state_agree(s, start_watch(s)));
     if (o->staged) return staged_part_open(s);
     if (!nccl) {
-        if (s->c.rank == 0) log_warn("this build has no NCCL: exchanges between GPUs go through host memory");
+        if (s->c.rank == 0) log_warn("without NCCL exchanges between GPUs go through host memory");
         TRY(staged_part_open(s));
         TRY(try_peer(s, o));
         s->short_by_peer = s->peer != NULL;

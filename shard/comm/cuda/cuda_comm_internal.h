@@ -24,7 +24,7 @@ enum {
 typedef struct rank_card {
     uint32_t status; /* not ST_OK: this rank cannot go on, and `text` says why */
     uint32_t staged, no_peer;
-    int32_t nccl, driver, runtime; /* nccl 0: built without */
+    int32_t nccl, driver, runtime; /* nccl 0: there is none */
     uint64_t small_floats, large_bytes, pid;
     char bus[16], uuid[16];
     char host[64]; /* the boot's id, or its name */
@@ -105,7 +105,7 @@ status cards_compare_settings(const char *first, const char *other, uint32_t ran
 
 /* ---- nccl.c; in builds without NCCL nccl_none.c, where opening is ST_UNSUPPORTED ---- */
 
-int nccl_part_version(void); /* 0: built without; -1: it does not say */
+int nccl_part_version(void); /* 0: built without, or not found, with a sentence; -1: it does not say */
 status nccl_part_open(cuda_state *s);
 void nccl_part_abort(cuda_state *s); /* from the watch; waiting kernels end */
 void nccl_part_close(cuda_state *s); /* s->nccl itself goes after the watch has ended */

@@ -2,7 +2,6 @@
  * it on the stream. So the lock is never held long, and the watch can abort at any moment, while ranks are connecting too.
  * A call costs the host a thread start of NCCL's, some 20 µs, which recorded steps do not pay again. */
 #ifdef GEMMAD_WITH_NCCL
-#include <nccl.h>
 #include <sched.h>
 #include <stdlib.h>
 #include <string.h>
@@ -10,6 +9,7 @@
 #include "base/clock.h"
 #include "base/memory.h"
 #include "shard/comm/cuda/cuda_comm_internal.h"
+#include "shard/comm/cuda/nccl_library.h"
 
 struct nccl_part {
     ncclComm_t comm; /* guarded by lock; NULL once aborted */
@@ -19,12 +19,13 @@ enum { SHARE_FLOATS = 32 };
 
 int nccl_part_version(void) {
     int version = 0;
-    return ncclGetVersion(&version) == ncclSuccess ? version : -1;
+    if (nccl_library_open() != ST_OK) return 0;
+    return nccl.GetVersion(&version) == ncclSuccess ? version : -1;
 }
 
 static status nccl_failed(ncclResult_t r, const char *what, ncclComm_t link) {
-    const char *detail = ncclGetLastError(link);
-    return fail(ST_PEER, "NCCL, %s: %s%s%s", what, ncclGetErrorString(r), detail && *detail ? ": " : "",
+    const char *detail = nccl.GetLastError(link);
+    return fail(ST_PEER, "NCCL, %s: %s%s%s", what, nccl.GetErrorString(r), detail && *detail ? ": " : "",
                 detail ? detail : "");
 }
 
@@ -48,7 +49,7 @@ static status end(cuda_state *s, ncclResult_t r, const char *what, uint64_t unti
             return fail(ST_TIMEOUT, "NCCL, %s: not done after %d seconds", what, CUDA_COMM_CONNECT_SECONDS);
         sched_yield();
         TRY(begin(s));
-        ncclResult_t asked = ncclCommGetAsyncError(s->nccl->comm, &r);
+        ncclResult_t asked = nccl.CommGetAsyncError(s->nccl->comm, &r);
         if (asked != ncclSuccess) r = asked;
     }
     status st = r == ncclSuccess ? ST_OK : nccl_failed(r, what, s->nccl->comm);
@@ -60,7 +61,7 @@ static void note(ncclResult_t *first, ncclResult_t r) {
     if (*first == ncclSuccess && r != ncclInProgress) *first = r;
 }
 static ncclResult_t group_end(ncclResult_t in_group) {
-    ncclResult_t r = ncclGroupEnd();
+    ncclResult_t r = nccl.GroupEnd();
     return in_group != ncclSuccess ? in_group : r;
 }
 
@@ -71,7 +72,7 @@ static status share_id(cuda_state *s, ncclUniqueId *id) {
     status st = ST_OK;
     memset(id, 0, sizeof *id);
     if (s->c.rank == 0) {
-        ncclResult_t r = ncclGetUniqueId(id);
+        ncclResult_t r = nccl.GetUniqueId(id);
         if (r != ncclSuccess) st = nccl_failed(r, "beginning", NULL);
     }
     TRY(cuda_state_agree(s, st));
@@ -83,7 +84,7 @@ static status connect_ranks(cuda_state *s, ncclUniqueId id) {
     config.blocking = 0;
     TRY(cuda_state_check(s));
     pthread_mutex_lock(&s->lock);
-    ncclResult_t r = ncclCommInitRankConfig(&s->nccl->comm, (int)s->c.size, id, (int)s->c.rank, &config);
+    ncclResult_t r = nccl.CommInitRankConfig(&s->nccl->comm, (int)s->c.size, id, (int)s->c.rank, &config);
     if (r != ncclSuccess && r != ncclInProgress) s->nccl->comm = NULL; /* there is nothing to abort */
     return end(s, r, "connecting", clock_now_ns() + CUDA_COMM_CONNECT_SECONDS * 1000000000ull);
 }
@@ -127,7 +128,7 @@ void nccl_part_abort(cuda_state *s) {
     ncclComm_t link = s->nccl ? s->nccl->comm : NULL;
     if (link) s->nccl->comm = NULL;
     /* Of a communicator that does not block it returns soon; what is left goes on behind it. */
-    if (link) (void)ncclCommAbort(link);
+    if (link) (void)nccl.CommAbort(link);
     pthread_mutex_unlock(&s->lock);
 }
 
@@ -136,7 +137,7 @@ status nccl_part_look(cuda_state *s) {
     status st = ST_OK;
     pthread_mutex_lock(&s->lock);
     if (s->nccl && s->nccl->comm) {
-        ncclResult_t asked = ncclCommGetAsyncError(s->nccl->comm, &r);
+        ncclResult_t asked = nccl.CommGetAsyncError(s->nccl->comm, &r);
         if (asked != ncclSuccess) r = asked;
         if (r != ncclSuccess && r != ncclInProgress) st = nccl_failed(r, "an exchange", s->nccl->comm);
     }
@@ -150,16 +151,16 @@ void nccl_part_close(cuda_state *s) {
     if (!s->nccl) return;
     uint64_t until = clock_now_ns() + CUDA_COMM_CLOSE_SECONDS * 1000000000ull;
     if (begin(s) == ST_OK) {
-        ncclResult_t r = ncclCommFinalize(s->nccl->comm);
+        ncclResult_t r = nccl.CommFinalize(s->nccl->comm);
         while (r == ncclInProgress && clock_now_ns() < until) {
             pthread_mutex_unlock(&s->lock);
             sched_yield();
             pthread_mutex_lock(&s->lock);
             if (!s->nccl->comm) break;
-            if (ncclCommGetAsyncError(s->nccl->comm, &r) != ncclSuccess) r = ncclInternalError;
+            if (nccl.CommGetAsyncError(s->nccl->comm, &r) != ncclSuccess) r = ncclInternalError;
         }
         if (s->nccl->comm && r == ncclSuccess) {
-            (void)ncclCommDestroy(s->nccl->comm);
+            (void)nccl.CommDestroy(s->nccl->comm);
             s->nccl->comm = NULL;
         }
         pthread_mutex_unlock(&s->lock);
@@ -171,7 +172,7 @@ void nccl_part_close(cuda_state *s) {
 
 static status reduce_small(cuda_state *s, float *x, size_t count) {
     TRY(begin(s));
-    TRY(end(s, ncclAllGather(x, s->scratch, count, ncclFloat32, s->nccl->comm, s->stream), "gathering", 0));
+    TRY(end(s, nccl.AllGather(x, s->scratch, count, ncclFloat32, s->nccl->comm, s->stream), "gathering", 0));
     cuda_comm_sum(s->stream, x, s->scratch, count, NULL, 0, s->c.size, count);
     return cuda_state_launched();
 }
@@ -189,15 +190,15 @@ static status move_shares(cuda_state *s, float *x, size_t count, bool of_sums) {
     size_t mine_at = share_at(s, count, me), mine = share_at(s, count, me + 1) - mine_at;
     TRY(begin(s));
     ncclComm_t link = s->nccl->comm;
-    ncclResult_t r = ncclGroupStart();
+    ncclResult_t r = nccl.GroupStart();
     for (uint32_t q = 0; q < s->c.size; q++) {
         size_t at = share_at(s, count, q), theirs = share_at(s, count, q + 1) - at;
         if (q == me) continue;
         const float *from = of_sums ? x + mine_at : x + at;
         float *to = of_sums ? x + at : s->scratch + q * mine;
         size_t sent = of_sums ? mine : theirs, received = of_sums ? theirs : mine;
-        if (sent) note(&r, ncclSend(from, sent, ncclFloat32, (int)q, link, s->stream));
-        if (received) note(&r, ncclRecv(to, received, ncclFloat32, (int)q, link, s->stream));
+        if (sent) note(&r, nccl.Send(from, sent, ncclFloat32, (int)q, link, s->stream));
+        if (received) note(&r, nccl.Recv(to, received, ncclFloat32, (int)q, link, s->stream));
     }
     return end(s, group_end(r), of_sums ? "gathering sums" : "exchanging shares", 0);
 }
@@ -210,7 +211,7 @@ static status reduce_large(cuda_state *s, float *x, size_t count) {
     TRY(cuda_state_launched());
     if (count != n * each) return move_shares(s, x, count, true);
     TRY(begin(s));
-    return end(s, ncclAllGather(x + at, x, each, ncclFloat32, s->nccl->comm, s->stream), "gathering sums", 0);
+    return end(s, nccl.AllGather(x + at, x, each, ncclFloat32, s->nccl->comm, s->stream), "gathering sums", 0);
 }
 
 status nccl_all_reduce(cuda_state *s, float *x, size_t count) {
@@ -234,12 +235,12 @@ status nccl_all_gather_v(cuda_state *s, const void *in, const size_t *bytes, voi
     char *place = out;
     TRY(begin(s));
     ncclComm_t link = s->nccl->comm;
-    if (same) return end(s, ncclAllGather(in, out, bytes[0], ncclUint8, link, s->stream), "gathering", 0);
-    ncclResult_t r = ncclGroupStart();
+    if (same) return end(s, nccl.AllGather(in, out, bytes[0], ncclUint8, link, s->stream), "gathering", 0);
+    ncclResult_t r = nccl.GroupStart();
     for (uint32_t q = 0; q < n; at += bytes[q++]) {
         if (q == me) continue;
-        if (bytes[me]) note(&r, ncclSend(in, bytes[me], ncclUint8, (int)q, link, s->stream));
-        if (bytes[q]) note(&r, ncclRecv(place + at, bytes[q], ncclUint8, (int)q, link, s->stream));
+        if (bytes[me]) note(&r, nccl.Send(in, bytes[me], ncclUint8, (int)q, link, s->stream));
+        if (bytes[q]) note(&r, nccl.Recv(place + at, bytes[q], ncclUint8, (int)q, link, s->stream));
     }
     TRY(end(s, group_end(r), "gathering", 0));
     if (bytes[me] && place + mine_at != in)
@@ -255,11 +256,11 @@ status nccl_all_to_all_v(cuda_state *s, const void *in, const size_t *send_bytes
         return fail(ST_MISMATCH, "rank %u sends itself %zu bytes, it expects %zu", me, send_bytes[me], recv_bytes[me]);
     TRY(begin(s));
     ncclComm_t link = s->nccl->comm;
-    ncclResult_t r = ncclGroupStart();
+    ncclResult_t r = nccl.GroupStart();
     for (uint32_t q = 0; q < n; q++) {
         if (q == me) own = block, own_place = place;
-        if (q != me && send_bytes[q]) note(&r, ncclSend(block, send_bytes[q], ncclUint8, (int)q, link, s->stream));
-        if (q != me && recv_bytes[q]) note(&r, ncclRecv(place, recv_bytes[q], ncclUint8, (int)q, link, s->stream));
+        if (q != me && send_bytes[q]) note(&r, nccl.Send(block, send_bytes[q], ncclUint8, (int)q, link, s->stream));
+        if (q != me && recv_bytes[q]) note(&r, nccl.Recv(place, recv_bytes[q], ncclUint8, (int)q, link, s->stream));
         block += send_bytes[q];
         place += recv_bytes[q];
     }
@@ -271,12 +272,12 @@ status nccl_all_to_all_v(cuda_state *s, const void *in, const size_t *send_bytes
 status nccl_broadcast(cuda_state *s, void *data, size_t bytes, uint32_t root) {
     if (bytes == 0) return ST_OK;
     TRY(begin(s));
-    return end(s, ncclBroadcast(data, data, bytes, ncclUint8, (int)root, s->nccl->comm, s->stream), "broadcast", 0);
+    return end(s, nccl.Broadcast(data, data, bytes, ncclUint8, (int)root, s->nccl->comm, s->stream), "broadcast", 0);
 }
 
 status nccl_barrier(cuda_state *s) {
     TRY(begin(s));
     /* A float of every rank for every rank: nobody's stream has them all before all have come. */
-    return end(s, ncclAllGather(s->scratch + s->c.rank, s->scratch, 1, ncclFloat32, s->nccl->comm, s->stream), "barrier", 0);
+    return end(s, nccl.AllGather(s->scratch + s->c.rank, s->scratch, 1, ncclFloat32, s->nccl->comm, s->stream), "barrier", 0);
 }
 #endif

@@ -3,7 +3,10 @@
 #include "base/invariant.h"
 #include "shard/comm/cuda/cuda_comm_internal.h"
 
-int nccl_part_version(void) { return 0; }
+int nccl_part_version(void) {
+    (void)fail(ST_UNSUPPORTED, "this build has no NCCL");
+    return 0;
+}
 status nccl_part_open(cuda_state *s) {
     (void)s;
     return fail(ST_UNSUPPORTED, "this build has no NCCL");

@@ -2,8 +2,8 @@
  * there (GEMMAD_WITH_CUDA tells).
  *
  * Numbers: activations and sums are float32. Products of up to CUDA_STREAM_ROWS rows take activations as two bf16 (2^-17),
- *          larger ones as one bf16 with bf16, q8, q4 and fp8 weights, unless batch_invariant: then every row has the bits it
- *          has alone. f32 and f16 weights are multiplied in float32. docs/numerics.md, "On a GPU". */
+ *          larger ones as one bf16 with bf16, q8, q4 and fp8 weights, unless batch_invariant (then every row has the bits it
+ *          has alone) or without cuBLASLt. f32 and f16 weights are multiplied in float32. docs/numerics.md, "On a GPU". */
 #ifndef SHARD_KERNELS_CUDA_CUDA_H
 #define SHARD_KERNELS_CUDA_CUDA_H
 

@@ -115,6 +115,13 @@ static __device__ __forceinline__ uint4 load_stream(const void *global) {
     return v;
 }
 
+/* A word that a kernel before this one may still write: what it was or what it will be. For hints alone, before grid_wait. */
+static __device__ __forceinline__ uint32_t load_hint(const uint32_t *global) {
+    uint32_t v;
+    asm volatile("ld.relaxed.gpu.global.u32 %0, [%1];" : "=r"(v) : "l"(global));
+    return v;
+}
+
 static __device__ __forceinline__ uint32_t shared_address_(const void *shared) {
     return (uint32_t)__cvta_generic_to_shared(shared);
 }

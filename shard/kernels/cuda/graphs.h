@@ -11,7 +11,7 @@ status cuda_graphs_open(cuda_backend *c);
 void cuda_graphs_close(cuda_backend *c);
 bool cuda_replay(backend *b, uint64_t key);
 status cuda_record_begin(backend *b, uint64_t key);
-status cuda_record_end(backend *b);
+status cuda_record_end(backend *b, bool whole);
 void cuda_forget(backend *b);
 
 #endif

@@ -1,13 +1,16 @@
 /* Products: which way each goes (linear.h). */
 #include "shard/kernels/cuda/linear.h"
 
+#include <stdatomic.h>
 #include <stdlib.h>
 
 #include "base/invariant.h"
+#include "base/log.h"
 #include "base/memory.h"
+#include "shard/kernels/cuda/lt_library.h"
 
 struct cuda_linear_state {
-    linear_lt *lt;              /* NULL: every row has the bits that it has alone */
+    linear_lt *lt;              /* NULL: there is no cuBLASLt, or every row is to have the bits that it has alone */
     uint16_t *x;                /* [rows_max, columns_max up to a multiple of 8]: activations as bf16 */
     uint16_t *matrix;           /* [matrix_elements]: a part of a matrix as bf16 */
     uint64_t x_elements, matrix_elements;
@@ -39,11 +42,19 @@ uint64_t cuda_linear_bytes(const cuda_backend_options *o) {
     return x ? (x + matrix_elements(o)) * sizeof(uint16_t) + LT_WORKSPACE_BYTES : 0;
 }
 
+/* Without it the streaming kernel takes prompts too, 16 tokens at a time. */
+static bool have_lt(void) {
+    static _Atomic bool said;
+    if (lt_library_open() == ST_OK) return true;
+    if (!atomic_exchange(&said, true)) log_warn("%s: our own kernels read prompts, more slowly", status_text());
+    return false;
+}
+
 status cuda_linear_open(cuda_backend *c) {
     cuda_linear_state *s = c->linear = memory_alloc(sizeof *s);
     s->x_elements = x_elements(&c->options);
     s->matrix_elements = matrix_elements(&c->options);
-    if (s->x_elements == 0) return ST_OK;
+    if (s->x_elements == 0 || !have_lt()) return ST_OK;
     void *p;
     TRY(cuda_take(c, s->x_elements * sizeof *s->x, "activations as bf16", &p));
     s->x = p;
@@ -106,21 +117,19 @@ static void run_stream(cuda_backend *c, const product *products, uint32_t count,
     linear_stream_launch(c->stream, w->type, &call, shared);
 }
 
-/* x is in the scratch already, `stride` from row to row. */
-static void run_lt(cuda_backend *c, const product *p, uint32_t stride, uint32_t n) {
+/* x is in the scratch already, `stride` from row to row. false: it is left to others. */
+static bool run_lt(cuda_backend *c, const product *p, uint32_t stride, uint32_t n) {
     cuda_linear_state *s = c->linear;
     const weight *w = p->w;
-    if (w->type == WEIGHT_BF16) {
-        linear_lt_product(s->lt, c, p->y, p->y_stride, w->data, s->x, w->rows, w->cols, n);
-        return;
-    }
+    if (w->type == WEIGHT_BF16) return linear_lt_product(s->lt, c, p->y, p->y_stride, w->data, s->x, w->rows, w->cols, n);
     uint64_t most = s->matrix_elements / stride / QUANT_ROWS * QUANT_ROWS;
     INVARIANT(most > 0);
     for (uint32_t first = 0, rows; first < w->rows; first += rows) {
         rows = w->rows - first < most ? w->rows - first : (uint32_t)most;
         linear_widen_launch(c->stream, s->matrix, stride, w, first, rows);
-        linear_lt_product(s->lt, c, p->y + first, p->y_stride, s->matrix, s->x, rows, stride, n);
+        if (!linear_lt_product(s->lt, c, p->y + first, p->y_stride, s->matrix, s->x, rows, stride, n)) return false;
     }
+    return true;
 }
 
 void cuda_linear(backend *b, const product *products, uint32_t count, const float *x, size_t x_stride, uint32_t n) {
@@ -142,7 +151,7 @@ void cuda_linear(backend *b, const product *products, uint32_t count, const floa
             INVARIANT((uint64_t)n * stride <= c->linear->x_elements);
             if (!rounded) linear_round_launch(c->stream, c->linear->x, stride, x, x_stride, w->cols, n);
             rounded = true;
-            run_lt(c, p, stride, n);
+            if (!run_lt(c, p, stride, n)) run_stream(c, p, 1, x, x_stride, n, false);
         }
     }
     for (int type = 0; type < WEIGHT_TYPES; type++)

@@ -15,7 +15,7 @@
 extern "C" {
 #endif
 
-/* Device memory that cuda_linear_open takes. */
+/* Device memory that cuda_linear_open takes, or less where there is no cuBLASLt. */
 uint64_t cuda_linear_bytes(const cuda_backend_options *o);
 
 /* ---- stream (linear_stream.cu; linear_stream_plan.c) ---- */
@@ -40,6 +40,10 @@ STREAM_CONSTANT uint32_t stream_slot_bytes(weight_type type) {
     return type == WEIGHT_Q4 ? 1024 + 128 : type == WEIGHT_Q8 ? 2048 + 128 : 2048;
 }
 
+/* Groups on a multiprocessor: four keep 96 KiB on their way, which is enough; q4 has half the bytes in as many slots, and needs
+ * warps for its arithmetic, as far as there are registers. */
+STREAM_CONSTANT uint32_t stream_groups_wanted(weight_type type, uint32_t n) { return type == WEIGHT_Q4 && n <= 8 ? 5 : 4; }
+
 typedef struct stream_product {
     const void *w;
     float *y;
@@ -56,6 +60,7 @@ typedef struct stream_call {
     uint32_t units;             /* tiles; gated: pairs of the gate's and the up matrix's tile */
     uint32_t chunk_columns;     /* of x in shared memory at a time; a multiple of what all warps' steps cover */
     uint32_t token_tiles, blocks, groups; /* blocks for each token tile */
+    uint32_t ahead;             /* bytes of a group's first tile that are asked for early; a multiple of 256 */
     bool gated;                 /* product[0].y = gelu(product[0]) · product[1] */
     bool vector_x;              /* rows of x may be read 16 bytes at a time, to their ends */
 } stream_call;
@@ -89,8 +94,9 @@ typedef struct linear_lt linear_lt;
 enum { LT_WORKSPACE_BYTES = 64 << 20 };
 status linear_lt_open(linear_lt **out, cuda_backend *c);
 void linear_lt_close(linear_lt *l);
-/* y[n, rows] = x[n, cols] · w[rows, cols]ᵀ, cols a multiple of 8; both with `cols` from row to row. */
-void linear_lt_product(linear_lt *l, cuda_backend *c, float *y, size_t y_stride, const uint16_t *w, const uint16_t *x,
+/* y[n, rows] = x[n, cols] · w[rows, cols]ᵀ, cols a multiple of 8; both with `cols` from row to row, at multiples of 16 bytes.
+ * false: the library does not do such shapes. A failure is kept in c. */
+bool linear_lt_product(linear_lt *l, cuda_backend *c, float *y, size_t y_stride, const uint16_t *w, const uint16_t *x,
                        uint32_t rows, uint32_t cols, uint32_t n);
 
 #ifdef __cplusplus

@@ -1,10 +1,10 @@
 /* Large products by cuBLASLt. Which of its algorithms is taken is asked once for each shape, and kept. */
-#include <cublasLt.h>
 #include <stdio.h>
 #include <stdlib.h>
 
 #include "base/memory.h"
 #include "shard/kernels/cuda/linear.h"
+#include "shard/kernels/cuda/lt_library.h"
 
 /* In the library's words, whose matrices are column by column: D[rows, n] = Aᵀ B with A[cols, rows] our weights, B[cols, n]
  * our activations. */
@@ -16,7 +16,7 @@ typedef struct lt_shape {
 
 typedef struct lt_entry {
     lt_shape shape;
-    bool used;
+    bool used, refused;         /* the library has no algorithm for it */
     cublasLtMatrixLayout_t a, b, d;
     cublasLtMatmulAlgo_t algorithm;
 } lt_entry;
@@ -43,31 +43,31 @@ static status check(cuda_backend *c, cublasStatus_t s, const char *what) {
 /* ---- shapes ---- */
 
 static void forget(lt_entry *e) {
-    if (e->a) (void)cublasLtMatrixLayoutDestroy(e->a);
-    if (e->b) (void)cublasLtMatrixLayoutDestroy(e->b);
-    if (e->d) (void)cublasLtMatrixLayoutDestroy(e->d);
+    if (e->a) (void)lt.MatrixLayoutDestroy(e->a);
+    if (e->b) (void)lt.MatrixLayoutDestroy(e->b);
+    if (e->d) (void)lt.MatrixLayoutDestroy(e->d);
     *e = (lt_entry){.used = false};
 }
 
-static status prefer(cuda_backend *c, cublasLtMatmulPreference_t p, cublasLtMatmulPreferenceAttributes_t what,
-                     uint32_t value) {
-    return check(c, cublasLtMatmulPreferenceSetAttribute(p, what, &value, sizeof value), "preferences");
+static status prefer(cuda_backend *c, cublasLtMatmulPreference_t p, cublasLtMatmulPreferenceAttributes_t what, uint32_t value) {
+    return check(c, lt.MatmulPreferenceSetAttribute(p, what, &value, sizeof value), "preferences");
 }
 
 static status choose(linear_lt *l, cuda_backend *c, lt_entry *e, cublasLtMatmulPreference_t preference) {
     uint64_t workspace = LT_WORKSPACE_BYTES;
-    TRY(check(c, cublasLtMatmulPreferenceSetAttribute(preference, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, &workspace,
+    TRY(check(c, lt.MatmulPreferenceSetAttribute(preference, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, &workspace,
                                                       sizeof workspace), "preferences"));
-    TRY(prefer(c, preference, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, 64));
-    TRY(prefer(c, preference, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES, 64));
+    TRY(prefer(c, preference, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, 16));
+    TRY(prefer(c, preference, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES, 16));
     TRY(prefer(c, preference, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, e->shape.y_alignment));
     TRY(prefer(c, preference, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES, e->shape.y_alignment));
     cublasLtMatmulHeuristicResult_t found;
     int count = 0;
-    const char *what = "choice of an algorithm";
-    TRY(check(c, cublasLtMatmulAlgoGetHeuristic(l->handle, l->product, e->a, e->b, e->d, e->d, preference, 1, &found,
-                                                &count), what));
-    if (count == 0) return check(c, CUBLAS_STATUS_NOT_SUPPORTED, what);
+    cublasStatus_t looked = lt.MatmulAlgoGetHeuristic(l->handle, l->product, e->a, e->b, e->d, e->d, preference, 1,
+                                                           &found, &count);
+    e->refused = looked == CUBLAS_STATUS_NOT_SUPPORTED || (looked == CUBLAS_STATUS_SUCCESS && count == 0);
+    if (e->refused) return ST_OK;
+    TRY(check(c, looked, "choice of an algorithm"));
     e->algorithm = found.algo;
     return ST_OK;
 }
@@ -76,13 +76,13 @@ static status learn(linear_lt *l, cuda_backend *c, lt_entry *e, const lt_shape *
     const char *what = "layouts";
     e->used = true;
     e->shape = *s;
-    TRY(check(c, cublasLtMatrixLayoutCreate(&e->a, CUDA_R_16BF, s->cols, s->rows, s->cols), what));
-    TRY(check(c, cublasLtMatrixLayoutCreate(&e->b, CUDA_R_16BF, s->cols, s->n, s->cols), what));
-    TRY(check(c, cublasLtMatrixLayoutCreate(&e->d, CUDA_R_32F, s->rows, s->n, (int64_t)s->y_stride), what));
+    TRY(check(c, lt.MatrixLayoutCreate(&e->a, CUDA_R_16BF, s->cols, s->rows, s->cols), what));
+    TRY(check(c, lt.MatrixLayoutCreate(&e->b, CUDA_R_16BF, s->cols, s->n, s->cols), what));
+    TRY(check(c, lt.MatrixLayoutCreate(&e->d, CUDA_R_32F, s->rows, s->n, (int64_t)s->y_stride), what));
     cublasLtMatmulPreference_t preference;
-    TRY(check(c, cublasLtMatmulPreferenceCreate(&preference), "preferences"));
+    TRY(check(c, lt.MatmulPreferenceCreate(&preference), "preferences"));
     status st = choose(l, c, e, preference);
-    (void)cublasLtMatmulPreferenceDestroy(preference);
+    (void)lt.MatmulPreferenceDestroy(preference);
     return st;
 }
 
@@ -106,15 +106,17 @@ static lt_entry *entry_of(linear_lt *l, cuda_backend *c, const lt_shape *s) {
     return NULL;
 }
 
-void linear_lt_product(linear_lt *l, cuda_backend *c, float *y, size_t y_stride, const uint16_t *w, const uint16_t *x,
+bool linear_lt_product(linear_lt *l, cuda_backend *c, float *y, size_t y_stride, const uint16_t *w, const uint16_t *x,
                        uint32_t rows, uint32_t cols, uint32_t n) {
-    if (c->failed != ST_OK) return;
+    if (c->failed != ST_OK) return true;
     lt_shape s = {rows, cols, n, y_stride, (uintptr_t)y % 16 == 0 && y_stride % 4 == 0 ? 16 : 4};
     lt_entry *e = entry_of(l, c, &s);
-    if (!e) return;
+    if (!e) return true;
+    if (e->refused) return false;
     const float one = 1, zero = 0;
-    (void)!check(c, cublasLtMatmul(l->handle, l->product, &one, w, e->a, x, e->b, &zero, y, e->d, y, e->d,
-                                   &e->algorithm, l->workspace, LT_WORKSPACE_BYTES, c->stream), "a product");
+    (void)!check(c, lt.Matmul(l->handle, l->product, &one, w, e->a, x, e->b, &zero, y, e->d, y, e->d, &e->algorithm,
+                                   l->workspace, LT_WORKSPACE_BYTES, c->stream), "a product");
+    return true;
 }
 
 /* ---- opening ---- */
@@ -122,18 +124,17 @@ void linear_lt_product(linear_lt *l, cuda_backend *c, float *y, size_t y_stride,
 status linear_lt_open(linear_lt **out, cuda_backend *c) {
     linear_lt *l = *out = memory_alloc(sizeof *l);
     TRY(cuda_take(c, LT_WORKSPACE_BYTES, "cuBLASLt", &l->workspace));
-    TRY(check(c, cublasLtCreate(&l->handle), "opening"));
-    TRY(check(c, cublasLtMatmulDescCreate(&l->product, CUBLAS_COMPUTE_32F, CUDA_R_32F), "opening"));
+    TRY(check(c, lt.Create(&l->handle), "opening"));
+    TRY(check(c, lt.MatmulDescCreate(&l->product, CUBLAS_COMPUTE_32F, CUDA_R_32F), "opening"));
     cublasOperation_t turned = CUBLAS_OP_T;
-    return check(c, cublasLtMatmulDescSetAttribute(l->product, CUBLASLT_MATMUL_DESC_TRANSA, &turned, sizeof turned),
-                 "opening");
+    return check(c, lt.MatmulDescSetAttribute(l->product, CUBLASLT_MATMUL_DESC_TRANSA, &turned, sizeof turned), "opening");
 }
 
 void linear_lt_close(linear_lt *l) {
     if (!l) return;
     for (int i = 0; i < LT_ENTRIES; i++) forget(&l->entry[i]);
-    if (l->product) (void)cublasLtMatmulDescDestroy(l->product);
-    if (l->handle) (void)cublasLtDestroy(l->handle);
+    if (l->product) (void)lt.MatmulDescDestroy(l->product);
+    if (l->handle) (void)lt.Destroy(l->handle);
     cuda_give(l->workspace);
     free(l);
 }

@@ -66,13 +66,12 @@ static __device__ __forceinline__ void fetch_next(unsigned char *slot, uint32_t 
     cp_async_commit();
 }
 
-/* Of a group's first tile, what its rings do not hold yet, up to 64 KiB, into the second cache: the memory would idle while
- * kernels before this one end. */
+/* Of a group's first tile, what its rings do not hold yet, up to `ahead` bytes, into the second cache: the memory would idle
+ * while kernels before this one end. */
 template <int type>
 static __device__ __forceinline__ void prefetch_tile(const stream_call *c, const stream_self *s, uint32_t unit) {
-    const uint32_t most = 64 << 10, asked_steps = STREAM_WARPS * (STREAM_SLOTS - 1);
-    const uint32_t thread = threadIdx.x % STREAM_THREADS;
-    if (unit >= c->units) return;
+    const uint32_t most = c->ahead, asked_steps = STREAM_WARPS * (STREAM_SLOTS - 1), thread = threadIdx.x % STREAM_THREADS;
+    if (unit >= c->units || most == 0) return;
     uint32_t row, p = product_of(c, s, unit, &row);
     const unsigned char *data = (const unsigned char *)c->product[p].w + (size_t)(row / STREAM_TILE) * c->tile_bytes;
     if constexpr (stream_type<type>::in_rows) {
@@ -151,8 +150,10 @@ static __device__ __forceinline__ void write_unit(const stream_call *c, const st
     }
 }
 
+/* As many registers as leave room for the groups that the plan wants on a multiprocessor. */
 template <int type, int octets>
-static __global__ void __launch_bounds__(STREAM_GROUPS_MAX *STREAM_THREADS, 1) stream_kernel(const stream_call c) {
+static __global__ void __launch_bounds__(stream_groups_wanted((weight_type)type, 8 * octets) * STREAM_THREADS, 1)
+    stream_kernel(const stream_call c) {
     using form = stream_type<type>;
     DYNAMIC_SHARED(shared);
     const stream_self s = self_of(&c);

@@ -2,10 +2,6 @@
 #include "base/invariant.h"
 #include "shard/kernels/cuda/linear.h"
 
-/* Four groups keep 96 KiB on their way on a multiprocessor, which is enough; q4 has half the bytes in as many slots, and
- * needs warps for its arithmetic. */
-static uint32_t groups_wanted(weight_type type) { return type == WEIGHT_Q4 ? 8 : 4; }
-
 static size_t group_bytes(weight_type type, uint32_t n) {
     size_t partials = (size_t)STREAM_WARPS * (n <= 8 ? 8 : 16) * STREAM_SUM_STRIDE * sizeof(float);
     return (size_t)STREAM_WARPS * STREAM_SLOTS * stream_slot_bytes(type) + partials;
@@ -14,18 +10,34 @@ static size_t group_bytes(weight_type type, uint32_t n) {
 /* A column of n tokens as halves is 4n bytes; rows are 64 bytes longer, for the banks. */
 static size_t x_bytes(uint32_t columns, uint32_t n) { return (size_t)n * (4 * (size_t)columns + 64); }
 
-/* All columns if they fit into `room`, else as many as do, at least what all warps take in one turn. */
-static uint32_t columns_at_once(uint32_t cols, uint32_t turn, uint32_t n, size_t room) {
-    uint32_t all = (cols + turn - 1) / turn * turn;
-    if (all == 0 || x_bytes(all, n) <= room) return all ? all : turn;
-    uint32_t fit = room <= 64 * (size_t)n ? 0 : (uint32_t)((room - 64 * (size_t)n) / (4 * (size_t)n));
-    return fit < turn ? turn : fit / turn * turn;
+enum { RESERVED = 1024 /* of a multiprocessor's shared memory, each block */, X_LEAST = 12 << 10 /* a group's part */ };
+
+/* Groups that are to be on a multiprocessor. */
+static uint32_t groups_wanted(weight_type type, uint32_t n, size_t shared_bytes_max) {
+    uint32_t most = stream_groups_wanted(type, n), fit = (uint32_t)(shared_bytes_max / (group_bytes(type, n) + X_LEAST));
+    return fit == 0 ? 1 : fit < most ? fit : most;
+}
+
+static uint32_t blocks_fit(size_t shared, size_t shared_bytes_max) {
+    return (uint32_t)((shared_bytes_max + RESERVED) / (shared + RESERVED));
+}
+
+/* All columns, if that leaves most of the groups that are wanted; else as many as leave all of them, at least what all warps
+ * take in one turn. */
+static uint32_t columns_at_once(const stream_call *c, uint32_t turn, uint32_t n, size_t fixed, uint32_t wanted,
+                                size_t shared_bytes_max) {
+    uint32_t all = (c->cols + turn - 1) / turn * turn, blocks = wanted > c->groups ? wanted / c->groups : 1;
+    if (all == 0) return turn;
+    if (4 * blocks_fit(fixed + x_bytes(all, n), shared_bytes_max) >= 3 * blocks) return all;
+    size_t most = (shared_bytes_max + RESERVED) / blocks - RESERVED, room = most > fixed ? most - fixed : 0;
+    uint32_t columns = room <= 64 * (size_t)n ? 0 : (uint32_t)((room - 64 * (size_t)n) / (4 * (size_t)n));
+    return columns < turn ? turn : columns / turn * turn;
 }
 
 size_t linear_stream_plan(stream_call *c, weight_type type, uint32_t multiprocessors, size_t shared_bytes_max) {
-    enum { X_ROOM = 24 << 10, RESERVED = 1024 /* of a multiprocessor's shared memory, each block */ };
+    enum { AHEAD_BYTES = 32 << 20 };
     uint32_t n = c->n < STREAM_TILE ? c->n : STREAM_TILE, turn = STREAM_WARPS * stream_step_columns(type);
-    uint32_t least = c->gated ? 2 : 1;
+    uint32_t least = c->gated ? 2 : 1, wanted = groups_wanted(type, n, shared_bytes_max);
     c->token_tiles = (c->n + STREAM_TILE - 1) / STREAM_TILE;
 
     /* Groups of a block share the activations: worth it where these are many, as long as every multiprocessor has a block. */
@@ -36,21 +48,22 @@ size_t linear_stream_plan(stream_call *c, weight_type type, uint32_t multiproces
 
     size_t shared;
     for (;; c->groups /= 2) {
-        size_t fixed = c->groups * group_bytes(type, n), room = (size_t)X_ROOM * c->groups;
-        if (fixed + room > shared_bytes_max) room = fixed < shared_bytes_max ? shared_bytes_max - fixed : 0;
-        c->chunk_columns = columns_at_once(c->cols, turn, n, room);
+        size_t fixed = c->groups * group_bytes(type, n);
+        c->chunk_columns = columns_at_once(c, turn, n, fixed, wanted, shared_bytes_max);
         shared = fixed + x_bytes(c->chunk_columns, n);
         if (shared <= shared_bytes_max || c->groups <= least) break;
     }
     INVARIANT(shared <= shared_bytes_max);
 
     /* Blocks that run at the same time; each then takes as many units as any other, give or take none. */
-    uint32_t fit = (uint32_t)((shared_bytes_max + RESERVED) / (shared + RESERVED));
-    uint32_t wanted = groups_wanted(type) / c->groups;
-    if (fit > wanted) fit = wanted ? wanted : 1;
+    uint32_t fit = blocks_fit(shared, shared_bytes_max), blocks = wanted > c->groups ? wanted / c->groups : 1;
+    if (fit > blocks) fit = blocks;
     uint32_t at_once = multiprocessors * fit / c->token_tiles, work = (c->units * least + c->groups - 1) / c->groups;
     if (at_once == 0) at_once = 1;
     uint32_t rounds = (work + at_once - 1) / at_once;
     c->blocks = (work + rounds - 1) / rounds;
+
+    /* All groups together fill most of the second cache. */
+    c->ahead = AHEAD_BYTES / (c->blocks * c->groups * c->token_tiles) / 256 * 256;
     return shared;
 }

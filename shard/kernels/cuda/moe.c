@@ -188,8 +188,9 @@ static void run_experts(cuda_backend *c, const moe_layer *m, const expert_parts 
                             .own_count = m->own_count};
     bool all_fit = p->gate_fits && p->down_fits;
     if (all_fit && n <= CUDA_STREAM_ROWS && pairs <= HIT_PAIRS_MAX && m->own_count <= HIT_EXPERTS_MAX) {
-        source.items_max = least(pairs, m->own_count);
-        moe_gate_up_launch(stream, &source, &p->gate, &p->up, x, s->act, act_stride);
+        source.one_row = n == 1;
+        source.items_max = n == 1 ? pairs : least(pairs, m->own_count);
+        moe_gate_up_launch(stream, &source, &p->gate, &p->up, &p->down, x, s->act, act_stride);
         if (pairs <= FUSED_PAIRS) {
             moe_down_few_launch(stream, &source, &p->down, s->act, act_stride, weights, y, n);
         } else {
@@ -213,7 +214,7 @@ static void run_experts(cuda_backend *c, const moe_layer *m, const expert_parts 
         moe_many_gate_up_launch(stream, &source, &p->gate, &p->up, s->x, x_stride, s->act, act_stride);
         moe_many_down_launch(stream, &source, &p->down, s->act, act_stride, s->y_pair);
     } else {
-        if (p->gate_fits) moe_gate_up_launch(stream, &source, &p->gate, &p->up, x, s->act, act_stride);
+        if (p->gate_fits) moe_gate_up_launch(stream, &source, &p->gate, &p->up, &p->down, x, s->act, act_stride);
         else moe_plain_gate_up_launch(stream, &source, &p->gate, &p->up, x, s->act, act_stride);
         if (p->down_fits) moe_down_pairs_launch(stream, &source, &p->down, s->act, act_stride, s->y_pair);
         else moe_plain_down_launch(stream, &source, &p->down, s->act, act_stride, s->y_pair);

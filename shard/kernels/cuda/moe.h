@@ -54,6 +54,7 @@ typedef struct expert_source {
     uint32_t items_max;      /* items that there can be, from n alone */
     const expert_item *items; /* [*item_count], with `listed` and `many` */
     const uint32_t *item_count, *sorted;
+    bool one_row;            /* item i is pair i, in the order of ids[active]: of one row, and no list */
 } expert_source;
 
 /* Matrices that tensor cores take (fragments.cuh). */
@@ -75,9 +76,10 @@ void moe_combine_launch(cudaStream_t stream, const expert_source *s, const float
                         uint32_t n, uint32_t hidden);
 
 /* ---- moe_experts.cu ---- */
-/* act[pair, act_stride] = gelu(G x) · U x; x[row, hidden]. s->items NULL: few. */
+/* act[pair, act_stride] = gelu(G x) · U x; x[row, hidden]. s->items NULL: few. With one_row, `down` is on its way to the
+ * second cache when this ends. */
 void moe_gate_up_launch(cudaStream_t stream, const expert_source *s, const expert_matrix *gate, const expert_matrix *up,
-                        const float *x, float *act, uint32_t act_stride);
+                        const expert_matrix *down, const float *x, float *act, uint32_t act_stride);
 /* Few and fused: y[n, hidden]. */
 void moe_down_few_launch(cudaStream_t stream, const expert_source *s, const expert_matrix *down, const float *act,
                          uint32_t act_stride, const float *weights, float *y, uint32_t n);

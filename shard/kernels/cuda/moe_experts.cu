@@ -62,13 +62,18 @@ static __device__ __forceinline__ uint32_t pair_of_hit(const expert_hits *h, con
     return pair;
 }
 
-/* Item `index`, of a list or of the hits: its expert, MOE_NONE if there is no such item. */
+/* Item `index`, of a list, the one row or the hits: its expert, MOE_NONE if there is no such item. */
 static __device__ __forceinline__ uint32_t item_expert(const expert_hits *h, const expert_source &s, uint32_t index) {
+    if (s.one_row) {
+        uint32_t id = index < s.pairs ? s.ids[index] - s.own_begin : MOE_NONE;
+        return id < s.own_count ? id : MOE_NONE;
+    }
     if (s.items) return index < *s.item_count ? s.items[index].expert : MOE_NONE;
     return index < h->total ? h->expert[index] : MOE_NONE;
 }
 static __device__ __forceinline__ uint32_t item_pair(const expert_hits *h, const expert_source &s, uint32_t index,
                                                      uint32_t column) {
+    if (s.one_row) return column == 0 ? index : MOE_NONE;
     if (!s.items) return pair_of_hit(h, s, index, column);
     return column < s.items[index].count ? s.sorted[s.items[index].begin + column] : MOE_NONE;
 }
@@ -174,18 +179,60 @@ static __device__ __forceinline__ float row_scale(const unsigned char *strip, co
 
 /* ---- gate and up ---- */
 
+/* What a block asks for early, with one row: else the memory would idle where kernels follow each other. */
+typedef struct gate_hints {
+    uint32_t own_bytes;              /* of each of its two strips, before it knows which they are; a multiple of 256 */
+    uint32_t down_share, down_bytes; /* of its expert's down: how far blocks are apart, and what each asks for */
+    uint64_t down_end;
+} gate_hints;
+
+/* The beginning of a strip, or of each of its rows, by a warp. */
+template <int type>
+static __device__ __forceinline__ void prefetch_strip(const unsigned char *strip, const fragment_shape &shape,
+                                                      uint32_t first_row, uint32_t bytes) {
+    uint32_t lane = threadIdx.x % WARP;
+    if (type == WEIGHT_BF16 || type == WEIGHT_FP8) {
+        uint32_t each = bytes / FRAGMENT_ROWS;
+        if (lane < FRAGMENT_ROWS && first_row + lane < shape.rows)
+            prefetch_l2_bytes(strip + (size_t)lane * shape.row_bytes, each < shape.row_bytes ? each : shape.row_bytes);
+    } else if (lane == 0) {
+        prefetch_l2_bytes(strip, bytes < shape.strip_bytes ? bytes : (uint32_t)shape.strip_bytes);
+    }
+}
+
+/* Strips of the block's expert, if the kernel that chose it has ended; else of whatever stands there. */
+template <int type>
+static __device__ __forceinline__ void prefetch_own(const expert_source &s, const expert_matrix &gate, const expert_matrix &up,
+                                                    const fragment_shape &shape, uint32_t bytes) {
+    uint32_t warp = threadIdx.x / WARP;
+    if (bytes == 0 || warp > 1) return;
+    uint32_t id = load_hint(s.ids + blockIdx.y) - s.own_begin;
+    if (id >= s.own_count) return;
+    const unsigned char *data = warp ? expert_data(up, id) : expert_data(gate, id);
+    prefetch_strip<type>(data + blockIdx.x * shape.strip_bytes, shape, blockIdx.x * FRAGMENT_ROWS, bytes);
+}
+
+/* A part of the expert's down, by the first lanes of all warps. */
+static __device__ __forceinline__ void prefetch_down(const expert_matrix &down, uint32_t expert, const gate_hints &hints) {
+    uint32_t warp = threadIdx.x / WARP, each = hints.down_bytes / GATE_WARPS;
+    uint64_t at = (uint64_t)blockIdx.x * hints.down_share + warp * each;
+    if (each == 0 || threadIdx.x % WARP != 0 || at >= hints.down_end) return;
+    prefetch_l2_bytes(expert_data(down, expert) + at, hints.down_end - at < each ? (uint32_t)(hints.down_end - at) : each);
+}
+
 template <int type, int tiles>
 static __global__ void __launch_bounds__(GATE_WARPS *WARP, 3)
-    gate_up_kernel(expert_source s, expert_matrix gate, expert_matrix up, fragment_shape shape, const float *x, float *act,
-                   uint32_t act_stride) {
+    gate_up_kernel(expert_source s, expert_matrix gate, expert_matrix up, expert_matrix down, fragment_shape shape,
+                   gate_hints early, const float *x, float *act, uint32_t act_stride) {
     enum { COLUMNS = tiles * TILE_TOKENS };
     __shared__ expert_hits hits;
     __shared__ float part[GATE_WARPS][2][FRAGMENT_ROWS * COLUMNS];
     DYNAMIC_SHARED(shared);
     uint32_t warp = threadIdx.x / WARP, g = threadIdx.x % WARP / 4, index = blockIdx.y;
     grid_release();
+    prefetch_own<type>(s, gate, up, shape, early.own_bytes);
     grid_wait();
-    if (!s.items) find_hits(&hits, s);
+    if (!s.items && !s.one_row) find_hits(&hits, s);
     uint32_t expert = item_expert(&hits, s, index), first_row = blockIdx.x * FRAGMENT_ROWS;
     if (expert == MOE_NONE) return;
     const float *rows[tiles];
@@ -199,6 +246,7 @@ static __global__ void __launch_bounds__(GATE_WARPS *WARP, 3)
     float sum[2][tiles][4] = {};
     walk<type, tiles, 2>(sum, shared + warp * walk_bytes(type, 2), strip, shape, first_row, warp, GATE_WARPS, rows,
                          shape.cols);
+    prefetch_down(down, expert, early);
     store_sums<tiles>(part[warp][0], sum[0]);
     store_sums<tiles>(part[warp][1], sum[1]);
     __syncthreads();
@@ -291,7 +339,7 @@ static __global__ void __launch_bounds__(DOWN_WARPS *WARP, 2)
     uint32_t warp = threadIdx.x / WARP, lane = threadIdx.x % WARP, index = blockIdx.y * DOWN_WARPS + warp;
     grid_release();
     grid_wait();
-    if (!s.items) find_hits(&hits, s);
+    if (!s.items && !s.one_row) find_hits(&hits, s);
     uint32_t expert = item_expert(&hits, s, index);
     if (expert == MOE_NONE) return;
     down_rows<type, tiles>(part[warp], shared + warp * walk_bytes(type, 1), &hits, s, down, shape, act, act_stride, index,
@@ -323,13 +371,28 @@ static uint32_t strips_of(uint32_t rows) { return (rows + FRAGMENT_ROWS - 1) / F
 /* Few rows fill one tile or two; so may the items of a list. */
 static bool one_tile(const expert_source *s) { return s->pairs <= TILE_TOKENS * s->active; }
 
+/* Hints fill half of the second cache; with more rows there are soon more experts than that holds. */
+static gate_hints hints_for(const expert_source *s, const fragment_shape *shape, const expert_matrix *down, dim3 grid) {
+    const uint64_t most = 24 << 20, blocks = (uint64_t)grid.x * grid.y;
+    gate_hints h = {0, 0, 0, 0};
+    if (!s->one_row || blocks == 0) return h;
+    h.own_bytes = (uint32_t)(most / (2 * blocks) < shape->strip_bytes ? most / (2 * blocks) : shape->strip_bytes) / 256 * 256;
+    h.down_end = weight_rows_bytes(down->type, down->rows, down->cols);
+    uint64_t share = (h.down_end + grid.x - 1) / grid.x;
+    h.down_share = (uint32_t)((share + 63) / 64 * 64);
+    h.down_bytes = (uint32_t)(most / blocks < h.down_share ? most / blocks / 64 * 64 : h.down_share);
+    return h;
+}
+
 extern "C" void moe_gate_up_launch(cudaStream_t stream, const expert_source *s, const expert_matrix *gate,
-                                   const expert_matrix *up, const float *x, float *act, uint32_t act_stride) {
+                                   const expert_matrix *up, const expert_matrix *down, const float *x, float *act,
+                                   uint32_t act_stride) {
     fragment_shape shape = fragment_shape_of(gate->type, gate->rows, gate->cols);
     dim3 grid(strips_of(act_stride), s->items_max);
+    gate_hints early = hints_for(s, &shape, down, grid);
 #define GATE_UP(type, tiles)                                                                                           \
     LAUNCH((gate_up_kernel<type, tiles>), grid, dim3(GATE_WARPS *WARP), GATE_WARPS *walk_bytes(type, 2), stream, *s,   \
-           *gate, *up, shape, x, act, act_stride)
+           *gate, *up, *down, shape, early, x, act, act_stride)
     if (one_tile(s)) FRAGMENT_SWITCH(gate->type, 1, GATE_UP);
     else FRAGMENT_SWITCH(gate->type, 2, GATE_UP);
 #undef GATE_UP
@@ -338,9 +401,11 @@ extern "C" void moe_gate_up_launch(cudaStream_t stream, const expert_source *s, 
 extern "C" void moe_down_few_launch(cudaStream_t stream, const expert_source *s, const expert_matrix *down,
                                     const float *act, uint32_t act_stride, const float *weights, float *y, uint32_t n) {
     fragment_shape shape = fragment_shape_of(down->type, down->rows, down->cols);
+    expert_source hits = *s;
     dim3 grid(strips_of(down->rows));
+    hits.one_row = false; /* sums are in the order of experts */
 #define DOWN_FEW(type, tiles)                                                                                          \
-    LAUNCH((down_few_kernel<type, tiles>), grid, dim3(DOWN_WARPS *WARP), DOWN_WARPS *walk_bytes(type, 1), stream, *s,  \
+    LAUNCH((down_few_kernel<type, tiles>), grid, dim3(DOWN_WARPS *WARP), DOWN_WARPS *walk_bytes(type, 1), stream, hits, \
            *down, shape, act, act_stride, weights, y, n)
     if (one_tile(s)) FRAGMENT_SWITCH(down->type, 1, DOWN_FEW);
     else FRAGMENT_SWITCH(down->type, 2, DOWN_FEW);

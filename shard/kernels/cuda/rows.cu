@@ -33,8 +33,8 @@ static __global__ void norm_kernel(float *y, const float *x, const float *w, flo
         uint32_t i = threadIdx.x + j * blockDim.x;
         wv[j] = w && i < vectors ? ((const float4 *)w)[i] : make_float4(0, 0, 0, 0);
     }
-    grid_release();
     grid_wait();
+    grid_release(); /* the next one asks early for experts that the kernel before this one chose (moe_experts.cu) */
     const float4 *row = (const float4 *)(x + (size_t)blockIdx.x * dim);
     float sum = 0;
 #pragma unroll

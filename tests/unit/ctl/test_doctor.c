@@ -110,11 +110,39 @@ TEST(the_machine) {
     WRONG(DOCTOR_WARN, "state", "5 MiB", f.disk_free_bytes = 5 << 20);
 }
 
+static void on_gpu(doctor_facts *f) {
+    f->gpu_on_bus = f->gpu_library = true;
+    f->gpu_driver = TEXT("580.1");
+    f->gpus = TEXT("H200");
+    f->shard_built = TEXT("CUDA 13.0");
+    f->cublaslt = TEXT("cuBLASLt 130100: /lib/libcublasLt.so.13");
+    f->nccl = TEXT("NCCL 22809: /lib/libnccl.so.2");
+}
+
 TEST(graphics_processors) {
     WRONG(DOCTOR_WARN, "gpu", "no driver", f.gpu_on_bus = true);
     WRONG(DOCTOR_WARN, "gpu", "550.1, but no libcuda", f.gpu_on_bus = true, f.gpu_driver = TEXT("550.1"));
     WRONG(DOCTOR_OK, "", "", f.gpu_on_bus = f.gpu_library = true, f.gpu_driver = TEXT("550.1"),
           f.gpus = TEXT("H200"));
+    WRONG(DOCTOR_WARN, "gpu build", "built for CPUs", on_gpu(&f), f.shard_built = TEXT("CPU only"));
+    WRONG(DOCTOR_WARN, "cublaslt", "prompts are read more slowly: there is no cuBLASLt", on_gpu(&f), f.cublaslt = NULL,
+          f.cublaslt_wrong = TEXT("there is no cuBLASLt: libcublasLt.so.13: cannot open"));
+    WRONG(DOCTOR_WARN, "nccl", "host memory: there is no NCCL", on_gpu(&f), f.nccl = NULL,
+          f.nccl_wrong = TEXT("there is no NCCL: libnccl.so.2: cannot open"));
+    WRONG(DOCTOR_WARN, "nccl", "built without NCCL", on_gpu(&f), f.shard_built = TEXT("CUDA 13.0 without NCCL"));
+    WRONG(DOCTOR_OK, "", "", on_gpu(&f));
+    /* A build without CUDA is what a machine without a driver wants. */
+    WRONG(DOCTOR_OK, "", "", f.shard_built = TEXT("CPU only"));
+}
+
+TEST(what_a_program_is_built_for) {
+    char with[] = "0.1.0, build 1, CUDA 13.0", cpu[] = "0.1.0, build 1, CPU only", older[] = "0.1.0, build 1", none[] = "?";
+    const char *built = doctor_read_built(with);
+    CHECK(built && !strcmp(built, "CUDA 13.0") && !strcmp(with, own));
+    built = doctor_read_built(cpu);
+    CHECK(built && !strcmp(built, "CPU only") && !strcmp(cpu, own));
+    CHECK(!doctor_read_built(older) && !strcmp(older, own));
+    CHECK(!doctor_read_built(none) && !strcmp(none, "?"));
 }
 
 TEST(the_model) {
@@ -198,6 +226,7 @@ int main(void) {
     RUN(programs_and_mpi);
     RUN(the_machine);
     RUN(graphics_processors);
+    RUN(what_a_program_is_built_for);
     RUN(the_model);
     RUN(the_daemon);
     RUN(certificates_and_keys);

@@ -343,6 +343,13 @@ TEST(ranks_must_have_one_version) {
     cards[2].nccl = 22703;
     CHECK_STATUS(cards_compare(cards, 3), ST_MISMATCH);
     CHECK_SENTENCE("rank 0 has NCCL 22809, rank 2 has 22703");
+    cards[2].nccl = 0;
+    CHECK_STATUS(cards_compare(cards, 3), ST_MISMATCH);
+    CHECK_SENTENCE("rank 0 has NCCL 22809, rank 2 has none");
+    cards[0].nccl = cards[2].nccl = 0;
+    CHECK_STATUS(cards_compare(cards, 3), ST_MISMATCH);
+    CHECK_SENTENCE("rank 1 has NCCL 22809, rank 0 has none");
+    cards[0].nccl = 22809, cards[2].nccl = 22703;
     cards[1].driver = 12080;
     CHECK_STATUS(cards_compare(cards, 3), ST_MISMATCH);
     CHECK_SENTENCE("rank 0 has a driver for CUDA 13000, rank 1 has 12080");
