@@ -1,5 +1,6 @@
 #include "shard/gpu/cuda_provider.h"
 
+#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -71,14 +72,18 @@ const char *gpu_cuda_built(void) {
     return said;
 }
 
+static gpu_provider provider = {.count = count,
+                                .node = node,
+                                .choose = choose,
+                                .open = cuda_backend_open,
+                                .bytes = cuda_backend_bytes,
+                                .open_comm = open_comm,
+                                .read_bandwidth = cuda_read_bandwidth};
+static void fill_in(void) { provider.load = cuda_load_ops(); }
+
+/* Ranks may be threads. */
 const gpu_provider *gpu_cuda(void) {
-    static gpu_provider provider = {.count = count,
-                                    .node = node,
-                                    .choose = choose,
-                                    .open = cuda_backend_open,
-                                    .bytes = cuda_backend_bytes,
-                                    .open_comm = open_comm,
-                                    .read_bandwidth = cuda_read_bandwidth};
-    provider.load = cuda_load_ops();
+    static pthread_once_t once = PTHREAD_ONCE_INIT;
+    pthread_once(&once, fill_in);
     return &provider;
 }

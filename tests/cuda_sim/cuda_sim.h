@@ -9,7 +9,8 @@
  * Threads: any. Each stream has a thread of its own that runs its kernels, one block after another.
  * Settings, of the environment: CUDA_SIM_SEED (0: the order in which threads and blocks run), CUDA_SIM_DEVICES (1),
  *          CUDA_SIM_MEMORY (bytes of a device, 4 GiB), CUDA_SIM_CAPABILITY (90), CUDA_SIM_MULTIPROCESSORS (6),
- *          CUDA_SIM_FAIL_AFTER (this many synchronising calls go well, then the device is lost). */
+ *          CUDA_SIM_FAIL_AFTER (this many synchronising calls go well, then the device is lost), CUDA_SIM_FORK (0: a process
+ *          that was forked by one that had used the device cannot use it, as with the real thing). */
 #ifndef TESTS_CUDA_SIM_CUDA_SIM_H
 #define TESTS_CUDA_SIM_CUDA_SIM_H
 

@@ -3,6 +3,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "sim.h"
 
@@ -105,11 +106,22 @@ const char *cudaGetErrorName(cudaError_t e) {
     return "cudaErrorUnknown";
 }
 
+/* The real thing does not survive fork: whoever used it before gives the child a runtime that works no more. */
+static bool is_forked(void) {
+    static pid_t owner;
+    pid_t none = 0, me = getpid();
+    __atomic_compare_exchange_n(&owner, &none, me, false, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST);
+    return none != 0 && none != me && sim_setting("CUDA_SIM_FORK", 1) == 0;
+}
+
 cudaError_t cudaGetDeviceCount(int *count) {
+    *count = 0;
+    if (is_forked()) return sim_error(cudaErrorInitializationError);
     *count = sim_device_count();
     return sim_error(*count ? cudaSuccess : cudaErrorNoDevice);
 }
 cudaError_t cudaSetDevice(int device) {
+    if (is_forked()) return sim_error(cudaErrorInitializationError);
     if (sim_device_count() == 0) return sim_error(cudaErrorNoDevice);
     if (device < 0 || device >= sim_device_count()) return sim_error(cudaErrorInvalidDevice);
     current = device;

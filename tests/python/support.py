@@ -144,11 +144,12 @@ def request(prompt, model=None, **sampling):
 class Daemon:
     """A gemmad of the test's own: Unix socket and state in a short temporary directory, a log that failures show."""
 
-    def __init__(self, *models, ranks=2, options=(), listen=(), wait=True):
+    def __init__(self, *models, ranks=2, options=(), listen=(), wait=True, program=BUILD / "gemmad", env=None):
         self.dir = pathlib.Path(tempfile.mkdtemp(prefix="gemmad-test-"))
         self.address = f"unix:{self.dir}/s"
         self.log_path = self.dir / "log"
-        self.command = [str(BUILD / "gemmad")]
+        self.env = {**os.environ, **(env or {})}
+        self.command = [str(program)]
         for m in models:
             self.command += ["--model", str(m if "/" in str(m) else MODELS / m)]
         self.command += ["--ranks", str(ranks), "--state", str(self.dir / "state"), "--listen", self.address]
@@ -168,7 +169,7 @@ class Daemon:
     def start(self):
         with open(self.log_path, "ab") as log:
             self.process = subprocess.Popen(self.command, stdout=log, stderr=log, stdin=subprocess.DEVNULL,
-                                            start_new_session=True)
+                                            start_new_session=True, env=self.env)
 
     def log(self):
         return self.log_path.read_text(errors="replace")
@@ -233,10 +234,10 @@ class Daemon:
         self.close()
 
 
-def run_gemmad(*args, timeout=PATIENCE_SECONDS, env=None):
+def run_gemmad(*args, timeout=PATIENCE_SECONDS, env=None, program=BUILD / "gemmad"):
     """Runs gemmad to its end: for what it must refuse. A state directory of its own unless one is named."""
     with tempfile.TemporaryDirectory(prefix="gemmad-test-") as state:
         own = [] if "--state" in args else ["--state", state]
-        command = [str(BUILD / "gemmad"), *map(str, args), *own]
+        command = [str(program), *map(str, args), *own]
         return subprocess.run(command, capture_output=True, text=True, timeout=timeout, stdin=subprocess.DEVNULL,
                               env={**os.environ, **(env or {})})

@@ -16,8 +16,11 @@
 /* ---- failures ---- */
 
 status cuda_state_cuda(cudaError_t e, const char *what) {
+    int device = -1;
     (void)cudaGetLastError(); /* else the next look at launches would find it again */
-    return fail(e == cudaErrorMemoryAllocation ? ST_NO_MEMORY : ST_UNAVAILABLE, "%s: %s", what, cudaGetErrorString(e));
+    (void)cudaGetDevice(&device);
+    return fail(e == cudaErrorMemoryAllocation ? ST_NO_MEMORY : ST_UNAVAILABLE, "GPU %d: %s: %s (%s)", device, what,
+                cudaGetErrorString(e), cudaGetErrorName(e));
 }
 
 status cuda_state_launched(void) {

@@ -20,7 +20,7 @@ status cuda_check(cuda_backend *c, cudaError_t e, const char *what) {
     if (c->failed != ST_OK) return fail(c->failed, "%s", c->failure);
     if (e == cudaSuccess) return ST_OK;
     c->failed = cuda_status_of(e);
-    snprintf(c->failure, sizeof c->failure, "%s: %s: %s (%s)", c->name, what, cuda_cause_of(e),
+    snprintf(c->failure, sizeof c->failure, "%s: %s: %s (%s)", c->where, what, cuda_cause_of(e),
              cudaGetErrorName(e));
     return fail(c->failed, "%s", c->failure);
 }
@@ -39,7 +39,7 @@ status cuda_take(cuda_backend *c, size_t bytes, const char *what, void **out) {
         *out = NULL;
         (void)cudaGetLastError(); /* a refused allocation is no failure of the device */
         (void)cudaMemGetInfo(&left, &total);
-        return fail(cuda_status_of(e), "%s: %zu bytes for %s, %zu of %zu are free: %s", c->name, bytes, what, left,
+        return fail(cuda_status_of(e), "%s: %zu bytes for %s, %zu of %zu are free: %s", c->where, bytes, what, left,
                     total, cuda_cause_of(e));
     }
     return cuda_check(c, cudaMemsetAsync(*out, 0, bytes, c->stream), what);
@@ -312,6 +312,7 @@ static status open_device(cuda_backend *c) {
     cuda_device d;
     TRY(cuda_device_look(c->options.device, &d));
     snprintf(c->name, sizeof c->name, "cuda %s", d.name);
+    snprintf(c->where, sizeof c->where, "GPU %u (%s, %s)", c->options.device, d.name, d.bus_id);
     c->device = (int)c->options.device;
     c->capability = d.capability;
     c->multiprocessors = d.multiprocessors;
@@ -357,6 +358,7 @@ status cuda_backend_open(backend **out, const cuda_backend_options *options) {
     c->base.name = c->name;
     c->options = *options;
     snprintf(c->name, sizeof c->name, "cuda");
+    snprintf(c->where, sizeof c->where, "GPU %u", c->options.device);
     TRY_OR_FAIL(open_device(c));
     TRY_OR_FAIL(open_staging(c));
     TRY_OR_FAIL(open_tables(c));

@@ -42,7 +42,7 @@ typedef struct cuda_graphs cuda_graphs;
 typedef struct cuda_backend {
     backend base;
     cuda_backend_options options;
-    char name[96];
+    char name[96], where[128];            /* where: which of several GPUs, for sentences about failures */
     int device, capability;               /* 90: 9.0 */
     uint32_t multiprocessors;
     size_t shared_bytes_max;              /* dynamic shared memory that a block may ask for */

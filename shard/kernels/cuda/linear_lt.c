@@ -36,7 +36,7 @@ static status check(cuda_backend *c, cublasStatus_t s, const char *what) {
     if (c->failed != ST_OK) return fail(c->failed, "%s", c->failure);
     if (s == CUBLAS_STATUS_SUCCESS) return ST_OK;
     c->failed = s == CUBLAS_STATUS_ALLOC_FAILED ? ST_NO_MEMORY : ST_INTERNAL;
-    snprintf(c->failure, sizeof c->failure, "%s: cuBLASLt: %s: status %d", c->name, what, (int)s);
+    snprintf(c->failure, sizeof c->failure, "%s: cuBLASLt: %s: status %d", c->where, what, (int)s);
     return fail(c->failed, "%s", c->failure);
 }
 

@@ -5,6 +5,7 @@
 
 #include "base/invariant.h"
 #include "base/memory.h"
+#include "shard/kernels/cuda/devices.h"
 #include "shard/kernels/cuda/cuda_backend.h"
 #include "shard/kernels/device_load.h"
 
@@ -29,8 +30,9 @@ struct device_loader {
 
 static status check(cudaError_t e, const char *what) {
     if (e == cudaSuccess) return ST_OK;
-    status st = e == cudaErrorMemoryAllocation ? ST_NO_MEMORY : ST_INTERNAL;
-    return fail(st, "%s: %s", what, cudaGetErrorString(e));
+    int device = -1;
+    (void)cudaGetDevice(&device);
+    return fail(cuda_status_of(e), "GPU %d: %s: %s (%s)", device, what, cuda_cause_of(e), cudaGetErrorName(e));
 }
 
 static void load_close(device_loader *l) {

@@ -187,7 +187,9 @@ static void check_failure(cudaError_t error, const char *name, const char *cause
     log_capture_end(said, sizeof said);
     CHECK_THAT(f.seen[victim] == ST_INTERNAL && st != ST_OK, "%s at layer %u: %s: %s", name, at, status_name(f.seen[victim]),
                f.sentence[victim]);
-    const char *parts[] = {"GPU ", "Simulated GPU", cause, name};
+    char gpu[64];
+    snprintf(gpu, sizeof gpu, "GPU %u (Simulated GPU, 0000:1%u:00.0): ", victim, victim);
+    const char *parts[] = {gpu, cause, name};
     for (size_t i = 0; i < sizeof parts / sizeof *parts; i++)
         CHECK_THAT(strstr(f.sentence[victim], parts[i]), "\"%s\" is not in \"%s\"", parts[i], f.sentence[victim]);
     if (ranks > 1) {
@@ -197,15 +199,17 @@ static void check_failure(cudaError_t error, const char *name, const char *cause
     }
     for (uint32_t i = 0; i < ranks; i++) {
         CHECK(cudaSetDevice((int)i) == cudaSuccess || i == victim);
-        CHECK_THAT(cuda_sim_bytes_taken() == 0, "%s: %zu bytes stayed on device %u", name, cuda_sim_bytes_taken(), i);
+        /* What another rank may still read, after exchanges that broke, stays until the process ends. */
+        CHECK_THAT(cuda_sim_bytes_taken() == 0 || ranks > 1, "%s: %zu bytes stayed", name, cuda_sim_bytes_taken());
         cudaDeviceReset();
     }
 }
 
+/* Of four layers a step: while the prompt is read, while a step is recorded, and in one that is run again. */
 TEST(fails_in_a_step) {
     check_failure(cudaErrorECCUncorrectable, "cudaErrorECCUncorrectable", "ECC could not correct", 2, 1, 0);
-    check_failure(cudaErrorIllegalAddress, "cudaErrorIllegalAddress", "reached memory that is not its own", 5, 1, 0);
-    check_failure(cudaErrorLaunchFailure, "cudaErrorLaunchFailure", "dmesg", 12, 1, 0); /* a recorded step */
+    check_failure(cudaErrorIllegalAddress, "cudaErrorIllegalAddress", "reached memory that is not its own", 9, 1, 0);
+    check_failure(cudaErrorLaunchFailure, "cudaErrorLaunchFailure", "dmesg", 12, 1, 0);
     /* The device works again. */
     attempt a = {.device = {DEVICE_CUDA}};
     CHECK_STATUS(attempt_open(&a, 1), ST_OK);
