@@ -513,7 +513,7 @@ def test_completion_of_bash(tmp_path):
         (("gemmactl", "bench", "p"), ["prefill"]), (("gemmactl", "bench", "--dep"), ["--depth"]), (("gemmactl", "pack", "--o"), ["--out"]),
         (("gemmactl", "--json", "--serv"), ["--server"]), (("gemmactl", "chat", "--system", ""), []),
         (("gemmactl", "key", "r"), ["remove", "rotate"]),
-        (("gemmad", "--weights", ""), ["auto", "bf16", "q8", "q4", "f32"]), (("gemmad", "--prefill-m"), ["--prefill-min-share"]),
+        (("gemmad", "--weights", ""), ["auto", "bf16", "q8", "q4", "f32", "fp8"]), (("gemmad", "--prefill-m"), ["--prefill-min-share"]),
         (("gemmad", "--config", f"{tmp_path}/no"), [str(note)]),
     ]:
         assert shell_completes(tmp_path, *words) == want, words
