@@ -58,13 +58,22 @@ TEST(names_models) {
 }
 
 TEST(refuses_what_is_not_built) {
-    static const char *const lines[] = {"--media-root /", "--launcher srun", "--launcher external",
-                                        "--device cuda", "--weights fp8"};
+    static const char *const lines[] = {"--media-root /", "--launcher srun", "--launcher external"};
     for (size_t i = 0; i < sizeof lines / sizeof *lines; i++) {
         char line[128];
         snprintf(line, sizeof line, "--model m %s", lines[i]);
         check_refused(line, ST_UNSUPPORTED, "is not available in this version");
     }
+    check_refused("--model m --device gpu", ST_INVALID, "--device");
+}
+
+/* Whether this machine has what they need is the shard's to say. */
+TEST(takes_gpu_options) {
+    settings s;
+    CHECK_STATUS(read_line(&s, "--model m=/x --device cuda --weights fp8 --batch-invariant"), ST_OK);
+    engine_options o = settings_engine_options(&s.model[0].options, s.model[0].path);
+    CHECK(!strcmp(o.device, "cuda") && !strcmp(o.weights, "fp8") && o.batch_invariant);
+    settings_close(&s);
 }
 
 TEST(listens_safely) {
@@ -257,6 +266,7 @@ int main(void) {
     }
     RUN(names_models);
     RUN(refuses_what_is_not_built);
+    RUN(takes_gpu_options);
     RUN(listens_safely);
     RUN(keys_and_tls_open_addresses);
     RUN(reads_sections_of_models);
