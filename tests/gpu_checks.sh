@@ -84,15 +84,14 @@ if begins build; then
 fi
 if begins tests; then
     # The small ones first: when something is wrong with the machine they say it soonest.
-    for t in gpu_test_cuda_rows gpu_test_cuda_sim gpu_test_cuda_linear gpu_test_cuda_attention gpu_test_cuda_moe gpu_test_cuda_scan \
-        $(tests); do
+    for t in gpu_test_cuda_rows gpu_test_cuda_sim gpu_test_cuda_linear gpu_test_cuda_wgmma gpu_test_cuda_attention \
+        gpu_test_cuda_moe gpu_test_cuda_scan gpu_test_cuda_golden $(tests); do
         [ -x "$build/tests/$t" ] && [ ! -e "$out/$t.log" ] && run "$t" 180 "$build/tests/$t"
     done
 fi
 if begins sanitizer; then
     if command -v compute-sanitizer >/dev/null; then
-        for t in $(tests); do
-            case $t in *golden | *engine | *sim* | *weights) continue ;; esac
+        for t in gpu_test_cuda_{rows,linear,attention,moe,scan,sampler,comm}; do
             for tool in memcheck racecheck synccheck; do
                 [ "$SECONDS" -lt "$seconds" ] || break 2
                 GEMMAD_TEST_SMALL=1 run "$t-$tool" 120 compute-sanitizer --tool "$tool" --error-exitcode 1 "$build/tests/$t"
