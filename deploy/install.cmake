@@ -20,7 +20,7 @@ foreach(shell bash zsh fish)
         endif()
         add_custom_command(OUTPUT ${CMAKE_BINARY_DIR}/generated/${program}.${shell}
             COMMAND ${program} ${completion_${program}} > ${CMAKE_BINARY_DIR}/generated/${program}.${shell}
-            DEPENDS ${program} VERBATIM)
+            DEPENDS ${program} gemmad-shard VERBATIM) # gemmactl asks gemmad-shard for the options of bench
         list(APPEND completions ${CMAKE_BINARY_DIR}/generated/${program}.${shell})
     endforeach()
 endforeach()
