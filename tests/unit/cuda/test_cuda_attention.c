@@ -402,12 +402,11 @@ static double check_answers(world *w, const part *parts, uint32_t count, const f
 }
 
 static void check_shape(const shape *s, const part *parts, uint32_t count) {
+    static uint32_t shapes;
+    if (TEST_SANITIZED && shapes++ % 3) return; /* a third of them, which still are of every kind */
     world *w = world_open(s, parts, count);
     float *y = attend(w, parts, count);
-    double nearest = check_answers(w, parts, count, y);
-    if (getenv("TEST_VERBOSE"))
-        printf("dim %3u half %u type %-4s window %4u heads %2u/%u invariant %u: %.3f of the bound\n", s->dim, s->half_size,
-               kv_type_name(s->type), s->window, s->heads, s->heads_per_kv, s->invariant, nearest);
+    check_answers(w, parts, count, y);
     free(y);
     world_close(w);
 }
@@ -551,6 +550,7 @@ static bool same_row(const world *w, const float *y, uint32_t i, const float *z,
 
 /* A row's bits: alone, beside others, with more rows before it, and from a recording that was made for other rows. */
 static void check_bits(shape s) {
+    if (TEST_SANITIZED && s.dim > 256) return;
     static const part all[] = {{1, 600, 3}, {0, 1400, 1}, {2, 64, 1}, {3, 900, 1}, {2, 63, 1}};
     static const uint32_t first[] = {0, 3, 4, 5, 6};
     world *w = world_open(&s, all, 5);
