@@ -103,8 +103,4 @@ void rope_angles(float *cosine, float *sine, uint32_t position, double base, uin
 void rope_angles_double(double *cosine, double *sine, uint32_t position, double base, uint32_t head_dim,
                         uint32_t pairs);
 
-/* Our own double functions, accurate to 1e-15 relative (x·log b range as needed): exposed for tests. */
-double math_pow_double(double base, double exponent);                /* base > 0 */
-void math_sincos_double(double angle, double *sine, double *cosine); /* 0 ≤ angle < 2^20 */
-
 #endif

@@ -1,4 +1,5 @@
 #include "shard/kernels/cpu/cpu_kernels.h"
+#include "shard/kernels/cpu/math_double.h"
 
 void rope_angles_double(double *cosine, double *sine, uint32_t position, double base, uint32_t head_dim,
                         uint32_t pairs) {

@@ -217,8 +217,8 @@ page_softmax(const float *scores, unsigned char *weights, float *rescale, uint32
     s.x = see0 ? s.x : -INFINITY;
     s.y = see1 ? s.y : -INFINITY;
     float largest = fmaxf(*m, warp_max(fmaxf(s.x, s.y)));
-    float factor = math_softmax_exp(*m - largest);
-    float p0 = math_softmax_exp(s.x - largest), p1 = math_softmax_exp(s.y - largest);
+    float factor = ref_softmax_exp(*m - largest);
+    float p0 = ref_softmax_exp(s.x - largest), p1 = ref_softmax_exp(s.y - largest);
     *l = fmaf(*l, factor, p0 + p1);
     *m = largest;
     if (BYTES) {

@@ -128,8 +128,8 @@ static __device__ void run_item(const attention_call &c, const float_tile &t, co
             __syncthreads();
             uint32_t key = first + lane;
             float s = lane < t.many && key >= begin && key < end ? score(c, t, head, lane) : -INFINITY;
-            float largest = fmaxf(*m, warp_max(s)), rescale = math_softmax_exp(*m - largest);
-            float p = math_softmax_exp(s - largest);
+            float largest = fmaxf(*m, warp_max(s)), rescale = ref_softmax_exp(*m - largest);
+            float p = ref_softmax_exp(s - largest);
             *l = *l * rescale + warp_sum(p);
             *m = largest;
             t.weights[head * WARP + lane] = p;

@@ -5,7 +5,7 @@
 
 #include "shard/kernels/cuda/attention.h"
 #include "shard/kernels/cuda/device.cuh"
-#include "shard/kernels/cuda/math.cuh"
+#include "shard/kernels/cpu/ref_math.h"
 
 /* As kv_head_page of ops.h. */
 static __device__ __forceinline__ unsigned char *attention_page(const attention_call &c, uint32_t page,
@@ -123,7 +123,7 @@ static __device__ __forceinline__ void attention_merge_parts(const attention_cal
         const float *stats =
             attention_partial(c, slot + (lane < parts ? lane : 0) * apart) + (size_t)c.group * c.head_dim;
         float m = lane < parts ? stats[warp] : -INFINITY, l = lane < parts ? stats[c.group + warp] : 0.0f;
-        float largest = warp_max(m), factor = math_softmax_exp(m - largest);
+        float largest = warp_max(m), factor = ref_softmax_exp(m - largest);
         float sum = warp_sum(l * factor);
         s->share[warp][lane] = factor;
         if (lane == 0) s->m[warp] = largest, s->l[warp] = sum;

@@ -184,7 +184,7 @@ static __device__ __forceinline__ void tile_softmax(float s[4][4], query_state *
     for (int i = 0; i < 2; i++) {
         largest[i] = fmaxf(q->m[i], fmaxf(stats->largest[0][q->row[i]], stats->largest[1][q->row[i]]));
         float base = largest[i] == -INFINITY ? 0.0f : largest[i]; /* sees nothing so far */
-        factor[i] = math_softmax_exp(q->m[i] - base);
+        factor[i] = ref_softmax_exp(q->m[i] - base);
         q->m[i] = largest[i];
         q->l[i] *= factor[i];
         largest[i] = base;
@@ -196,7 +196,7 @@ static __device__ __forceinline__ void tile_softmax(float s[4][4], query_state *
 #pragma unroll
         for (int e = 0; e < 4; e++) {
             bool seen = s[k][e] != -INFINITY;
-            p[e] = math_softmax_exp(s[k][e] - largest[e / 2]);
+            p[e] = ref_softmax_exp(s[k][e] - largest[e / 2]);
             q->l[e / 2] += p[e];
             if (BYTES) p[e] = seen ? p[e] * value_scales[column + 8 * k + e % 2] : 0.0f;
         }

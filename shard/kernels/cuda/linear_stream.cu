@@ -9,7 +9,7 @@
  * Activations lie in shared memory as halves (bf16_split), all columns where they fit, else a chunk of columns at a time.
  * Weights are asked for before the kernel before this one has ended (grid_wait). */
 #include "shard/kernels/cuda/linear_stream.cuh"
-#include "shard/kernels/cuda/math.cuh"
+#include "shard/kernels/cpu/ref_math.h"
 
 /* What a thread is in its block. */
 typedef struct stream_self {
@@ -144,7 +144,7 @@ static __device__ __forceinline__ void write_unit(const stream_call *c, const st
         if (c->gated) {
             float up = add_partials(partial + group_floats, warp_floats, at);
             if constexpr (type == WEIGHT_FP8) up *= scales.of_up;
-            y = math_gelu(y) * up;
+            y = ref_gelu(y) * up;
         }
         c->product[p].y[(s->token + token) * c->product[p].y_stride + row] = y;
     }

@@ -8,7 +8,7 @@
  *
  * A token is a column of B, and a column's sums do not depend on the others. */
 #include "shard/kernels/cuda/fragments.cuh"
-#include "shard/kernels/cuda/math.cuh"
+#include "shard/kernels/cpu/ref_math.h"
 #include "shard/kernels/cuda/moe_places.cuh"
 
 enum { GATE_WARPS = 4, DOWN_WARPS = 8, TILE_TOKENS = 8, HIT_WORDS = HIT_EXPERTS_MAX / 32, HIT_NONE = 0xFFFF };
@@ -261,7 +261,7 @@ static __global__ void __launch_bounds__(GATE_WARPS *WARP, 3)
         }
         v *= row_scale<type>(strip[0], shape, row);
         u *= row_scale<type>(strip[1], shape, row);
-        act[(size_t)pair * act_stride + first_row + row] = first_row + row < shape.rows ? math_gelu(v) * u : 0.0f;
+        act[(size_t)pair * act_stride + first_row + row] = first_row + row < shape.rows ? ref_gelu(v) * u : 0.0f;
     }
 }
 

@@ -7,7 +7,7 @@
  *
  * In shared memory a row of a slice is 128 bytes, eight pieces of which piece p of row r stands at p ^ (r % 8): what
  * ldmatrix reads at once lies in different banks. */
-#include "shard/kernels/cuda/math.cuh"
+#include "shard/kernels/cpu/ref_math.h"
 #include "shard/kernels/cuda/moe_places.cuh"
 #include "shard/kernels/cuda/stored_values.cuh"
 #include "shard/kernels/cuda/weight_element.cuh"
@@ -186,7 +186,7 @@ typedef struct many_output {
 static __device__ __forceinline__ void store_act(const many_output &o, uint32_t pair, uint32_t row, uint32_t rows,
                                                  const float *gate, const float *up) {
     if (row >= o.act_stride) return;
-    float first = row < rows ? math_gelu(gate[0]) * up[0] : 0.0f, second = row + 1 < rows ? math_gelu(gate[1]) * up[1] : 0.0f;
+    float first = row < rows ? ref_gelu(gate[0]) * up[0] : 0.0f, second = row + 1 < rows ? ref_gelu(gate[1]) * up[1] : 0.0f;
     *(uint32_t *)(o.act + (size_t)pair * o.act_stride + row) = bf16_pack(first, second);
 }
 static __device__ __forceinline__ void store_y(const many_output &o, uint32_t pair, uint32_t row, uint32_t rows,

@@ -1,7 +1,7 @@
 /* Experts in plain float32: f32 and f16 weights, whose values bf16 does not hold, and shapes that tiles do not fit. A warp
  * has one row of a matrix for all tokens of an item. */
 #include "shard/kernels/cuda/device.cuh"
-#include "shard/kernels/cuda/math.cuh"
+#include "shard/kernels/cpu/ref_math.h"
 #include "shard/kernels/cuda/moe_places.cuh"
 #include "shard/kernels/cuda/weight_element.cuh"
 
@@ -29,7 +29,7 @@ static __global__ void plain_gate_up_kernel(expert_source s, expert_matrix gate,
         uint32_t pair = s.sorted[item.begin + i];
         const float *in = x + (size_t)(pair / s.active) * shape.cols;
         float value = 0;
-        if (row < shape.rows) value = math_gelu(plain_dot<type>(g, shape, row, in)) * plain_dot<type>(u, shape, row, in);
+        if (row < shape.rows) value = ref_gelu(plain_dot<type>(g, shape, row, in)) * plain_dot<type>(u, shape, row, in);
         if (threadIdx.x % WARP == 0) act[(size_t)pair * act_stride + row] = value;
     }
 }

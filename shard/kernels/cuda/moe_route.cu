@@ -3,7 +3,7 @@
  *
  * docs/numerics.md; kernels/cpu/cpu_moe.c has the order of operations. */
 #include "shard/kernels/cuda/device.cuh"
-#include "shard/kernels/cuda/math.cuh"
+#include "shard/kernels/cpu/ref_math.h"
 #include "shard/kernels/cuda/moe.h"
 
 enum {
@@ -149,7 +149,7 @@ static __global__ void __launch_bounds__(CHOOSE_THREADS)
     float most = -INFINITY;
     for (uint32_t e = threadIdx.x; e < experts; e += CHOOSE_THREADS) most = fmaxf(most, l[e]);
     most = block_max(most, scratch);
-    for (uint32_t e = threadIdx.x; e < experts; e += CHOOSE_THREADS) p[e] = math_exp(l[e] - most);
+    for (uint32_t e = threadIdx.x; e < experts; e += CHOOSE_THREADS) p[e] = ref_exp(l[e] - most);
     __syncthreads();
     if (threadIdx.x < WARP) {
         float sum = 0;

@@ -3,7 +3,6 @@
  * its order follows from the row's length. What no kernel writes (norm weights) is read before grid_wait. */
 #include "shard/kernels/cuda/cuda_backend.h"
 #include "shard/kernels/cuda/device.cuh"
-#include "shard/kernels/cuda/math.cuh"
 #include "shard/kernels/cuda/weight_element.cuh"
 
 enum { ROW_VECTORS = 2, ROW_THREADS_MAX = 1024, LOOP_THREADS = 512, SLICE_WARPS = 4 };

@@ -1,8 +1,8 @@
 /* Operators whose work item is an element: look-ups, sums of blocks, activations, rotary angles. */
 #include "shard/kernels/cuda/cuda_backend.h"
 #include "shard/kernels/cuda/device.cuh"
-#include "shard/kernels/cuda/math.cuh"
-#include "shard/kernels/cuda/math_double.cuh"
+#include "shard/kernels/cpu/ref_math.h"
+#include "shard/kernels/cpu/math_double.h"
 #include "shard/kernels/cuda/weight_element.cuh"
 
 enum { ELEMENT_THREADS = 256, ELEMENTS_EACH = 4, ELEMENT_BLOCK = ELEMENT_THREADS * ELEMENTS_EACH, ANGLE_THREADS = 64 };
@@ -165,11 +165,11 @@ static __global__ void gelu_multiply_kernel(float *gate, size_t gate_stride, con
         uint32_t i = begin / 4 + threadIdx.x;
         if (i >= dim / 4) return;
         float4 a = ((const float4 *)g)[i], b = ((const float4 *)u)[i];
-        ((float4 *)g)[i] = make_float4(math_gelu(a.x) * b.x, math_gelu(a.y) * b.y, math_gelu(a.z) * b.z,
-                                       math_gelu(a.w) * b.w);
+        ((float4 *)g)[i] = make_float4(ref_gelu(a.x) * b.x, ref_gelu(a.y) * b.y, ref_gelu(a.z) * b.z,
+                                       ref_gelu(a.w) * b.w);
     } else {
         for (uint32_t i = begin + threadIdx.x; i < dim && i < begin + ELEMENT_BLOCK; i += ELEMENT_THREADS)
-            g[i] = math_gelu(g[i]) * u[i];
+            g[i] = ref_gelu(g[i]) * u[i];
     }
 }
 
@@ -189,7 +189,7 @@ static __global__ void softcap_kernel(float *x, float cap, size_t count) {
 #pragma unroll
     for (uint32_t j = 0; j < ELEMENTS_EACH; j++) {
         size_t i = begin + j * ELEMENT_THREADS;
-        if (i < count) x[i] = cap * math_tanh(x[i] / cap);
+        if (i < count) x[i] = cap * ref_tanh(x[i] / cap);
     }
 }
 

@@ -133,7 +133,7 @@ static __device__ void raw_head(const scan_memory *m, const scan_part *part, flo
     for (uint32_t p = threadIdx.x; p < m->parts; p += HEAD_THREADS) max = fmaxf(max, part[p].raw_max);
     max = block_max(max, scratch);
     for (uint32_t p = threadIdx.x; p < m->parts; p += HEAD_THREADS) {
-        float down = part[p].raw_max == max ? 1.0f : math_exp(part[p].raw_max - max);
+        float down = part[p].raw_max == max ? 1.0f : ref_exp(part[p].raw_max - max);
         sum += part[p].raw_sum * down;
     }
     sum = block_sum(sum, scratch);

@@ -3,7 +3,8 @@
 #ifndef SHARD_KERNELS_CUDA_SCAN_PART_CUH
 #define SHARD_KERNELS_CUDA_SCAN_PART_CUH
 
-#include "shard/kernels/cuda/math.cuh"
+#include "shard/kernels/cpu/ref_math.h"
+#include "shard/kernels/cuda/device.cuh"
 #include "shard/kernels/cuda/scan.h"
 
 enum {
@@ -38,7 +39,7 @@ static __device__ __forceinline__ void scan_load(float x[SCAN_HELD], const float
 /* exp((x - max) · factor); two equal infinities as the CPU's exp_sum has them. */
 static __device__ __forceinline__ float scan_exp(float x, float max, float factor) {
     float d = (x - max) * factor;
-    return math_exp(d == d ? d : EXP_HIGHEST);
+    return ref_exp(d == d ? d : EXP_HIGHEST);
 }
 
 static __device__ __forceinline__ const float *scan_source(const scan_memory *m, const scan_item *it, uint32_t row,

@@ -2,6 +2,7 @@
 #include <math.h>
 
 #include "shard/kernels/cpu/cpu_kernels.h"
+#include "shard/kernels/cpu/math_double.h"
 #include "tests/test.h"
 
 static uint64_t random_state = 1;
