@@ -9,4 +9,13 @@
 #define HOST_DEVICE_INLINE static inline
 #endif
 
+/* Those that sizes of arrays and of shared memory are computed with. */
+#ifdef __CUDACC__
+#define HOST_DEVICE_CONSTANT static __host__ __device__ constexpr
+#elif defined __cplusplus
+#define HOST_DEVICE_CONSTANT static constexpr
+#else
+#define HOST_DEVICE_CONSTANT static inline
+#endif
+
 #endif

@@ -20,6 +20,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 #include "shard/kernels/block_formats.h"
+#include "shard/kernels/host_device.h"
 
 typedef enum weight_type {
     WEIGHT_F32,
@@ -47,29 +48,29 @@ typedef struct expert_weights {
     weight down;        /* [hidden, expert width share] */
 } expert_weights;
 
-static inline bool weight_is_quantised(weight_type type) { return type == WEIGHT_Q8 || type == WEIGHT_Q4; }
+HOST_DEVICE_CONSTANT bool weight_is_quantised(weight_type type) { return type == WEIGHT_Q8 || type == WEIGHT_Q4; }
 
 /* Of float types. */
-static inline uint32_t weight_element_bytes(weight_type type) { return type == WEIGHT_F32 ? 4 : 2; }
+HOST_DEVICE_CONSTANT uint32_t weight_element_bytes(weight_type type) { return type == WEIGHT_F32 ? 4 : 2; }
 
-static inline uint32_t quant_groups(uint32_t cols) { return cols / QUANT_GROUP + (cols % QUANT_GROUP != 0); }
+HOST_DEVICE_CONSTANT uint32_t quant_groups(uint32_t cols) { return cols / QUANT_GROUP + (cols % QUANT_GROUP != 0); }
 
-static inline uint32_t quant_group_bytes(weight_type type) { return type == WEIGHT_Q8 ? Q8_GROUP_BYTES : Q4_GROUP_BYTES; }
+HOST_DEVICE_CONSTANT uint32_t quant_group_bytes(weight_type type) { return type == WEIGHT_Q8 ? Q8_GROUP_BYTES : Q4_GROUP_BYTES; }
 
 /* A row of FP8 in a strip: whole 16 bytes; columns that do not exist are 0. */
-static inline uint32_t fp8_row_bytes(uint32_t cols) { return (cols + 15) / 16 * 16; }
+HOST_DEVICE_CONSTANT uint32_t fp8_row_bytes(uint32_t cols) { return (cols + 15) / 16 * 16; }
 
 /* Types that lie in strips of QUANT_ROWS rows. */
-static inline bool weight_in_strips(weight_type type) { return type == WEIGHT_FP8 || weight_is_quantised(type); }
+HOST_DEVICE_CONSTANT bool weight_in_strips(weight_type type) { return type == WEIGHT_FP8 || weight_is_quantised(type); }
 
-static inline uint64_t quant_strip_bytes(weight_type type, uint32_t cols) {
+HOST_DEVICE_CONSTANT uint64_t quant_strip_bytes(weight_type type, uint32_t cols) {
     if (type == WEIGHT_FP8) return (uint64_t)QUANT_ROWS * fp8_row_bytes(cols) + QUANT_ROWS * sizeof(float);
     uint64_t bytes = (uint64_t)quant_groups(cols) * (quant_group_bytes(type) + QUANT_SCALE_BYTES);
     return (bytes + 63) / 64 * 64;
 }
 
 /* Bytes of `rows` rows in memory; of types in strips the whole strips that hold them. */
-static inline uint64_t weight_rows_bytes(weight_type type, uint64_t rows, uint32_t cols) {
+HOST_DEVICE_CONSTANT uint64_t weight_rows_bytes(weight_type type, uint64_t rows, uint32_t cols) {
     if (!weight_in_strips(type)) return rows * cols * weight_element_bytes(type);
     return (rows + QUANT_ROWS - 1) / QUANT_ROWS * quant_strip_bytes(type, cols);
 }

@@ -18,35 +18,15 @@
 #define SHARD_KERNELS_CUDA_FRAGMENTS_CUH
 
 #include "shard/kernels/cuda/stored_values.cuh"
-#include "shard/kernels/weight.h"
+#include "shard/kernels/cuda/weight_shape.cuh"
 
-enum { FRAGMENT_ROWS = 16, FRAGMENT_COLUMNS = 64, FRAGMENT_STEPS = 4, FRAGMENT_SCALE_BYTES = 64 };
-
-/* A matrix whose rows FRAGMENT_ROWS · i … are wanted: what is the same for all strips. */
-typedef struct fragment_shape {
-    uint64_t strip_bytes; /* of FRAGMENT_ROWS rows */
-    uint32_t rows, cols;
-    uint32_t row_bytes;   /* bf16, fp8 */
-    uint32_t scales_at;   /* in a strip: q8, q4, fp8 */
-} fragment_shape;
-
-static inline fragment_shape fragment_shape_of(weight_type type, uint32_t rows, uint32_t cols) {
-    fragment_shape s = {0, rows, cols, 0, 0};
-    if (type == WEIGHT_BF16) s.row_bytes = 2 * cols;
-    if (type == WEIGHT_FP8) s.row_bytes = fp8_row_bytes(cols);
-    s.strip_bytes = weight_in_strips(type) ? quant_strip_bytes(type, cols) : (uint64_t)FRAGMENT_ROWS * s.row_bytes;
-    s.scales_at = type == WEIGHT_FP8 ? FRAGMENT_ROWS * s.row_bytes
-                  : weight_is_quantised(type) ? quant_groups(cols) * quant_group_bytes(type)
-                                              : 0;
-    return s;
-}
+enum { FRAGMENT_ROWS = QUANT_ROWS, FRAGMENT_COLUMNS = 64, FRAGMENT_STEPS = 4, FRAGMENT_SCALE_BYTES = 64 };
 
 /* Shared memory of a chunk, a multiple of 64. */
 static __host__ __device__ constexpr int fragment_bytes(int type) {
     return type == WEIGHT_BF16  ? FRAGMENT_ROWS * FRAGMENT_COLUMNS * 2
            : type == WEIGHT_FP8 ? FRAGMENT_ROWS * FRAGMENT_COLUMNS
-           : type == WEIGHT_Q8  ? 2 * Q8_GROUP_BYTES + FRAGMENT_SCALE_BYTES
-                                : 2 * Q4_GROUP_BYTES + FRAGMENT_SCALE_BYTES;
+                                : 2 * (int)quant_group_bytes((weight_type)type) + FRAGMENT_SCALE_BYTES;
 }
 
 template <int type> static __device__ __forceinline__ uint32_t fragment_column(int step, uint32_t t) {
@@ -68,7 +48,7 @@ static __device__ __forceinline__ uint32_t fragment_piece(uint32_t row, uint32_t
 /* Starts copying a chunk of the strip of rows first_row … first_row + 15 (a multiple of 16) to `shared`, by a whole warp. */
 template <int type>
 static __device__ __forceinline__ void fragment_fetch(unsigned char *shared, const unsigned char *strip, uint32_t first_row,
-                                                      const fragment_shape &s, uint32_t chunk) {
+                                                      const weight_shape &s, uint32_t chunk) {
     uint32_t lane = threadIdx.x % WARP, g = lane / 4, t = lane % 4;
     if (type == WEIGHT_BF16) {
 #pragma unroll
@@ -86,7 +66,7 @@ static __device__ __forceinline__ void fragment_fetch(unsigned char *shared, con
             cp_async_16(shared + (i * WARP + lane) * 16, valid ? strip + (size_t)row * s.row_bytes + column : strip, valid);
         }
     } else {
-        const uint32_t group_bytes = type == WEIGHT_Q8 ? (uint32_t)Q8_GROUP_BYTES : (uint32_t)Q4_GROUP_BYTES;
+        constexpr uint32_t group_bytes = quant_group_bytes((weight_type)type);
         uint32_t quant_end = s.scales_at, begin = chunk * 2 * group_bytes;
 #pragma unroll
         for (uint32_t i = 0; i < 2 * group_bytes / (16 * WARP); i++) {
@@ -144,7 +124,7 @@ static __device__ __forceinline__ void fragment_load(uint32_t a[2][4], const uns
 template <int type>
 static __device__ __forceinline__ void fragment_scales(float scale[2], const unsigned char *shared, int half) {
     uint32_t g = threadIdx.x % WARP / 4;
-    const unsigned char *at = shared + 2 * (type == WEIGHT_Q8 ? (int)Q8_GROUP_BYTES : (int)Q4_GROUP_BYTES);
+    const unsigned char *at = shared + 2 * quant_group_bytes((weight_type)type);
     uint32_t pair = *(const uint32_t *)(at + half * QUANT_SCALE_BYTES + 4 * g);
     scale[0] = f16_float((uint16_t)(pair & 0xFFFFu));
     scale[1] = f16_float((uint16_t)(pair >> 16));

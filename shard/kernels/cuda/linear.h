@@ -30,19 +30,14 @@ enum {
 };
 
 /* Columns of one step of a warp, and its bytes in shared memory (quants, then scales). */
-#ifdef __cplusplus
-#define STREAM_CONSTANT static constexpr
-#else
-#define STREAM_CONSTANT static inline
-#endif
-STREAM_CONSTANT uint32_t stream_step_columns(weight_type type) { return type == WEIGHT_BF16 ? 64 : 128; }
-STREAM_CONSTANT uint32_t stream_slot_bytes(weight_type type) {
+HOST_DEVICE_CONSTANT uint32_t stream_step_columns(weight_type type) { return type == WEIGHT_BF16 ? 64 : 128; }
+HOST_DEVICE_CONSTANT uint32_t stream_slot_bytes(weight_type type) {
     return type == WEIGHT_Q4 ? 1024 + 128 : type == WEIGHT_Q8 ? 2048 + 128 : 2048;
 }
 
 /* Groups on a multiprocessor: four keep 96 KiB on their way, which is enough; q4 has half the bytes in as many slots, and needs
  * warps for its arithmetic, as far as there are registers. */
-STREAM_CONSTANT uint32_t stream_groups_wanted(weight_type type, uint32_t n) { return type == WEIGHT_Q4 && n <= 8 ? 5 : 4; }
+HOST_DEVICE_CONSTANT uint32_t stream_groups_wanted(weight_type type, uint32_t n) { return type == WEIGHT_Q4 && n <= 8 ? 5 : 4; }
 
 typedef struct stream_product {
     const void *w;

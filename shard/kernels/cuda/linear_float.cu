@@ -3,13 +3,7 @@
  * A warp computes rows × tokens outputs: lane j adds the columns of quads j, j + 32, … in order with fmaf, and lanes are
  * added by a butterfly (16, 8, 4, 2, 1): the same order for every number of tokens and every tile size. */
 #include "shard/kernels/cuda/linear.h"
-#include "shard/kernels/cuda/device.cuh"
-
-template <int type> static __device__ __forceinline__ float element(const void *w, size_t at) {
-    if constexpr (type == WEIGHT_F32) return ((const float *)w)[at];
-    else if constexpr (type == WEIGHT_F16) return f16_float(((const uint16_t *)w)[at]);
-    else return bf16_float(((const uint16_t *)w)[at]);
-}
+#include "shard/kernels/cuda/weight_element.cuh"
 
 /* Four columns of a row, of which `left` exist, at least one; with vector all four. Others are zeros. */
 template <int type, bool vector>
@@ -22,10 +16,10 @@ static __device__ __forceinline__ float4 load_quad(const void *w, size_t at, uin
         return make_float4(f16_float((uint16_t)(pairs.x & 0xFFFFu)), f16_float((uint16_t)(pairs.x >> 16)),
                            f16_float((uint16_t)(pairs.y & 0xFFFFu)), f16_float((uint16_t)(pairs.y >> 16)));
     } else {
-        float4 v = make_float4(element<type>(w, at), 0.0f, 0.0f, 0.0f);
-        if (left > 1) v.y = element<type>(w, at + 1);
-        if (left > 2) v.z = element<type>(w, at + 2);
-        if (left > 3) v.w = element<type>(w, at + 3);
+        float4 v = make_float4(float_element<type>(w, at), 0.0f, 0.0f, 0.0f);
+        if (left > 1) v.y = float_element<type>(w, at + 1);
+        if (left > 2) v.z = float_element<type>(w, at + 2);
+        if (left > 3) v.w = float_element<type>(w, at + 3);
         return v;
     }
 }

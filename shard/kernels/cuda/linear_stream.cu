@@ -80,7 +80,7 @@ static __device__ __forceinline__ void prefetch_tile(const stream_call *c, const
         prefetch_l2_bytes(data + (size_t)thread * row_bytes + from, row_bytes - from < each ? row_bytes - from : each);
     } else {
         uint32_t from = asked_steps * stream_type<type>::quant_bytes;
-        uint64_t bytes = (uint64_t)stream_groups_of(c->cols) * (stream_type<type>::group_bytes + QUANT_SCALE_BYTES);
+        uint64_t bytes = (uint64_t)quant_groups(c->cols) * (stream_type<type>::group_bytes + QUANT_SCALE_BYTES);
         if (thread > 0 || from >= bytes) return;
         prefetch_l2_bytes(data + from, bytes - from < most ? (uint32_t)(bytes - from) : most);
     }
@@ -114,7 +114,7 @@ typedef struct stream_scales { float of, of_up; } stream_scales;
 
 static __device__ __forceinline__ float row_scale(const stream_call *c, uint32_t p, uint32_t row) {
     const unsigned char *strip = (const unsigned char *)c->product[p].w + (size_t)(row / STREAM_TILE) * c->tile_bytes;
-    return ((const float *)(strip + (size_t)STREAM_TILE * stream_fp8_row(c->cols)))[row % STREAM_TILE];
+    return ((const float *)(strip + (size_t)STREAM_TILE * fp8_row_bytes(c->cols)))[row % STREAM_TILE];
 }
 template <int type>
 static __device__ __forceinline__ stream_scales scales_of(const stream_call *c, const stream_self *s, uint32_t unit) {
@@ -217,17 +217,9 @@ static __global__ void __launch_bounds__(stream_groups_wanted((weight_type)type,
 
 void linear_stream_launch(cudaStream_t stream, weight_type type, const stream_call *c, size_t shared_bytes) {
     dim3 grid(c->blocks * c->token_tiles), block(c->groups * STREAM_THREADS);
-#define WITH(type_)                                                                                                    \
-    case type_:                                                                                                        \
-        if (c->n <= 8) LAUNCH((stream_kernel<type_, 1>), grid, block, shared_bytes, stream, *c);                       \
-        else LAUNCH((stream_kernel<type_, 2>), grid, block, shared_bytes, stream, *c);                                 \
-        break
-    switch (type) {
-        WITH(WEIGHT_BF16);
-        WITH(WEIGHT_Q8);
-        WITH(WEIGHT_Q4);
-        WITH(WEIGHT_FP8);
-        default: break;
-    }
-#undef WITH
+#define STREAM(type)                                                                                                   \
+    if (c->n <= 8) LAUNCH((stream_kernel<type, 1>), grid, block, shared_bytes, stream, *c);                            \
+    else LAUNCH((stream_kernel<type, 2>), grid, block, shared_bytes, stream, *c)
+    TENSOR_TYPE_SWITCH(type, STREAM);
+#undef STREAM
 }

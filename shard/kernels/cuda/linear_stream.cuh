@@ -16,22 +16,19 @@
 
 #include "shard/kernels/cuda/linear.h"
 #include "shard/kernels/cuda/stored_pairs.cuh"
+#include "shard/kernels/cuda/weight_shape.cuh"
 
 template <int type> struct stream_type {
     static constexpr uint32_t columns = stream_step_columns((weight_type)type);
     static constexpr uint32_t slot_bytes = stream_slot_bytes((weight_type)type);
     static constexpr uint32_t fragments = columns / 16;       /* k16 steps of a step */
     static constexpr bool in_rows = type == WEIGHT_BF16 || type == WEIGHT_FP8;
-    static constexpr uint32_t group_bytes = type == WEIGHT_Q8 ? (uint32_t)Q8_GROUP_BYTES : (uint32_t)Q4_GROUP_BYTES;
+    static constexpr uint32_t group_bytes = quant_group_bytes((weight_type)type);
     static constexpr uint32_t quant_bytes = columns / QUANT_GROUP * group_bytes; /* of a step */
 };
 
-static __device__ __forceinline__ uint32_t stream_groups_of(uint32_t cols) {
-    return (cols + QUANT_GROUP - 1) / QUANT_GROUP;
-}
-static __device__ __forceinline__ uint32_t stream_fp8_row(uint32_t cols) { return (cols + 15) / 16 * 16; }
 template <int type> static __device__ __forceinline__ uint32_t stream_row_bytes(uint32_t cols) {
-    return type == WEIGHT_BF16 ? cols * 2 : stream_fp8_row(cols);
+    return type == WEIGHT_BF16 ? cols * 2 : fp8_row_bytes(cols);
 }
 
 /* ---- memory to slot ---- */
@@ -67,7 +64,7 @@ static __device__ __forceinline__ void stream_begin(stream_place *place, const u
             place->further[i - 1] = ((lane / 8 + 4 * i < last ? lane / 8 + 4 * i : last) - row) * row_bytes;
     } else {
         place->from = data + place->step * form::quant_bytes + lane * 16;
-        place->scales = data + (size_t)stream_groups_of(cols) * form::group_bytes +
+        place->scales = data + (size_t)quant_groups(cols) * form::group_bytes +
                         place->step * (form::columns / QUANT_GROUP * QUANT_SCALE_BYTES) + lane * 16;
     }
 }
@@ -95,7 +92,7 @@ static __device__ __forceinline__ void stream_fetch(unsigned char *slot, uint32_
     } else {
         /* Columns that do not exist multiply zeros; a group that does not exist has scales of 0, and finite quants. */
         constexpr uint32_t groups_at_once = form::columns / QUANT_GROUP, pieces = form::quant_bytes / 512;
-        uint32_t left = stream_groups_of(cols) - place->step * groups_at_once;
+        uint32_t left = quant_groups(cols) - place->step * groups_at_once;
         #pragma unroll
         for (uint32_t i = 0; i < pieces; i++)
             cp_async_16(to + i * 512, place->from + i * 512, (i * 512 + lane * 16) / form::group_bytes < left);

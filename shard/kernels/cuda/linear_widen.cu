@@ -31,32 +31,26 @@ void linear_round_launch(cudaStream_t stream, uint16_t *to, uint32_t stride, con
            x_stride, cols, vector, eighths);
 }
 
-/* Four columns of a row as stored, at `word`, times a scale. */
-static __device__ __forceinline__ uint2 scaled(const uint32_t pairs[2], float scale) {
-    return make_uint2(bf16_pack(bf16_low(pairs[0]) * scale, bf16_high(pairs[0]) * scale),
-                      bf16_pack(bf16_low(pairs[1]) * scale, bf16_high(pairs[1]) * scale));
-}
-
 /* Eight columns of one row of a strip. */
 template <int type>
 static __device__ __forceinline__ uint4 widen_eight(const unsigned char *strip, uint32_t cols, uint32_t row,
                                                     uint32_t column) {
-    uint32_t groups = (cols + QUANT_GROUP - 1) / QUANT_GROUP, group = column / QUANT_GROUP, pairs[2];
+    uint32_t groups = quant_groups(cols), group = column / QUANT_GROUP, pairs[2];
     uint2 half[2];
     #pragma unroll
     for (uint32_t k = 0; k < 2; k++, column += 4) {
         if constexpr (type == WEIGHT_FP8) {
-            uint32_t row_bytes = (cols + 15) / 16 * 16;
+            uint32_t row_bytes = fp8_row_bytes(cols);
             stored_fp8(*(const uint32_t *)(strip + (size_t)row * row_bytes + column), pairs);
-            half[k] = scaled(pairs, ((const float *)(strip + (size_t)QUANT_ROWS * row_bytes))[row]);
+            half[k] = stored_scaled(pairs, ((const float *)(strip + (size_t)QUANT_ROWS * row_bytes))[row]);
         } else {
-            constexpr uint32_t group_bytes = type == WEIGHT_Q8 ? (uint32_t)Q8_GROUP_BYTES : (uint32_t)Q4_GROUP_BYTES;
+            constexpr uint32_t group_bytes = quant_group_bytes((weight_type)type);
             uint32_t inside = column % QUANT_GROUP, chunk = (type == WEIGHT_Q8 ? inside : inside % 16) / 4;
             uint32_t word = *(const uint32_t *)(strip + (size_t)group * group_bytes + chunk * 64 + row * 4);
             if constexpr (type == WEIGHT_Q8) stored_q8(word, pairs);
             else stored_q4(inside < 16 ? word : word >> 4, pairs);
             const uint16_t *scales = (const uint16_t *)(strip + (size_t)groups * group_bytes);
-            half[k] = scaled(pairs, f16_float(scales[group * QUANT_ROWS + row]));
+            half[k] = stored_scaled(pairs, f16_float(scales[group * QUANT_ROWS + row]));
         }
     }
     return make_uint4(half[0].x, half[0].y, half[1].x, half[1].y);

@@ -5,6 +5,7 @@
 #include <stdlib.h>
 
 #include "base/memory.h"
+#include "shard/kernels/cuda/linear.h"
 
 /* Addresses of a layer's matrices that do not lie at one distance from each other. */
 typedef struct expert_table {
@@ -210,7 +211,7 @@ static void run_experts(cuda_backend *c, const moe_layer *m, const expert_parts 
     if (many) {
         uint32_t x_stride = round_up(m->hidden, 8);
         act_stride = round_up(m->width, 8);
-        moe_round_launch(stream, s->x, x_stride, x, m->hidden, n);
+        linear_round_launch(stream, s->x, x_stride, x, m->hidden, m->hidden, n);
         moe_many_gate_up_launch(stream, &source, &p->gate, &p->up, s->x, x_stride, s->act, act_stride);
         moe_many_down_launch(stream, &source, &p->down, s->act, act_stride, s->y_pair);
     } else {

@@ -94,8 +94,6 @@ void moe_plain_down_launch(cudaStream_t stream, const expert_source *s, const ex
                            uint32_t act_stride, float *y_pair);
 
 /* ---- moe_experts_many.cu ---- */
-/* to[n, to_stride] is x[n, cols] as bf16, zeros behind. */
-void moe_round_launch(cudaStream_t stream, uint16_t *to, uint32_t to_stride, const float *x, uint32_t cols, uint32_t n);
 void moe_many_gate_up_launch(cudaStream_t stream, const expert_source *s, const expert_matrix *gate,
                              const expert_matrix *up, const uint16_t *x, uint32_t x_stride, uint16_t *act,
                              uint32_t act_stride);

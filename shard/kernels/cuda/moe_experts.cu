@@ -104,7 +104,7 @@ static __device__ __forceinline__ void load_tokens(float4 b[tiles][FRAGMENT_STEP
  * lane / 4 of the tile (NULL: none), of x_cols columns, a multiple of 4 and zero beyond the matrix's. */
 template <int type, int tiles, int matrices>
 static __device__ __forceinline__ void walk(float sum[matrices][tiles][4], unsigned char *shared,
-                                            const unsigned char *const strip[matrices], const fragment_shape &shape,
+                                            const unsigned char *const strip[matrices], const weight_shape &shape,
                                             uint32_t first_row, uint32_t first, uint32_t step, const float *const x[tiles],
                                             uint32_t x_cols) {
     constexpr int stages = walk_stages(type), bytes = fragment_bytes(type);
@@ -173,7 +173,7 @@ template <int tiles> static __device__ __forceinline__ void store_sums(float *to
 
 /* What is left to multiply a row's sum by; 1 but for fp8. */
 template <int type>
-static __device__ __forceinline__ float row_scale(const unsigned char *strip, const fragment_shape &shape, uint32_t row) {
+static __device__ __forceinline__ float row_scale(const unsigned char *strip, const weight_shape &shape, uint32_t row) {
     return type == WEIGHT_FP8 ? ((const float *)(strip + shape.scales_at))[row] : 1.0f;
 }
 
@@ -188,7 +188,7 @@ typedef struct gate_hints {
 
 /* The beginning of a strip, or of each of its rows, by a warp. */
 template <int type>
-static __device__ __forceinline__ void prefetch_strip(const unsigned char *strip, const fragment_shape &shape,
+static __device__ __forceinline__ void prefetch_strip(const unsigned char *strip, const weight_shape &shape,
                                                       uint32_t first_row, uint32_t bytes) {
     uint32_t lane = threadIdx.x % WARP;
     if (type == WEIGHT_BF16 || type == WEIGHT_FP8) {
@@ -203,7 +203,7 @@ static __device__ __forceinline__ void prefetch_strip(const unsigned char *strip
 /* Strips of the block's expert, if the kernel that chose it has ended; else of whatever stands there. */
 template <int type>
 static __device__ __forceinline__ void prefetch_own(const expert_source &s, const expert_matrix &gate, const expert_matrix &up,
-                                                    const fragment_shape &shape, uint32_t bytes) {
+                                                    const weight_shape &shape, uint32_t bytes) {
     uint32_t warp = threadIdx.x / WARP;
     if (bytes == 0 || warp > 1) return;
     uint32_t id = load_hint(s.ids + blockIdx.y) - s.own_begin;
@@ -222,7 +222,7 @@ static __device__ __forceinline__ void prefetch_down(const expert_matrix &down, 
 
 template <int type, int tiles>
 static __global__ void __launch_bounds__(GATE_WARPS *WARP, 3)
-    gate_up_kernel(expert_source s, expert_matrix gate, expert_matrix up, expert_matrix down, fragment_shape shape,
+    gate_up_kernel(expert_source s, expert_matrix gate, expert_matrix up, expert_matrix down, weight_shape shape,
                    gate_hints early, const float *x, float *act, uint32_t act_stride) {
     enum { COLUMNS = tiles * TILE_TOKENS };
     __shared__ expert_hits hits;
@@ -271,7 +271,7 @@ static __global__ void __launch_bounds__(GATE_WARPS *WARP, 3)
 template <int type, int tiles>
 static __device__ __forceinline__ void down_rows(float *to, unsigned char *shared, const expert_hits *hits,
                                                  const expert_source &s, const expert_matrix &down,
-                                                 const fragment_shape &shape, const float *act, uint32_t act_stride,
+                                                 const weight_shape &shape, const float *act, uint32_t act_stride,
                                                  uint32_t index, uint32_t expert) {
     const float *rows[tiles];
     uint32_t g = threadIdx.x % WARP / 4;
@@ -297,7 +297,7 @@ static __device__ __forceinline__ void down_rows(float *to, unsigned char *share
  * up, a fast one may be in the next: its sums go to the other buffer. */
 template <int type, int tiles>
 static __global__ void __launch_bounds__(DOWN_WARPS *WARP, 2)
-    down_few_kernel(expert_source s, expert_matrix down, fragment_shape shape, const float *act, uint32_t act_stride,
+    down_few_kernel(expert_source s, expert_matrix down, weight_shape shape, const float *act, uint32_t act_stride,
                     const float *weights, float *y, uint32_t n) {
     enum { COLUMNS = tiles * TILE_TOKENS };
     __shared__ expert_hits hits;
@@ -330,7 +330,7 @@ static __global__ void __launch_bounds__(DOWN_WARPS *WARP, 2)
 
 template <int type, int tiles>
 static __global__ void __launch_bounds__(DOWN_WARPS *WARP, 2)
-    down_pairs_kernel(expert_source s, expert_matrix down, fragment_shape shape, const float *act, uint32_t act_stride,
+    down_pairs_kernel(expert_source s, expert_matrix down, weight_shape shape, const float *act, uint32_t act_stride,
                        float *y_pair) {
     enum { COLUMNS = tiles * TILE_TOKENS };
     __shared__ expert_hits hits;
@@ -356,23 +356,14 @@ static __global__ void __launch_bounds__(DOWN_WARPS *WARP, 2)
 
 static uint32_t strips_of(uint32_t rows) { return (rows + FRAGMENT_ROWS - 1) / FRAGMENT_ROWS; }
 
-/* CALL(type, tiles) of the types that fragments are made of. */
-#define FRAGMENT_SWITCH(type, tiles, CALL)                                                                             \
-    do {                                                                                                               \
-        switch (type) {                                                                                                \
-        case WEIGHT_BF16: CALL(WEIGHT_BF16, tiles); break;                                                             \
-        case WEIGHT_Q8: CALL(WEIGHT_Q8, tiles); break;                                                                 \
-        case WEIGHT_Q4: CALL(WEIGHT_Q4, tiles); break;                                                                 \
-        case WEIGHT_FP8: CALL(WEIGHT_FP8, tiles); break;                                                               \
-        default: break;                                                                                                \
-        }                                                                                                              \
-    } while (0)
-
 /* Few rows fill one tile or two; so may the items of a list. */
 static bool one_tile(const expert_source *s) { return s->pairs <= TILE_TOKENS * s->active; }
+#define LAUNCH_TILES(kernel, type, ...)                                                                                \
+    if (one_tile(s)) LAUNCH((kernel<type, 1>), __VA_ARGS__);                                                           \
+    else LAUNCH((kernel<type, 2>), __VA_ARGS__)
 
 /* Hints fill half of the second cache; with more rows there are soon more experts than that holds. */
-static gate_hints hints_for(const expert_source *s, const fragment_shape *shape, const expert_matrix *down, dim3 grid) {
+static gate_hints hints_for(const expert_source *s, const weight_shape *shape, const expert_matrix *down, dim3 grid) {
     const uint64_t most = 24 << 20, blocks = (uint64_t)grid.x * grid.y;
     gate_hints h = {0, 0, 0, 0};
     if (!s->one_row || blocks == 0) return h;
@@ -387,39 +378,36 @@ static gate_hints hints_for(const expert_source *s, const fragment_shape *shape,
 extern "C" void moe_gate_up_launch(cudaStream_t stream, const expert_source *s, const expert_matrix *gate,
                                    const expert_matrix *up, const expert_matrix *down, const float *x, float *act,
                                    uint32_t act_stride) {
-    fragment_shape shape = fragment_shape_of(gate->type, gate->rows, gate->cols);
+    weight_shape shape = weight_shape_of(gate->type, gate->rows, gate->cols);
     dim3 grid(strips_of(act_stride), s->items_max);
     gate_hints early = hints_for(s, &shape, down, grid);
-#define GATE_UP(type, tiles)                                                                                           \
-    LAUNCH((gate_up_kernel<type, tiles>), grid, dim3(GATE_WARPS *WARP), GATE_WARPS *walk_bytes(type, 2), stream, *s,   \
-           *gate, *up, *down, shape, early, x, act, act_stride)
-    if (one_tile(s)) FRAGMENT_SWITCH(gate->type, 1, GATE_UP);
-    else FRAGMENT_SWITCH(gate->type, 2, GATE_UP);
+#define GATE_UP(type)                                                                                                  \
+    LAUNCH_TILES(gate_up_kernel, type, grid, dim3(GATE_WARPS *WARP), GATE_WARPS *walk_bytes(type, 2), stream, *s,      \
+                 *gate, *up, *down, shape, early, x, act, act_stride)
+    TENSOR_TYPE_SWITCH(gate->type, GATE_UP);
 #undef GATE_UP
 }
 
 extern "C" void moe_down_few_launch(cudaStream_t stream, const expert_source *s, const expert_matrix *down,
                                     const float *act, uint32_t act_stride, const float *weights, float *y, uint32_t n) {
-    fragment_shape shape = fragment_shape_of(down->type, down->rows, down->cols);
+    weight_shape shape = weight_shape_of(down->type, down->rows, down->cols);
     expert_source hits = *s;
     dim3 grid(strips_of(down->rows));
     hits.one_row = false; /* sums are in the order of experts */
-#define DOWN_FEW(type, tiles)                                                                                          \
-    LAUNCH((down_few_kernel<type, tiles>), grid, dim3(DOWN_WARPS *WARP), DOWN_WARPS *walk_bytes(type, 1), stream, hits, \
-           *down, shape, act, act_stride, weights, y, n)
-    if (one_tile(s)) FRAGMENT_SWITCH(down->type, 1, DOWN_FEW);
-    else FRAGMENT_SWITCH(down->type, 2, DOWN_FEW);
+#define DOWN_FEW(type)                                                                                                 \
+    LAUNCH_TILES(down_few_kernel, type, grid, dim3(DOWN_WARPS *WARP), DOWN_WARPS *walk_bytes(type, 1), stream, hits,   \
+                 *down, shape, act, act_stride, weights, y, n)
+    TENSOR_TYPE_SWITCH(down->type, DOWN_FEW);
 #undef DOWN_FEW
 }
 
 extern "C" void moe_down_pairs_launch(cudaStream_t stream, const expert_source *s, const expert_matrix *down,
                                        const float *act, uint32_t act_stride, float *y_pair) {
-    fragment_shape shape = fragment_shape_of(down->type, down->rows, down->cols);
+    weight_shape shape = weight_shape_of(down->type, down->rows, down->cols);
     dim3 grid(strips_of(down->rows), (s->items_max + DOWN_WARPS - 1) / DOWN_WARPS);
-#define DOWN_PAIRS(type, tiles)                                                                                       \
-    LAUNCH((down_pairs_kernel<type, tiles>), grid, dim3(DOWN_WARPS *WARP), DOWN_WARPS *walk_bytes(type, 1), stream,   \
-           *s, *down, shape, act, act_stride, y_pair)
-    if (one_tile(s)) FRAGMENT_SWITCH(down->type, 1, DOWN_PAIRS);
-    else FRAGMENT_SWITCH(down->type, 2, DOWN_PAIRS);
+#define DOWN_PAIRS(type)                                                                                               \
+    LAUNCH_TILES(down_pairs_kernel, type, grid, dim3(DOWN_WARPS *WARP), DOWN_WARPS *walk_bytes(type, 1), stream, *s,   \
+                 *down, shape, act, act_stride, y_pair)
+    TENSOR_TYPE_SWITCH(down->type, DOWN_PAIRS);
 #undef DOWN_PAIRS
 }

@@ -10,7 +10,7 @@
 #include "shard/kernels/cpu/ref_math.h"
 #include "shard/kernels/cuda/moe_places.cuh"
 #include "shard/kernels/cuda/stored_values.cuh"
-#include "shard/kernels/cuda/weight_element.cuh"
+#include "shard/kernels/cuda/weight_shape.cuh"
 
 enum {
     MANY_THREADS = 256,
@@ -22,7 +22,6 @@ enum {
     MANY_SHARED = SLICES * 2 * OPERAND_BYTES,
     WARP_TOKENS = 64, WARP_ROWS = 32, /* of 2 · 4 warps */
     TOKEN_TILES = WARP_TOKENS / 16, ROW_TILES = WARP_ROWS / 8,
-    ROUND_THREADS = 256,
 };
 
 static __device__ __forceinline__ unsigned char *piece_at(unsigned char *operand, uint32_t row, uint32_t piece) {
@@ -72,29 +71,23 @@ static __device__ __forceinline__ void load_stored(stored_slice<type> *s, const 
         s->values[i] = make_uint4(0, 0, 0, 0);
         s->scales[i] = make_uint2(0, 0);
         if (type == WEIGHT_FP8) { /* four threads have a row's 64 bytes */
-            uint32_t r = at / 4, col = column + at % 4 * 16, row_bytes = (w.shape.cols + 15) / 16 * 16;
+            uint32_t r = at / 4, col = column + at % 4 * 16;
             const unsigned char *strip = group_of<gated>(w, r / 16, &first);
             strip += first / 16 * w.shape.strip_bytes;
-            if (first >= w.shape.rows || col >= row_bytes) continue;
-            s->values[i] = load_stream(strip + (size_t)(r % 16) * row_bytes + col);
-            s->scales[i].x = *(const uint32_t *)(strip + 16 * row_bytes + r % 16 * 4);
+            if (first >= w.shape.rows || col >= w.shape.row_bytes) continue;
+            s->values[i] = load_stream(strip + (size_t)(r % 16) * w.shape.row_bytes + col);
+            s->scales[i].x = *(const uint32_t *)(strip + w.shape.scales_at + r % 16 * 4);
         } else { /* four threads have a chunk of 64 bytes: 16 rows of 4 columns, or of 4 and 4 */
-            const uint32_t bytes = type == WEIGHT_Q8 ? (uint32_t)Q8_GROUP_BYTES : (uint32_t)Q4_GROUP_BYTES;
+            constexpr uint32_t bytes = quant_group_bytes((weight_type)type);
             uint32_t strip_index = at / (2 * bytes / 16), within = at % (2 * bytes / 16) * 16;
             uint32_t group = column / QUANT_GROUP + within / bytes;
             const unsigned char *strip = group_of<gated>(w, strip_index, &first);
             strip += first / 16 * w.shape.strip_bytes;
-            if (first >= w.shape.rows || group >= w.shape.groups) continue;
+            if (first >= w.shape.rows || group >= quant_groups(w.shape.cols)) continue;
             s->values[i] = load_stream(strip + (size_t)group * bytes + within % bytes);
-            s->scales[i] = *(const uint2 *)(strip + (size_t)w.shape.groups * bytes + group * QUANT_SCALE_BYTES +
-                                            within % 64 / 16 * 8);
+            s->scales[i] = *(const uint2 *)(strip + w.shape.scales_at + group * QUANT_SCALE_BYTES + within % 64 / 16 * 8);
         }
     }
-}
-
-/* Two exact bf16 times a scale, rounded to bf16. */
-static __device__ __forceinline__ uint32_t scaled_pair(uint32_t pair, float scale) {
-    return bf16_pack(bf16_low(pair) * scale, bf16_high(pair) * scale);
 }
 
 template <int type>
@@ -105,17 +98,16 @@ static __device__ __forceinline__ void store_stored(unsigned char *to, const sto
         const uint32_t words[4] = {s.values[i].x, s.values[i].y, s.values[i].z, s.values[i].w};
         if (type == WEIGHT_FP8) {
             float scale = __uint_as_float(s.scales[i].x);
-            uint32_t out[8];
+            uint2 out[4];
 #pragma unroll
             for (int j = 0; j < 4; j++) {
                 stored_fp8(words[j], pair);
-                out[2 * j] = scaled_pair(pair[0], scale);
-                out[2 * j + 1] = scaled_pair(pair[1], scale);
+                out[j] = stored_scaled(pair, scale);
             }
-            *(uint4 *)piece_at(to, at / 4, at % 4 * 2) = make_uint4(out[0], out[1], out[2], out[3]);
-            *(uint4 *)piece_at(to, at / 4, at % 4 * 2 + 1) = make_uint4(out[4], out[5], out[6], out[7]);
+            *(uint4 *)piece_at(to, at / 4, at % 4 * 2) = make_uint4(out[0].x, out[0].y, out[1].x, out[1].y);
+            *(uint4 *)piece_at(to, at / 4, at % 4 * 2 + 1) = make_uint4(out[2].x, out[2].y, out[3].x, out[3].y);
         } else {
-            const uint32_t bytes = type == WEIGHT_Q8 ? (uint32_t)Q8_GROUP_BYTES : (uint32_t)Q4_GROUP_BYTES;
+            constexpr uint32_t bytes = quant_group_bytes((weight_type)type);
             uint32_t within = at % (2 * bytes / 16) * 16, group = within / bytes, chunk = within % bytes / 64;
             uint32_t r = at / (2 * bytes / 16) * 16 + within % 64 / 4;
 #pragma unroll
@@ -127,8 +119,7 @@ static __device__ __forceinline__ void store_stored(unsigned char *to, const sto
                     uint32_t column = group * 32 + nibble * 16 + chunk * 4;
                     if (type == WEIGHT_Q8) stored_q8(words[j], pair);
                     else stored_q4(words[j] >> 4 * nibble, pair);
-                    *(uint2 *)(piece_at(to, r + j, column / 8) + column % 8 * 2) =
-                        make_uint2(scaled_pair(pair[0], scale), scaled_pair(pair[1], scale));
+                    *(uint2 *)(piece_at(to, r + j, column / 8) + column % 8 * 2) = stored_scaled(pair, scale);
                 }
             }
         }
@@ -274,35 +265,6 @@ static __global__ void __launch_bounds__(MANY_THREADS, 2)
     store_tile<gated>(out, sum, pairs, w.first, shape.rows);
 }
 
-/* ---- rounding ---- */
-
-static __global__ void round_kernel(uint16_t *to, uint32_t to_stride, const float *x, uint32_t cols) {
-    uint32_t i = (blockIdx.y * ROUND_THREADS + threadIdx.x) * 2;
-    grid_release();
-    grid_wait();
-    if (i >= to_stride) return;
-    const float *row = x + (size_t)blockIdx.x * cols;
-    uint32_t pair = bf16_pack(i < cols ? row[i] : 0.0f, i + 1 < cols ? row[i + 1] : 0.0f);
-    *(uint32_t *)(to + (size_t)blockIdx.x * to_stride + i) = pair;
-}
-
-extern "C" void moe_round_launch(cudaStream_t stream, uint16_t *to, uint32_t to_stride, const float *x, uint32_t cols,
-                                 uint32_t n) {
-    dim3 grid(n, (to_stride / 2 + ROUND_THREADS - 1) / ROUND_THREADS);
-    LAUNCH(round_kernel, grid, dim3(ROUND_THREADS), 0, stream, to, to_stride, x, cols);
-}
-
-#define MANY_SWITCH(type, CALL)                                                                                        \
-    do {                                                                                                               \
-        switch (type) {                                                                                                \
-        case WEIGHT_BF16: CALL(WEIGHT_BF16); break;                                                                    \
-        case WEIGHT_Q8: CALL(WEIGHT_Q8); break;                                                                        \
-        case WEIGHT_Q4: CALL(WEIGHT_Q4); break;                                                                        \
-        case WEIGHT_FP8: CALL(WEIGHT_FP8); break;                                                                      \
-        default: break;                                                                                                \
-        }                                                                                                              \
-    } while (0)
-
 extern "C" void moe_many_gate_up_launch(cudaStream_t stream, const expert_source *s, const expert_matrix *gate,
                                         const expert_matrix *up, const uint16_t *x, uint32_t x_stride, uint16_t *act,
                                         uint32_t act_stride) {
@@ -311,7 +273,7 @@ extern "C" void moe_many_gate_up_launch(cudaStream_t stream, const expert_source
     dim3 grid((act_stride + MANY_ROWS / 2 - 1) / (MANY_ROWS / 2), s->items_max);
 #define MANY_GATE_UP(type)                                                                                             \
     LAUNCH((many_kernel<type, true>), grid, dim3(MANY_THREADS), MANY_SHARED, stream, *s, *gate, *up, shape, x, x_stride, out)
-    MANY_SWITCH(gate->type, MANY_GATE_UP);
+    TENSOR_TYPE_SWITCH(gate->type, MANY_GATE_UP);
 #undef MANY_GATE_UP
 }
 
@@ -323,6 +285,6 @@ extern "C" void moe_many_down_launch(cudaStream_t stream, const expert_source *s
 #define MANY_DOWN(type)                                                                                                \
     LAUNCH((many_kernel<type, false>), grid, dim3(MANY_THREADS), MANY_SHARED, stream, *s, *down, *down, shape, act,     \
            act_stride, out)
-    MANY_SWITCH(down->type, MANY_DOWN);
+    TENSOR_TYPE_SWITCH(down->type, MANY_DOWN);
 #undef MANY_DOWN
 }

@@ -38,4 +38,10 @@ static __device__ __forceinline__ void stored_fp8(uint32_t word, uint32_t out[2]
     out[1] = stored_fp8_pair(__byte_perm(word, 0, 0x3424u));
 }
 
+/* Four columns times their scale, rounded to bf16. */
+static __device__ __forceinline__ uint2 stored_scaled(const uint32_t pairs[2], float scale) {
+    return make_uint2(bf16_pack(bf16_low(pairs[0]) * scale, bf16_high(pairs[0]) * scale),
+                      bf16_pack(bf16_low(pairs[1]) * scale, bf16_high(pairs[1]) * scale));
+}
+
 #endif
