@@ -22,6 +22,9 @@
  * subnormal numbers, at which processors take a hundred times as long. */
 #define SOFTMAX_LOWEST -64.0f
 
+/* Values whose largest magnitude is below this are 0 as 8 bits. */
+#define QUANT_LEAST 0x1p-100f
+
 /* tanh(x) = x + x³ (P0 + P1 x² + …) for |x| ≤ 0.625, relative error 2^-27.8 */
 #define TANH_NEAR 0.625f
 #define TANH_P0 -0x1.555532p-2f

@@ -15,11 +15,11 @@
 #define SHARD_KERNELS_CPU_QUANT_H
 
 #include "base/status.h"
+#include "shard/kernels/cpu/math_constants.h"
 #include "shard/kernels/weight.h"
 #include <stddef.h>
 #include <stdint.h>
 
-#define QUANT_LEAST 0x1p-100f
 enum { QUANT_BLOCK = 16 }; /* tokens that lie together */
 
 /* Quantised activations. Tokens stand in blocks of block_rows; a last block that is not full has its other rows zero. */

@@ -49,22 +49,6 @@ static __device__ __forceinline__ void issue(const attention_call &c, const pref
     cp_async_commit();
 }
 
-/* ---- queries ---- */
-
-template <int DIM, bool HALF>
-static __device__ __forceinline__ void load_queries(const attention_call &c, const prefill_work &w) {
-    constexpr uint32_t chunks = DIM / 8;
-    for (uint32_t at = threadIdx.x; at < ATTENTION_TILE * chunks; at += ATTENTION_THREADS) {
-        uint32_t query = at / chunks, chunk = at % chunks, index = query / w.heads.count;
-        uint4 x = make_uint4(0, 0, 0, 0);
-        if (index < w.rows) {
-            uint32_t row = w.span.row + w.first + index, head = w.heads.begin + query % w.heads.count;
-            x = query_chunk<DIM, HALF>(c, c.q + ((size_t)row * c.heads + head) * DIM, row, 8 * chunk);
-        }
-        *(uint4 *)(w.shared + tile_at(query, chunk, 2 * DIM)) = x;
-    }
-}
-
 /* ---- scores ---- */
 
 /* Right operands of 16 keys and one step: r[0], r[1] are the first eight keys', r[2], r[3] the others'. */
@@ -135,30 +119,9 @@ static __device__ __forceinline__ void exchange_scores(float *exchange, float su
 
 /* ---- softmax ---- */
 
-/* A lane's two queries, lane / 4 and eight below: what they see, and their sums. */
-typedef struct query_state {
-    uint32_t row[2]; /* of the tile */
-    uint32_t least[2], position[2];
-    float m[2], l[2];
-} query_state;
-
-static __device__ __forceinline__ void begin_queries(const attention_call &c, const prefill_work &w, query_state *q) {
-    uint32_t warp = threadIdx.x / WARP, lane = threadIdx.x % WARP;
-#pragma unroll
-    for (int i = 0; i < 2; i++) {
-        q->row[i] = warp % 2 * 32 + warp / 4 * 16 + lane / 4 + 8 * i;
-        uint32_t index = q->row[i] / w.heads.count;
-        if (index >= w.rows) index = w.rows - 1; /* there is no such query: what the last one sees is harmless */
-        q->position[i] = w.span.position + w.first + index;
-        q->least[i] = attention_first_key(c, q->position[i]);
-        q->m[i] = -INFINITY;
-        q->l[i] = 0.0f;
-    }
-}
-
 /* Scores become weights. One barrier inside; weights are there after another. */
 template <bool BYTES>
-static __device__ __forceinline__ void tile_softmax(float s[4][4], query_state *q, prefill_stats *stats,
+static __device__ __forceinline__ void tile_softmax(float s[4][4], query_pair *q, prefill_stats *stats,
                                                     unsigned char *weights, uint32_t start, const float *key_scales,
                                                     const float *value_scales) {
     uint32_t warp = threadIdx.x / WARP, lane = threadIdx.x % WARP, part = warp / 2 % 2;
@@ -242,7 +205,7 @@ static __device__ __forceinline__ void tile_values(const unsigned char *tile, co
 }
 
 template <int DIM>
-static __device__ __forceinline__ void write_tile(const attention_call &c, const prefill_work &w, query_state *q,
+static __device__ __forceinline__ void write_tile(const attention_call &c, const prefill_work &w, query_pair *q,
                                                   prefill_stats *stats, float (*o)[DIM / 32][4]) {
     constexpr int columns = DIM / 32;
     uint32_t warp = threadIdx.x / WARP, lane = threadIdx.x % WARP;
@@ -284,9 +247,10 @@ static __global__ void __launch_bounds__(ATTENTION_THREADS, 1)
     uint32_t first_page = w.least / ATTENTION_PAGE, pages = w.last / ATTENTION_PAGE - first_page + 1;
     w.tiles = pages * (HALF ? 1 : 2);
     if (RING == 2) issue<DIM, HALF, BYTES, RING>(c, w, 0);
-    load_queries<DIM, HALF>(c, w);
-    query_state q;
-    begin_queries(c, w, &q);
+    load_queries<DIM, HALF, ATTENTION_TILE, false>(c, w);
+    query_pair q;
+    uint32_t warp = threadIdx.x / WARP;
+    begin_queries(c, w, &q, warp % 2 * 32 + warp / 4 * 16 + threadIdx.x % WARP / 4);
     key_turn turn;
     if constexpr (HALF) load_turn(c, &turn);
     prefill_stats *stats = (prefill_stats *)(shared + shape::stats_offset);

@@ -1,5 +1,4 @@
-/* What the two kernels of prefill share: which tile of queries a block takes, and queries and keys that
- * turn. */
+/* What the two kernels of prefill share: which tile of queries a block takes, its queries, and keys that turn. */
 #ifndef SHARD_KERNELS_CUDA_ATTENTION_PREFILL_CUH
 #define SHARD_KERNELS_CUDA_ATTENTION_PREFILL_CUH
 
@@ -48,6 +47,43 @@ static __device__ __forceinline__ uint4 query_chunk(const attention_call &c, con
         }
     }
     return make_uint4(bf16_pack(x[0], x[1]), bf16_pack(x[2], x[3]), bf16_pack(x[4], x[5]), bf16_pack(x[6], x[7]));
+}
+
+/* The tile's queries to the beginning of shared memory. BLOCKS: as tiles of blocks, 64 queries each (attention_tile.cuh). */
+template <int DIM, bool HALF, uint32_t QUERIES, bool BLOCKS>
+static __device__ __forceinline__ void load_queries(const attention_call &c, const prefill_work &w) {
+    constexpr uint32_t chunks = DIM / 8;
+    for (uint32_t at = threadIdx.x; at < QUERIES * chunks; at += ATTENTION_THREADS) {
+        uint32_t query = at / chunks, chunk = at % chunks, index = query / w.heads.count;
+        uint4 x = make_uint4(0, 0, 0, 0);
+        if (index < w.rows) {
+            uint32_t row = w.span.row + w.first + index, head = w.heads.begin + query % w.heads.count;
+            x = query_chunk<DIM, HALF>(c, c.q + ((size_t)row * c.heads + head) * DIM, row, 8 * chunk);
+        }
+        uint32_t place = BLOCKS ? query / 64 * tile_bytes(DIM) + block_at(query % 64, chunk) : tile_at(query, chunk, 2 * DIM);
+        *(uint4 *)(w.shared + place) = x;
+    }
+}
+
+/* A lane's two queries of the tile, eight apart: what they see, and their sums. */
+typedef struct query_pair {
+    uint32_t row[2]; /* of the tile */
+    uint32_t least[2], position[2];
+    float m[2], l[2];
+} query_pair;
+
+static __device__ __forceinline__ void begin_queries(const attention_call &c, const prefill_work &w, query_pair *q,
+                                                     uint32_t first) {
+#pragma unroll
+    for (int i = 0; i < 2; i++) {
+        q->row[i] = first + 8 * i;
+        uint32_t index = q->row[i] / w.heads.count;
+        if (index >= w.rows) index = w.rows - 1; /* there is no such query: what the last one sees is harmless */
+        q->position[i] = w.span.position + w.first + index;
+        q->least[i] = attention_first_key(c, q->position[i]);
+        q->m[i] = -INFINITY;
+        q->l[i] = 0.0f;
+    }
 }
 
 /* ---- keys that turn ---- */

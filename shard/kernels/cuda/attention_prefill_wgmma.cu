@@ -25,28 +25,6 @@ template <int DIM, bool HALF> struct wgmma_shape {
     static_assert(part == queries * DIM, "queries are 2 bytes");
 };
 
-/* A thread's two queries, lane / 4 and eight below in its warp's 16: what they see, and their sums. */
-typedef struct query_pair {
-    uint32_t row[2];             /* of the tile */
-    uint32_t least[2], position[2];
-    float m[2], l[2];
-} query_pair;
-
-template <bool HALF>
-static __device__ __forceinline__ void begin_queries(const attention_call &c, const prefill_work &w, query_pair *q) {
-    uint32_t group = threadIdx.x / WARPGROUP, warp = threadIdx.x / WARP % 4, lane = threadIdx.x % WARP;
-#pragma unroll
-    for (int i = 0; i < 2; i++) {
-        q->row[i] = (HALF ? 0 : group * 64) + warp * 16 + lane / 4 + 8 * i;
-        uint32_t index = q->row[i] / w.heads.count;
-        if (index >= w.rows) index = w.rows - 1; /* there is no such query: what the last one sees is harmless */
-        q->position[i] = w.span.position + w.first + index;
-        q->least[i] = attention_first_key(c, q->position[i]);
-        q->m[i] = -INFINITY;
-        q->l[i] = 0.0f;
-    }
-}
-
 /* ---- loading ---- */
 
 /* Starts copying the page-th page that the tile sees, if there is one. */
@@ -62,20 +40,6 @@ static __device__ __forceinline__ void issue_page(const attention_call &c, const
         if (!HALF) tile_issue<DIM, false, true>(to + tile_bytes(DIM), rows + c.rows_bytes, begin, end);
     }
     cp_async_commit();
-}
-
-template <int DIM, bool HALF>
-static __device__ __forceinline__ void load_queries(const attention_call &c, const prefill_work &w) {
-    constexpr uint32_t chunks = DIM / 8;
-    for (uint32_t at = threadIdx.x; at < wgmma_shape<DIM, HALF>::queries * chunks; at += ATTENTION_THREADS) {
-        uint32_t query = at / chunks, chunk = at % chunks, index = query / w.heads.count;
-        uint4 x = make_uint4(0, 0, 0, 0);
-        if (index < w.rows) {
-            uint32_t row = w.span.row + w.first + index, head = w.heads.begin + query % w.heads.count;
-            x = query_chunk<DIM, HALF>(c, c.q + ((size_t)row * c.heads + head) * DIM, row, 8 * chunk);
-        }
-        *(uint4 *)(w.shared + query / 64 * tile_bytes(DIM) + block_at(query % 64, chunk)) = x;
-    }
 }
 
 /* ---- scores ---- */
@@ -220,9 +184,9 @@ static __device__ __forceinline__ void prefill(const attention_call &c, uint32_t
     uint32_t first_page = w.least / ATTENTION_PAGE;
     w.tiles = w.last / ATTENTION_PAGE - first_page + 1;
     issue_page<DIM, HALF>(c, w, 0);
-    load_queries<DIM, HALF>(c, w);
+    load_queries<DIM, HALF, shape::queries, true>(c, w);
     query_pair q;
-    begin_queries<HALF>(c, w, &q);
+    begin_queries(c, w, &q, (HALF ? 0 : group * 64) + threadIdx.x % WARPGROUP / WARP * 16 + threadIdx.x % WARP / 4);
     key_turn turn = {};
     if constexpr (HALF) load_turn(c, &turn);
     /* Pages that every query sees whole. */

@@ -104,7 +104,7 @@ void cuda_scan_close(cuda_backend *c);
 status cuda_scan(backend *b, const float *logits, uint32_t share, uint32_t first_id, const scan_row *rows, uint32_t n,
                  void *out, const float **adjusted);
 
-/* ---- rows.cu: operators whose work item is a row or an element ---- */
+/* ---- norms.cu, elements.cu: operators whose work item is a row, or an element ---- */
 void cuda_rope_angles(cudaStream_t stream, float *cosine, float *sine, const uint32_t *positions, uint32_t n, uint32_t step,
                       double base, uint32_t head_dim, uint32_t pairs); /* positions NULL: 0, step, 2·step … */
 void cuda_pages_set(cudaStream_t stream, uint32_t *const pages[PAGE_TABLES], uint32_t pages_per_slot,

@@ -239,15 +239,17 @@ static __device__ __forceinline__ void bf16_split(float x0, float x1, uint32_t *
     *low = bf16_pack(x0 - bf16_low(h), x1 - bf16_high(h));
 }
 
-/* Over the lanes of a warp, the same bits in every lane: a butterfly. */
-static __device__ __forceinline__ float warp_sum(float x) {
-    for (int d = WARP / 2; d > 0; d /= 2) x += __shfl_xor_sync(0xFFFFFFFFu, x, d);
+/* Over each `lanes` neighbours of a warp, the same bits in all of them: a butterfly, j with j + lanes / 2 first. */
+template <int lanes> static __device__ __forceinline__ float lanes_sum(float x) {
+    for (int d = lanes / 2; d > 0; d /= 2) x += __shfl_xor_sync(0xFFFFFFFFu, x, d);
     return x;
 }
-static __device__ __forceinline__ float warp_max(float x) {
-    for (int d = WARP / 2; d > 0; d /= 2) x = fmaxf(x, __shfl_xor_sync(0xFFFFFFFFu, x, d));
+template <int lanes> static __device__ __forceinline__ float lanes_max(float x) {
+    for (int d = lanes / 2; d > 0; d /= 2) x = fmaxf(x, __shfl_xor_sync(0xFFFFFFFFu, x, d));
     return x;
 }
+static __device__ __forceinline__ float warp_sum(float x) { return lanes_sum<WARP>(x); }
+static __device__ __forceinline__ float warp_max(float x) { return lanes_max<WARP>(x); }
 /* Over a block of whole warps, at most 1024 threads; scratch[33] is shared memory of the caller's. Holds two barriers, and
  * scratch may be used again after it. */
 static __device__ __forceinline__ float block_sum(float x, float *scratch) {

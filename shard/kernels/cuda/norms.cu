@@ -10,14 +10,47 @@ enum { ROW_VECTORS = 2, ROW_THREADS_MAX = 1024, LOOP_THREADS = 512, SLICE_WARPS 
 static __device__ __forceinline__ float sum_squares4(float4 v) {
     return fmaf(v.w, v.w, fmaf(v.z, v.z, fmaf(v.y, v.y, v.x * v.x)));
 }
-/* x · factor · w, rounded in that order as the CPU does. */
-static __device__ __forceinline__ float4 normed4(float4 x, float factor, const float4 *w) {
-    float4 y = make_float4(x.x * factor, x.y * factor, x.z * factor, x.w * factor);
-    if (w) y = make_float4(y.x * w->x, y.y * w->y, y.z * w->z, y.w * w->w);
-    return y;
-}
 static __device__ __forceinline__ float norm_factor(float sum, float eps, uint32_t dim) {
     return 1.0f / sqrtf(sum / (float)dim + eps);
+}
+
+/* ---- a row in registers: ROW_VECTORS float4 a thread, thread by thread; NULL, and what is behind its end, are zeros ---- */
+
+static __device__ __forceinline__ void load_row(float4 v[ROW_VECTORS], const float *row, uint32_t dim) {
+#pragma unroll
+    for (uint32_t j = 0; j < ROW_VECTORS; j++) {
+        uint32_t i = threadIdx.x + j * blockDim.x;
+        v[j] = row && i < dim / 4 ? ((const float4 *)row)[i] : make_float4(0, 0, 0, 0);
+    }
+}
+static __device__ __forceinline__ void store_row(float *row, const float4 v[ROW_VECTORS], uint32_t dim) {
+#pragma unroll
+    for (uint32_t j = 0; j < ROW_VECTORS; j++) {
+        uint32_t i = threadIdx.x + j * blockDim.x;
+        if (i < dim / 4) ((float4 *)row)[i] = v[j];
+    }
+}
+static __device__ __forceinline__ float sum_squares(const float4 v[ROW_VECTORS]) {
+    float sum = 0;
+#pragma unroll
+    for (uint32_t j = 0; j < ROW_VECTORS; j++) sum += sum_squares4(v[j]);
+    return sum;
+}
+/* x · factor · w, rounded in that order as the CPU does. */
+static __device__ __forceinline__ void norm_row(float4 x[ROW_VECTORS], float factor, const float4 w[ROW_VECTORS],
+                                                bool weighted) {
+#pragma unroll
+    for (uint32_t j = 0; j < ROW_VECTORS; j++) {
+        x[j] = make_float4(x[j].x * factor, x[j].y * factor, x[j].z * factor, x[j].w * factor);
+        if (weighted) x[j] = make_float4(x[j].x * w[j].x, x[j].y * w[j].y, x[j].z * w[j].z, x[j].w * w[j].w);
+    }
+}
+/* h = (h + x) · scale */
+static __device__ __forceinline__ void add_row(float4 h[ROW_VECTORS], const float4 x[ROW_VECTORS], float scale) {
+#pragma unroll
+    for (uint32_t j = 0; j < ROW_VECTORS; j++)
+        h[j] = make_float4((h[j].x + x[j].x) * scale, (h[j].y + x[j].y) * scale, (h[j].z + x[j].z) * scale,
+                           (h[j].w + x[j].w) * scale);
 }
 
 /* ---- norm ---- */
@@ -25,31 +58,15 @@ static __device__ __forceinline__ float norm_factor(float sum, float eps, uint32
 /* A row of at most ROW_VECTORS · blockDim float4. */
 static __global__ void norm_kernel(float *y, const float *x, const float *w, float eps, uint32_t dim) {
     __shared__ float scratch[33];
-    uint32_t vectors = dim / 4;
-    float4 v[ROW_VECTORS], wv[ROW_VECTORS];
-#pragma unroll
-    for (uint32_t j = 0; j < ROW_VECTORS; j++) {
-        uint32_t i = threadIdx.x + j * blockDim.x;
-        wv[j] = w && i < vectors ? ((const float4 *)w)[i] : make_float4(0, 0, 0, 0);
-    }
+    float4 xv[ROW_VECTORS], wv[ROW_VECTORS];
+    size_t at = (size_t)blockIdx.x * dim;
+    load_row(wv, w, dim);
     grid_wait();
     grid_release(); /* the next one asks early for experts that the kernel before this one chose (moe_experts.cu) */
-    const float4 *row = (const float4 *)(x + (size_t)blockIdx.x * dim);
-    float sum = 0;
-#pragma unroll
-    for (uint32_t j = 0; j < ROW_VECTORS; j++) {
-        uint32_t i = threadIdx.x + j * blockDim.x;
-        v[j] = i < vectors ? row[i] : make_float4(0, 0, 0, 0);
-    }
-#pragma unroll
-    for (uint32_t j = 0; j < ROW_VECTORS; j++) sum += sum_squares4(v[j]);
-    float factor = norm_factor(block_sum(sum, scratch), eps, dim);
-    float4 *to = (float4 *)(y + (size_t)blockIdx.x * dim);
-#pragma unroll
-    for (uint32_t j = 0; j < ROW_VECTORS; j++) {
-        uint32_t i = threadIdx.x + j * blockDim.x;
-        if (i < vectors) to[i] = normed4(v[j], factor, w ? &wv[j] : NULL);
-    }
+    load_row(xv, x + at, dim);
+    float factor = norm_factor(block_sum(sum_squares(xv), scratch), eps, dim);
+    norm_row(xv, factor, wv, w != NULL);
+    store_row(y + at, xv, dim);
 }
 
 /* Rows of any length and alignment. */
@@ -84,52 +101,25 @@ extern "C" void cuda_norm(backend *b, float *y, const float *x, const float *w, 
 
 /* ---- add_norm ---- */
 
-static __device__ __forceinline__ float4 added4(float4 h, float4 a, float scale) {
-    return make_float4((h.x + a.x) * scale, (h.y + a.y) * scale, (h.z + a.z) * scale, (h.w + a.w) * scale);
-}
-
 static __global__ void add_norm_kernel(float *h, const float *x, const float *w, float eps, float scale, float *y,
                                        const float *next, uint32_t dim) {
     __shared__ float scratch[33];
-    uint32_t vectors = dim / 4;
     float4 xv[ROW_VECTORS], hv[ROW_VECTORS], wv[ROW_VECTORS], nv[ROW_VECTORS];
-    const float4 zero = make_float4(0, 0, 0, 0);
-#pragma unroll
-    for (uint32_t j = 0; j < ROW_VECTORS; j++) {
-        uint32_t i = threadIdx.x + j * blockDim.x;
-        wv[j] = w && i < vectors ? ((const float4 *)w)[i] : zero;
-        nv[j] = y && next && i < vectors ? ((const float4 *)next)[i] : zero;
-    }
+    size_t at = (size_t)blockIdx.x * dim;
+    load_row(wv, w, dim);
+    load_row(nv, y ? next : NULL, dim);
     grid_release();
     grid_wait();
-    const float4 *x_row = (const float4 *)(x + (size_t)blockIdx.x * dim);
-    float4 *h_row = (float4 *)(h + (size_t)blockIdx.x * dim);
-#pragma unroll
-    for (uint32_t j = 0; j < ROW_VECTORS; j++) {
-        uint32_t i = threadIdx.x + j * blockDim.x;
-        xv[j] = i < vectors ? x_row[i] : zero;
-        hv[j] = i < vectors ? h_row[i] : zero;
-    }
-    float sum = 0;
-#pragma unroll
-    for (uint32_t j = 0; j < ROW_VECTORS; j++) sum += sum_squares4(xv[j]);
-    float factor = norm_factor(block_sum(sum, scratch), eps, dim);
-    sum = 0;
-#pragma unroll
-    for (uint32_t j = 0; j < ROW_VECTORS; j++) {
-        uint32_t i = threadIdx.x + j * blockDim.x;
-        hv[j] = added4(hv[j], normed4(xv[j], factor, w ? &wv[j] : NULL), scale);
-        if (i < vectors) h_row[i] = hv[j];
-        sum += sum_squares4(hv[j]);
-    }
+    load_row(xv, x + at, dim);
+    load_row(hv, h + at, dim);
+    float factor = norm_factor(block_sum(sum_squares(xv), scratch), eps, dim);
+    norm_row(xv, factor, wv, w != NULL);
+    add_row(hv, xv, scale);
+    store_row(h + at, hv, dim);
     if (!y) return;
-    factor = norm_factor(block_sum(sum, scratch), eps, dim);
-    float4 *to = (float4 *)(y + (size_t)blockIdx.x * dim);
-#pragma unroll
-    for (uint32_t j = 0; j < ROW_VECTORS; j++) {
-        uint32_t i = threadIdx.x + j * blockDim.x;
-        if (i < vectors) to[i] = normed4(hv[j], factor, next ? &nv[j] : NULL);
-    }
+    factor = norm_factor(block_sum(sum_squares(hv), scratch), eps, dim);
+    norm_row(hv, factor, nv, next != NULL);
+    store_row(y + at, hv, dim);
 }
 
 /* An element is written and read again by the same thread. */
@@ -173,58 +163,31 @@ extern "C" void cuda_add_norm(backend *b, float *h, const float *x, const float 
 static __global__ void add_mixture_kernel(float *h, const float *dense, const float *experts, mixture_norms w, float eps,
                                           float scale, float *y, const float *next, uint32_t dim) {
     __shared__ float scratch[33];
-    uint32_t vectors = dim / 4;
-    float4 fv[ROW_VECTORS], ev[ROW_VECTORS], hv[ROW_VECTORS], wd[ROW_VECTORS], we[ROW_VECTORS], ws[ROW_VECTORS],
+    float4 dv[ROW_VECTORS], ev[ROW_VECTORS], hv[ROW_VECTORS], wd[ROW_VECTORS], we[ROW_VECTORS], ws[ROW_VECTORS],
         nv[ROW_VECTORS];
-    const float4 zero = make_float4(0, 0, 0, 0);
-#pragma unroll
-    for (uint32_t j = 0; j < ROW_VECTORS; j++) {
-        uint32_t i = threadIdx.x + j * blockDim.x;
-        wd[j] = i < vectors ? ((const float4 *)w.dense)[i] : zero;
-        we[j] = i < vectors ? ((const float4 *)w.experts)[i] : zero;
-        ws[j] = i < vectors ? ((const float4 *)w.sum)[i] : zero;
-        nv[j] = y && next && i < vectors ? ((const float4 *)next)[i] : zero;
-    }
+    size_t at = (size_t)blockIdx.x * dim;
+    load_row(wd, w.dense, dim);
+    load_row(we, w.experts, dim);
+    load_row(ws, w.sum, dim);
+    load_row(nv, y ? next : NULL, dim);
     grid_release();
     grid_wait();
-    size_t at = (size_t)blockIdx.x * dim;
-    float4 *h_row = (float4 *)(h + at);
-#pragma unroll
-    for (uint32_t j = 0; j < ROW_VECTORS; j++) {
-        uint32_t i = threadIdx.x + j * blockDim.x;
-        fv[j] = i < vectors ? ((const float4 *)(dense + at))[i] : zero;
-        ev[j] = i < vectors ? ((const float4 *)(experts + at))[i] : zero;
-        hv[j] = i < vectors ? h_row[i] : zero;
-    }
-    float of_dense = 0, of_experts = 0, sum = 0;
-#pragma unroll
-    for (uint32_t j = 0; j < ROW_VECTORS; j++) {
-        of_dense += sum_squares4(fv[j]);
-        of_experts += sum_squares4(ev[j]);
-    }
-    float factor = norm_factor(block_sum(of_dense, scratch), eps, dim);
-    float factor_e = norm_factor(block_sum(of_experts, scratch), eps, dim);
-#pragma unroll
-    for (uint32_t j = 0; j < ROW_VECTORS; j++) {
-        fv[j] = added4(normed4(fv[j], factor, &wd[j]), normed4(ev[j], factor_e, &we[j]), 1.0f);
-        sum += sum_squares4(fv[j]);
-    }
-    factor = norm_factor(block_sum(sum, scratch), eps, dim);
-    sum = 0;
-#pragma unroll
-    for (uint32_t j = 0; j < ROW_VECTORS; j++) {
-        uint32_t i = threadIdx.x + j * blockDim.x;
-        hv[j] = added4(hv[j], normed4(fv[j], factor, &ws[j]), scale);
-        if (i < vectors) h_row[i] = hv[j];
-        sum += sum_squares4(hv[j]);
-    }
+    load_row(dv, dense + at, dim);
+    load_row(ev, experts + at, dim);
+    load_row(hv, h + at, dim);
+    float factor = norm_factor(block_sum(sum_squares(dv), scratch), eps, dim);
+    float factor_e = norm_factor(block_sum(sum_squares(ev), scratch), eps, dim);
+    norm_row(dv, factor, wd, true);
+    norm_row(ev, factor_e, we, true);
+    add_row(dv, ev, 1.0f);
+    factor = norm_factor(block_sum(sum_squares(dv), scratch), eps, dim);
+    norm_row(dv, factor, ws, true);
+    add_row(hv, dv, scale);
+    store_row(h + at, hv, dim);
     if (!y) return;
-    factor = norm_factor(block_sum(sum, scratch), eps, dim);
-#pragma unroll
-    for (uint32_t j = 0; j < ROW_VECTORS; j++) {
-        uint32_t i = threadIdx.x + j * blockDim.x;
-        if (i < vectors) ((float4 *)(y + at))[i] = normed4(hv[j], factor, next ? &nv[j] : NULL);
-    }
+    factor = norm_factor(block_sum(sum_squares(hv), scratch), eps, dim);
+    norm_row(hv, factor, nv, next != NULL);
+    store_row(y + at, hv, dim);
 }
 
 extern "C" void cuda_add_mixture(backend *b, float *h, float *dense, const float *experts, const mixture_norms *w,
