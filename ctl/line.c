@@ -24,7 +24,6 @@ struct line_input {
     HistoryW *history;
     char *file; /* NULL: nothing is kept */
     const char *prompt;
-    bool begun; /* a character of the line has been read */
 };
 
 /* ---- on a terminal ---- */
@@ -49,19 +48,15 @@ static int read_byte(unsigned char *out) {
     }
 }
 
-/* Ctrl-D that begins a line ends it. One that is typed before libedit has set the terminal up may come as NUL, and is lost; libedit
- * would take what it makes of it for a letter, and the next Ctrl-D would not end the line. */
+/* Ctrl-D on an empty line is the end. */
 static int read_character(EditLine *e, wchar_t *out) {
     enum { END = 4 };
     unsigned char bytes[4];
     uint32_t code = 0xFFFD;
-    line_input *l = line_of(e);
-    int got;
-    do got = read_byte(bytes);
-    while (got > 0 && bytes[0] == 0);
-    if (got > 0 && bytes[0] == END && !l->begun) got = 0;
+    const LineInfoW *line = el_wline(e);
+    int got = read_byte(bytes);
+    if (got > 0 && bytes[0] == END && line->lastchar == line->buffer) got = 0;
     if (got <= 0) return got;
-    l->begun = true;
     unsigned length = utf8_length(bytes[0]);
     for (unsigned i = 1; i < length; i++)
         if ((got = read_byte(bytes + i)) <= 0) return got;
@@ -109,6 +104,9 @@ status line_open(line_input **out, const char *history) {
     el_set(l->editor, EL_EDITOR, "emacs");
     el_set(l->editor, EL_SIGNAL, 0);
     el_set(l->editor, EL_GETCFN, read_character);
+    /* Between two prompts the terminal itself reads lines, and would keep a NUL in place of a Ctrl-D that is typed then. Without a
+     * character for the end it keeps what was typed. */
+    el_set(l->editor, EL_SETTY, "-x", "eof=", NULL);
     open_history(l, history);
     el_source(l->editor, NULL);
     return ST_OK;
@@ -135,7 +133,6 @@ static void remember(line_input *l, const wchar_t *line) {
 /* The line without its end. */
 static status read_edited(line_input *l, line_end *how, strbuf *line) {
     int count = 0;
-    l->begun = false;
     el_resize(l->editor);
     const wchar_t *text = el_wgets(l->editor, &count);
     *how = LINE_TEXT;

@@ -1,5 +1,5 @@
 """gemmactl chat and ask over Chat, against a server without a model; on a terminal (a pty) and without one."""
-import contextlib
+import fcntl
 import json
 import os
 import pty
@@ -9,6 +9,7 @@ import signal
 import stat
 import subprocess
 import sys
+import termios
 import time
 
 import grpc
@@ -35,11 +36,12 @@ class Terminal:
 
     def __init__(self, fake, tmp_path, *options, env=()):
         self.leader, follower = pty.openpty()
+        self.modes = termios.tcgetattr(follower)
         environment = {**os.environ, "XDG_STATE_HOME": str(tmp_path / "state"), "HOME": str(tmp_path), "TERM": "xterm", **dict(env)}
         environment.pop("NO_COLOR", None)
         self.process = subprocess.Popen([BUILD / "gemmactl", "--server", fake.address, *map(str, options)], stdin=follower,
                                         stdout=follower, stderr=follower, env=environment, start_new_session=True,
-                                        preexec_fn=lambda: __import__("fcntl").ioctl(0, __import__("termios").TIOCSCTTY, 0))
+                                        preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0))
         os.close(follower)
         self.shown = b""
 
@@ -60,18 +62,13 @@ class Terminal:
         os.write(self.leader, text.encode())
 
     def leave(self):
-        """Ctrl-D at the next prompt, again while it is not taken: until the line editor has set the terminal up, a moment after
-        the prompt, the terminal takes it for itself. The exit code."""
+        """Ctrl-D at the next prompt; the exit code."""
         self.until("> ")
-        end = time.monotonic() + PATIENCE_SECONDS
-        while self.process.poll() is None and time.monotonic() < end:
-            self.type("\x04")
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                self.process.wait(0.5)
+        self.type("\x04")
         return self.close()[1]
 
     def close(self):
-        """What is left, and the exit code."""
+        """What is left, and the exit code. The terminal is left as it was found."""
         rest = b""
         try:
             while select.select([self.leader], [], [], 20)[0]:
@@ -81,6 +78,7 @@ class Terminal:
                 rest += block
         except OSError:
             pass
+        assert termios.tcgetattr(self.leader) == self.modes
         os.close(self.leader)
         return (self.shown + rest).decode(), self.process.wait(20)
 
@@ -280,10 +278,7 @@ def test_a_session_on_a_terminal(fake, terminal, tmp_path):
     t.until("Grüß dich")
     t.type("!\n")
     t.until("Bye.")
-    t.until("> ")
-    t.type("\x04")
-    _, code = t.close()
-    assert code == 0
+    assert t.leave() == 0
     assert [contents(q)[-1][1] for q in fake.requests] == ["Grüß dich", "Grüß dich!"]
     history = tmp_path / "state" / "gemmad" / "chat_history"
     assert stat.S_IMODE(history.stat().st_mode) == 0o600 and stat.S_IMODE(history.parent.stat().st_mode) == 0o700
@@ -332,13 +327,24 @@ def test_a_file_that_could_not_be_counted_does_not_go_along(fake, terminal, tmp_
     assert contents(fake.requests[-1]) == [("user", "Text.\n\nWho?")]
 
 
-def test_an_end_typed_before_the_prompt_is_no_letter(fake, terminal):
-    """The line editor has not set the terminal up yet: a letter on the line would keep the next Ctrl-D from ending it."""
+@pytest.mark.parametrize("before", [None, "yes"])
+def test_an_end_typed_before_the_prompt_ends_the_session_there(fake, terminal, before):
+    """The line editor has not set the terminal up then: with the question, and with the answer."""
     t = terminal()
     t.type("Who?\n")
-    t.until("yes")
+    if before:
+        t.until(before)
     t.type("\x04")
-    assert t.leave() == 0
+    t.until("> ")
+    assert t.close()[1] == 0 and len(fake.requests) == 1
+
+
+def test_an_end_on_a_line_that_is_empty_again(fake, terminal):
+    t = terminal()
+    t.type("ab")
+    t.until("ab")
+    t.type("\x7f\x7f\x04")
+    assert t.close()[1] == 0 and not fake.requests
 
 
 def test_an_interrupt_stops_the_answer_and_not_the_program(fake, terminal):
