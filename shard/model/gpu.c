@@ -12,10 +12,10 @@ status gpu_wanted(const gpu_provider *gpu, device_choice choice, bool *out) {
     if (choice == DEVICE_CUDA && !gpu)
         return fail(ST_UNSUPPORTED, "--device cuda: this gemmad-shard was built where no CUDA toolkit is; "
                                     "--device cpu works");
-    if (choice == DEVICE_CUDA && gpu->count() == 0)
+    *out = gpu && gpu->count() > 0;
+    if (choice == DEVICE_CUDA && !*out)
         return fail(ST_NOT_FOUND, "--device cuda: there is no GPU that this process can use (no driver, none "
                                   "visible, or one that is too old); --device cpu works");
-    *out = gpu && gpu->count() > 0;
     return ST_OK;
 }
 

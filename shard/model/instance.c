@@ -152,15 +152,31 @@ static uint64_t gpu_scratch(const instance *i, const instance_options *o) {
     return o->gpu->bytes(&g);
 }
 
+/* CPUs of its own; beside a GPU those of the GPU's node, shared with the other ranks whose GPUs are there. */
+static status bind_rank(instance *i, const instance_options *o, uint32_t index, uint32_t ranks) {
+    uint32_t near = 0, before = 0;
+    if (!i->on_gpu) return placement_bind(&i->place, index, ranks, o->threads);
+    int node = o->gpu->node(index);
+    for (uint32_t r = 0; r < ranks; r++) {
+        if (o->gpu->node(r) != node) continue;
+        near++;
+        before += r < index;
+    }
+    return placement_bind_near(&i->place, node, before, near, o->threads);
+}
+
 /* Before anything else is asked of this rank's machine: what is free is the device's. */
 static status choose_device(instance *i, const instance_options *o, rank_card *card) {
     comm_node node = comm_where(o->ranks);
+    uint32_t index = o->share * node.local_ranks + node.local_rank, ranks = shares(o) * node.local_ranks;
     snprintf(card->device, sizeof card->device, "cpu");
     TRY(gpu_wanted(o->gpu, o->device, &i->on_gpu));
+    if (o->placed) i->place = *o->placed;
+    else if (o->pin && bind_rank(i, o, index, ranks) != ST_OK)
+        log_warn("%s; going on where the system puts us", status_text());
     if (!i->on_gpu) return ST_OK;
     snprintf(card->device, sizeof card->device, "cuda");
-    return o->gpu->choose(o->share * node.local_ranks + node.local_rank, shares(o) * node.local_ranks,
-                          &i->gpu_place);
+    return o->gpu->choose(index, ranks, &i->gpu_place);
 }
 
 static status pack_bytes(const instance *i, const instance_options *o, uint64_t *out) {
@@ -272,23 +288,6 @@ static status open_runner(instance *i, const instance_options *o) {
     return runner_open(&i->run, &r);
 }
 
-/* CPUs of its own; beside a GPU those of the GPU's node, shared with the other ranks whose GPUs are there. */
-static status place_rank(instance *i, const instance_options *o) {
-    comm_node at = comm_where(o->ranks);
-    uint32_t index = o->share * at.local_ranks + at.local_rank, ranks = shares(o) * at.local_ranks, near = 0,
-             before = 0;
-    bool on_gpu = false;
-    if (gpu_wanted(o->gpu, o->device, &on_gpu) != ST_OK || !on_gpu)
-        return placement_bind(&i->place, index, ranks, o->threads);
-    int node = o->gpu->node(index);
-    for (uint32_t r = 0; r < ranks; r++) {
-        if (o->gpu->node(r) != node) continue;
-        near++;
-        before += r < index;
-    }
-    return placement_bind_near(&i->place, node, before, near, o->threads);
-}
-
 status instance_open(instance *out, const instance_options *o) {
     instance i = {0};
     rank_card card = {0};
@@ -298,9 +297,6 @@ status instance_open(instance *out, const instance_options *o) {
     if (pretended) snprintf(card.build, sizeof card.build, "%s", pretended);
     uint32_t ranks_of_host;
     TRY(common_ranks_of_host(o->ranks, &ranks_of_host));
-    if (o->placed) i.place = *o->placed;
-    else if (o->pin && place_rank(&i, o) != ST_OK)
-        log_warn("%s; going on where the system puts us", status_text());
     status st = agree(o->ranks, &card, prepare(&i, o, ranks_of_host, &card), &i);
     if (st != ST_OK) goto fail;
     /* A second round: a rank whose weights do not load must not leave the others waiting in the first step.
