@@ -1,6 +1,5 @@
 #include "shard/gpu/cuda_provider.h"
 
-#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -35,7 +34,7 @@ static int node(uint32_t index) {
 static status choose(uint32_t index, uint32_t ranks, gpu_place *out) {
     uint32_t n = cuda_device_count();
     cuda_device d;
-    *out = (gpu_place){.numa_node = -1};
+    *out = (gpu_place){0};
     if (n == 0) return fail(ST_NOT_FOUND, "there is no GPU that CUDA can use: no driver, or none is visible");
     if (ranks > n && !may_share())
         return fail(ST_LAYOUT,
@@ -47,10 +46,6 @@ static status choose(uint32_t index, uint32_t ranks, gpu_place *out) {
     TRY(cuda_device_free_bytes(out->device, &out->free_bytes));
     out->free_bytes /= (ranks + n - 1) / n;
     out->shared = ranks > n;
-    out->numa_node = d.numa_node;
-    snprintf(out->name, sizeof out->name, "%s", d.name);
-    snprintf(out->bus_id, sizeof out->bus_id, "%s", d.bus_id);
-    memcpy(out->uuid, d.uuid, sizeof out->uuid);
     return ST_OK;
 }
 
@@ -72,18 +67,14 @@ const char *gpu_cuda_built(void) {
     return said;
 }
 
-static gpu_provider provider = {.count = count,
-                                .node = node,
-                                .choose = choose,
-                                .open = cuda_backend_open,
-                                .bytes = cuda_backend_bytes,
-                                .open_comm = open_comm,
-                                .read_bandwidth = cuda_read_bandwidth};
-static void fill_in(void) { provider.load = cuda_load_ops(); }
-
-/* Ranks may be threads. */
 const gpu_provider *gpu_cuda(void) {
-    static pthread_once_t once = PTHREAD_ONCE_INIT;
-    pthread_once(&once, fill_in);
+    static const gpu_provider provider = {.count = count,
+                                          .node = node,
+                                          .choose = choose,
+                                          .open = cuda_backend_open,
+                                          .bytes = cuda_backend_bytes,
+                                          .load = cuda_load_ops,
+                                          .open_comm = open_comm,
+                                          .read_bandwidth = cuda_read_bandwidth};
     return &provider;
 }

@@ -13,17 +13,13 @@
 /* The device of one rank. */
 typedef struct gpu_place {
     uint32_t device;        /* as CUDA_VISIBLE_DEVICES numbers them */
-    char name[64], bus_id[32];
-    uint8_t uuid[16];       /* of the GPU, or of its MIG instance */
     uint64_t free_bytes;    /* of its memory, divided by the ranks that share it */
-    int numa_node;          /* -1: not known */
     bool shared;            /* with other ranks: only where GEMMAD_GPU_SHARE is set */
 } gpu_place;
 
 typedef struct gpu_comm_options {
     comm *ranks;            /* stays the caller's, and open longer */
     const gpu_place *place;
-    uint32_t rows_max, hidden;
 } gpu_comm_options;
 
 typedef struct gpu_provider {
@@ -35,7 +31,7 @@ typedef struct gpu_provider {
     status (*choose)(uint32_t index, uint32_t ranks, gpu_place *out);
     status (*open)(backend **out, const cuda_backend_options *options);
     uint64_t (*bytes)(const cuda_backend_options *options);
-    const device_load_ops *load;
+    const device_load_ops *(*load)(void);
     /* Exchanges of the back end's memory, in its order. Collective. */
     status (*open_comm)(comm **out, backend *b, const gpu_comm_options *options);
     /* Read-only passes over memory of the back end: the best of several ways. */

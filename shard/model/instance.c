@@ -217,7 +217,7 @@ static status load_weights(instance *i, const instance_options *o) {
                                      .random = is_random(o),
                                      .threads = o->threads,
                                      .device = i->device,
-                                     .load = i->on_gpu ? o->gpu->load : NULL};
+                                     .load = i->on_gpu ? o->gpu->load() : NULL};
     if (i->pack) return model_pack_weights(i->pack, o->model_path, i->config, i->split, &w, &i->weights);
     return model_weights_open(&i->weights, i->files, i->config, i->split, &w);
 }
@@ -258,14 +258,10 @@ static status load(instance *i, const instance_options *o) {
 
 /* Once every rank has its weights: the ways between GPUs are opened by all together. */
 static status open_runner(instance *i, const instance_options *o) {
-    const model_config *c = i->config;
     if (i->on_gpu)
         TRY(o->gpu->open_comm(&i->activations, i->untimed,
-                              &(gpu_comm_options){.ranks = o->ranks,
-                                                  .place = &i->gpu_place,
-                                                  .rows_max = i->plan.rows_max,
-                                                  .hidden = c->hidden}));
-    runner_options r = {.config = c,
+                              &(gpu_comm_options){.ranks = o->ranks, .place = &i->gpu_place}));
+    runner_options r = {.config = i->config,
                         .split = i->split,
                         .weights = i->weights,
                         .ranks = o->ranks,
