@@ -87,24 +87,32 @@ status staged_all_reduce(cuda_state *s, float *x, size_t count) {
     return wait_stream(s);
 }
 
+/* Of a block of so many bytes, what goes at once behind those that are done. */
+static size_t piece_of(size_t bytes, size_t done, size_t piece) { return bytes > done ? least(piece, bytes - done) : 0; }
+
+/* What came into the second buffer, some[r] bytes from each rank, to its place in that rank's block of bytes[r]. */
+static status hand_out(cuda_state *s, const size_t *some, const size_t *bytes, size_t done, void *out) {
+    const char *from = s->staged->buffer[1];
+    char *block = out;
+    for (uint32_t r = 0; r < s->c.size; r++) {
+        TRY(to_device(s, block + done, from, some[r]));
+        from += some[r];
+        block += bytes[r];
+    }
+    return wait_stream(s);
+}
+
 status staged_all_gather_v(cuda_state *s, const void *in, const size_t *bytes, void *out) {
     staged_part *g = s->staged;
     size_t longest = 0, piece = g->bytes / s->c.size;
     for (uint32_t r = 0; r < s->c.size; r++)
         if (bytes[r] > longest) longest = bytes[r];
     for (size_t done = 0; done < longest; done += piece) {
-        for (uint32_t r = 0; r < s->c.size; r++) g->send[r] = bytes[r] > done ? least(piece, bytes[r] - done) : 0;
+        for (uint32_t r = 0; r < s->c.size; r++) g->send[r] = piece_of(bytes[r], done, piece);
         TRY(to_host(s, g->buffer[0], (const char *)in + done, g->send[s->c.rank]));
         TRY(wait_stream(s));
         TRY(comm_all_gather_v(s->ranks, g->buffer[0], g->send, g->buffer[1]));
-        const char *from = g->buffer[1];
-        char *place = out;
-        for (uint32_t r = 0; r < s->c.size; r++) {
-            TRY(to_device(s, place + done, from, g->send[r]));
-            from += g->send[r];
-            place += bytes[r];
-        }
-        TRY(wait_stream(s));
+        TRY(hand_out(s, g->send, bytes, done, out));
     }
     return ST_OK;
 }
@@ -128,23 +136,17 @@ status staged_all_to_all_v(cuda_state *s, const void *in, const size_t *send_byt
     TRY(longest_block(s, send_bytes, &longest));
     for (size_t done = 0; done < longest; done += piece) {
         const char *block = in;
-        char *to = g->buffer[0], *place = out;
+        char *to = g->buffer[0];
         for (uint32_t r = 0; r < s->c.size; r++) {
-            g->send[r] = send_bytes[r] > done ? least(piece, send_bytes[r] - done) : 0;
-            g->recv[r] = recv_bytes[r] > done ? least(piece, recv_bytes[r] - done) : 0;
+            g->send[r] = piece_of(send_bytes[r], done, piece);
+            g->recv[r] = piece_of(recv_bytes[r], done, piece);
             TRY(to_host(s, to, block + done, g->send[r]));
             to += g->send[r];
             block += send_bytes[r];
         }
         TRY(wait_stream(s));
         TRY(comm_all_to_all_v(s->ranks, g->buffer[0], g->send, g->buffer[1], g->recv));
-        const char *from = g->buffer[1];
-        for (uint32_t r = 0; r < s->c.size; r++) {
-            TRY(to_device(s, place + done, from, g->recv[r]));
-            from += g->recv[r];
-            place += recv_bytes[r];
-        }
-        TRY(wait_stream(s));
+        TRY(hand_out(s, g->recv, recv_bytes, done, out));
     }
     return ST_OK;
 }
