@@ -5,6 +5,7 @@
 
 #include "base/log.h"
 #include "base/memory.h"
+#include "base/statistics.h"
 #include "shard/comm/cuda/cuda_comm_internal.h"
 
 enum { CALLS = 4, WARM_RUNS = 3, RUNS = 20 };
@@ -57,14 +58,9 @@ static status check_replay(cuda_state *s, cudaGraphExec_t exec, float *x, float 
     return ST_OK;
 }
 
-static int by_value(const void *a, const void *b) {
-    float x = *(const float *)a, y = *(const float *)b;
-    return (x > y) - (x < y);
-}
-
 /* Microseconds of one call: the median over runs. */
 static status time_calls(cuda_state *s, cudaGraphExec_t exec, cudaEvent_t events[2], float *us) {
-    float runs[RUNS];
+    double runs[RUNS];
     for (int i = -WARM_RUNS; i < RUNS; i++) {
         float ms = 0;
         CUDA_TRY(cudaEventRecord(events[0], s->stream));
@@ -72,10 +68,10 @@ static status time_calls(cuda_state *s, cudaGraphExec_t exec, cudaEvent_t events
         CUDA_TRY(cudaEventRecord(events[1], s->stream));
         TRY(cuda_state_settle(s, CUDA_COMM_CONNECT_SECONDS, "timing exchanges"));
         CUDA_TRY(cudaEventElapsedTime(&ms, events[0], events[1]));
-        if (i >= 0) runs[i] = ms * 1000 / CALLS;
+        if (i >= 0) runs[i] = (double)(ms * 1000 / CALLS);
     }
-    qsort(runs, RUNS, sizeof *runs, by_value);
-    *us = runs[RUNS / 2];
+    statistics_sort(runs, RUNS);
+    *us = (float)runs[RUNS / 2];
     return ST_OK;
 }
 
