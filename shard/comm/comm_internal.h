@@ -57,7 +57,7 @@ struct comm {
     size_t *same; /* [size] scratch of all_gather, where the back end has an all_gather_v of its own */
     bool is_ordered; /* the back end's calls are put on a stream and not waited for */
     uint32_t wakes_taken;
-    _Atomic bool self_aborted;
+    _Atomic bool self_aborted; /* comm_abort was called here, where there is no window to say so */
 };
 
 /* For a thread that watches on behalf of an engine thread that waits elsewhere: looks whether a rank is gone, as waits do,

@@ -36,7 +36,7 @@ status cuda_state_check(cuda_state *s) {
         pthread_mutex_unlock(&s->lock);
         return fail(ST_PEER, "%s", text);
     }
-    return atomic_load(&s->asked) ? fail(ST_PEER, "rank %u gave up", s->c.rank) : ST_OK;
+    return comm_look_after(&s->c);
 }
 
 /* Kernels that wait for others end. */
@@ -74,7 +74,6 @@ status cuda_state_give_up(cuda_state *s, status st) {
 
 static void abort_from_here(comm *c) {
     cuda_state *s = state_of(c);
-    atomic_store(&s->asked, true);
     comm_abort(s->ranks);
     if (s->abort_word) __atomic_store_n(s->abort_word, 1, __ATOMIC_RELEASE);
     (void)sem_post(&s->wake); /* NCCL's part is the watch's */
@@ -91,7 +90,8 @@ static void *watch_main(void *argument) {
         (void)sem_timedwait(&s->wake, &until);
         if (atomic_load(&s->closing)) return NULL;
         if (atomic_load(&s->failed)) continue;
-        status st = atomic_load(&s->asked) ? fail(ST_PEER, "rank %u gave up", s->c.rank) : comm_look_after(s->ranks);
+        status st = comm_look_after(&s->c);
+        if (st == ST_OK) st = comm_look_after(s->ranks);
         if (st == ST_OK) st = nccl_part_look(s);
         if (st != ST_OK) (void)cuda_state_break(s);
     }
@@ -206,7 +206,7 @@ static void close_state(comm *c) {
     cuda_state *s = state_of(c);
     /* Kernels that wait for somebody who will not come end here, after a little. */
     if (s->watching && cuda_state_settle(s, CUDA_COMM_CLOSE_SECONDS, "closing") == ST_TIMEOUT) {
-        atomic_store(&s->asked, true);
+        atomic_store(&s->c.self_aborted, true);
         let_go(s);
     }
     peer_part_close(s);

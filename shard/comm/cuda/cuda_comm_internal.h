@@ -54,7 +54,6 @@ typedef struct cuda_state {
     pthread_mutex_t lock;      /* around every call of NCCL's on its communicator, and around `failure` */
     char failure[STATUS_TEXT_MAX];
     _Atomic bool failed;       /* `failure` is there; never unset */
-    _Atomic bool asked;        /* comm_abort was called here */
     uint32_t *abort_word;      /* pinned host memory that waiting kernels look at: not 0 ends them */
     const uint32_t *abort_word_device;
     sem_t wake;                /* the watch looks at once */
