@@ -35,12 +35,17 @@ static void *run_items(void *context) {
     }
 }
 
+uint32_t parallel_threads(uint32_t threads) {
+    if (threads == 0) return 1;
+    return threads < PARALLEL_THREADS_MAX ? threads : PARALLEL_THREADS_MAX;
+}
+
 status parallel_run_numbered(uint32_t threads, uint32_t count,
                              status (*body)(void *context, uint32_t item, uint32_t thread), void *context) {
     work w = {.body = body, .context = context, .count = count, .lock = PTHREAD_MUTEX_INITIALIZER};
     pthread_t ids[PARALLEL_THREADS_MAX];
     uint32_t started = 0;
-    if (threads > PARALLEL_THREADS_MAX) threads = PARALLEL_THREADS_MAX;
+    threads = parallel_threads(threads);
     while (started + 1 < threads && started + 1 < count) {
         if (pthread_create(&ids[started], NULL, run_items, &w) != 0) break;
         started++;

@@ -10,10 +10,12 @@
 
 enum { PARALLEL_THREADS_MAX = 64 };
 
+/* How many threads there are at most where so many are asked for. */
+uint32_t parallel_threads(uint32_t threads);
 STATUS_CHECKED status parallel_run(uint32_t threads, uint32_t count, status (*body)(void *context, uint32_t item),
                                    void *context);
-/* The body is told which thread it runs on, from 0 on and below `threads` and PARALLEL_THREADS_MAX, for what each has its
- * own of. */
+/* The body is told which thread it runs on, from 0 on and below parallel_threads(threads), for what each has its own
+ * of. */
 STATUS_CHECKED status parallel_run_numbered(uint32_t threads, uint32_t count,
                                             status (*body)(void *context, uint32_t item, uint32_t thread),
                                             void *context);

@@ -45,7 +45,7 @@ static status place_parts(weight_plan *plan, model_weights *w, backend *device) 
                 if (p->matrix) p->matrix->data = p->memory;
                 else *p->vector = (const float *)(const void *)p->memory;
             }
-            offset += (part_bytes(p, row_count(p)) + WEIGHTS_ALIGN - 1) / WEIGHTS_ALIGN * WEIGHTS_ALIGN;
+            offset += weights_aligned(part_bytes(p, row_count(p)));
         }
         if (pass == 0) TRY(take_memory(plan, w, device, offset));
     }
@@ -175,11 +175,6 @@ static status run_item(void *context, uint32_t item, uint32_t thread) {
     return st;
 }
 
-uint32_t weights_loading_threads(uint32_t threads) {
-    if (threads == 0) return 1;
-    return threads < PARALLEL_THREADS_MAX ? threads : PARALLEL_THREADS_MAX;
-}
-
 static status fill_parts(const weight_plan *plan, checkpoint *c, const model_weights_options *o) {
     work all = {.checkpoint = o->random ? NULL : c, .load = o->load};
     status st = ST_OK;
@@ -187,7 +182,7 @@ static status fill_parts(const weight_plan *plan, checkpoint *c, const model_wei
     /* One rank's word is enough; counted in memory, which is what a quantising load takes its time for. */
     progress_begin(&all.said, plan->layout->rank == 0 ? "loading weights" : NULL, plan->weights->bytes);
     if (plan->on_device)
-        TRY_OR_FAIL(o->load->open(&all.loader, o->device, weights_loading_threads(o->threads), all.job_bytes));
+        TRY_OR_FAIL(o->load->open(&all.loader, o->device, parallel_threads(o->threads), all.job_bytes));
     TRY_OR_FAIL(parallel_run_numbered(o->threads, all.count, run_item, &all));
     if (all.loader) TRY_OR_FAIL(o->load->finish(all.loader));
 fail:

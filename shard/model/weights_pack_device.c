@@ -1,7 +1,6 @@
 /* A packed file to a device: a copy of the whole file, header and all, so that every part keeps its place in it; behind it the
  * tables that are looked up, as floats. */
 #include <stdlib.h>
-#include <string.h>
 
 #include "base/invariant.h"
 #include "base/memory.h"
@@ -9,21 +8,17 @@
 #include "shard/model/weights_parts.h"
 #include "shard/model/weights_slots.h"
 
-static uint64_t aligned(uint64_t bytes) {
-    return (bytes + WEIGHTS_ALIGN - 1) / WEIGHTS_ALIGN * WEIGHTS_ALIGN;
-}
-
 static weight_type type_there(const weight *table) {
     return table->type == WEIGHT_BLOCKS ? WEIGHT_F32 : table->type;
 }
 
 static uint64_t bytes_there(const weight *table) {
-    return weight_rows_bytes(type_there(table), table->rows, table->cols);
+    return weights_aligned(weight_rows_bytes(type_there(table), table->rows, table->cols));
 }
 
 uint64_t weights_pack_device_bytes(uint64_t file_bytes, const pack_file *tables) {
-    uint64_t bytes = aligned(file_bytes);
-    for (uint32_t i = 0; tables && i < tables->parts; i++) bytes += aligned(bytes_there(&tables->part[i].matrix));
+    uint64_t bytes = weights_aligned(file_bytes);
+    for (uint32_t i = 0; tables && i < tables->parts; i++) bytes += bytes_there(&tables->part[i].matrix);
     return bytes;
 }
 
@@ -98,7 +93,7 @@ static status send_piece(void *context, uint32_t item, uint32_t thread) {
 static status send_all(work *all, backend *device) {
     const weights_pack_options *o = all->o;
     status st;
-    TRY(o->load->open(&all->loader, device, weights_loading_threads(o->threads), all->stage_bytes));
+    TRY(o->load->open(&all->loader, device, parallel_threads(o->threads), all->stage_bytes));
     TRY_OR_FAIL(parallel_run_numbered(o->threads, all->count, send_piece, all));
     TRY_OR_FAIL(o->load->finish(all->loader));
 fail:
@@ -117,7 +112,7 @@ static status move_slot(void *context, const weight_slot *s) {
     if (s->mapped) {
         weight *t = s->matrix;
         t->data = m->table;
-        m->table += aligned(bytes_there(t));
+        m->table += bytes_there(t);
         if (t->type == WEIGHT_BLOCKS) *t = (weight){t->data, t->rows, t->cols, type_there(t), BLOCK_Q4_0};
     } else if (s->matrix) {
         s->matrix->data = m->to + ((const uint8_t *)s->matrix->data - m->from);
@@ -135,12 +130,12 @@ status weights_pack_to_device(model_weights *w, const pack_file *file, const pac
     TRY(o->device->ops->alloc(o->device, bytes, "weights", &w->mapping));
     w->bytes = bytes;
     w->device = o->device;
-    moving m = {file->bytes, w->mapping, (char *)w->mapping + aligned(file->file_bytes)};
+    moving m = {file->bytes, w->mapping, (char *)w->mapping + weights_aligned(file->file_bytes)};
     char *table = m.table;
     add_bytes(&all, file, 0, file->file_bytes, m.to);
     for (uint32_t i = 0; tables && i < tables->parts; i++) {
         add_table(&all, tables, &tables->part[i], table);
-        table += aligned(bytes_there(&tables->part[i].matrix));
+        table += bytes_there(&tables->part[i].matrix);
         w->bytes_read += tables->part[i].bytes;
     }
     w->bytes_expected = w->bytes_read;

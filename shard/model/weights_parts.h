@@ -47,13 +47,15 @@ model_weights *weights_take(const model_config *config, const layout *l);
  * strip's first row, and out is zeroed. */
 void weights_random_fill(const weight_part *part, uint64_t row_begin, uint64_t row_end, void *out);
 
-enum { WEIGHTS_ALIGN = 64 };
+/* Bytes of a part with what keeps the next one on a cache line of its own. */
+static inline uint64_t weights_aligned(uint64_t bytes) {
+    enum { ALIGN = 64 };
+    return (bytes + ALIGN - 1) / ALIGN * ALIGN;
+}
 /* Weights that point into the files' bytes come to point into a copy of them on o->device. */
 STATUS_CHECKED status weights_pack_to_device(model_weights *w, const pack_file *file, const pack_file *tables,
                                              const model_config *config, const layout *l,
                                              const weights_pack_options *o);
-/* How many threads parallel_run_numbered numbers. */
-uint32_t weights_loading_threads(uint32_t threads);
 
 /* Sets the prefix of the checkpoint's names. */
 void weight_plan_find_prefix(weight_plan *plan);

@@ -4,10 +4,6 @@
 #include "base/invariant.h"
 #include "shard/model/weights_parts.h"
 
-static uint64_t aligned(uint64_t bytes) {
-    return (bytes + WEIGHTS_ALIGN - 1) / WEIGHTS_ALIGN * WEIGHTS_ALIGN;
-}
-
 static uint64_t elements_of(const weight_entry *e, const model_config *config, uint32_t layer) {
     uint64_t shape[3], n = 1;
     uint32_t dims = weight_entry_shape(e, config, layer, shape);
@@ -130,7 +126,7 @@ uint32_t weights_group(weights_choice choice, weight_type stored) {
 
 /* Every matrix and vector begins on a cache line. */
 static uint64_t matrix_bytes(weight_type type, uint64_t rows, uint64_t cols) {
-    return rows && cols ? aligned(weight_rows_bytes(type, rows, (uint32_t)cols)) : 0;
+    return rows && cols ? weights_aligned(weight_rows_bytes(type, rows, (uint32_t)cols)) : 0;
 }
 
 static uint64_t split_bytes(const weight_entry *e, const model_config *c, const layout *l, uint32_t layer,
@@ -160,7 +156,7 @@ static uint64_t memory_of(const weight_entry *e, const model_config *c, const la
     if (weight_entry_need(e, c, layer) != NEED_YES) return 0;
     weight_entry_shape(e, c, layer, shape);
     switch (e->form) {
-    case FORM_VECTOR: return aligned(elements_of(e, c, layer) * 4);
+    case FORM_VECTOR: return weights_aligned(elements_of(e, c, layer) * 4);
     case FORM_MATRIX_F32: return split_bytes(e, c, l, layer, WEIGHT_F32, shape);
     case FORM_MATRIX:
     case FORM_EXPERTS: return split_bytes(e, c, l, layer, type, shape);
