@@ -1,7 +1,4 @@
-#include <stdlib.h>
-
 #include "base/invariant.h"
-#include "base/memory.h"
 #include "shard/model/runner_internal.h"
 
 static uint64_t next(uint64_t *state) { /* splitmix64 */
@@ -23,13 +20,13 @@ static void fill_page(uint64_t *words, uint64_t count, kv_type type, uint64_t se
     for (uint64_t i = 0; i < count; i++) words[i] = (next(&seed) & mask) | bits;
 }
 
-/* The scales that stand behind the int8 of every layer's rows in a page, whose bytes are at `bytes`. */
-static void fill_scales(const runner *r, kv_kind kind, void *bytes_of_page) {
+/* The scales that stand behind the int8 of every layer's rows in a page, whose bytes are at `host`. */
+static void fill_scales(const runner *r, kv_kind kind, void *host) {
     for (uint32_t i = 0; i < r->config->layers; i++) {
         const layer_config *lc = &r->config->layer[i];
         if (!lc->owns_kv || lc->full != (kind == KV_FULL)) continue;
         kv_view alone = r->attention[i].kv, *v = &alone;
-        alone.base = bytes_of_page;
+        alone.base = host;
         for (uint32_t h = 0; h < v->kv_heads; h++) {
             char *rows = kv_head_page(v, 0, h);
             for (uint32_t part = 0; part < (v->half_size ? 1 : 2); part++) {
@@ -46,15 +43,13 @@ void runner_fill_kv(runner *r, uint32_t slot) {
     INVARIANT(slot < r->o.slots);
     for (int kind = 0; kind < KV_KINDS; kind++) {
         uint64_t bytes = r->geometry.page_bytes[kind];
-        void *copy = r->b->is_host || !bytes ? NULL : memory_alloc(bytes);
         for (uint32_t i = 0; bytes && i < r->pages_per_slot; i++) {
             uint32_t page = r->table[kind][slot][i];
             if (page == PLAN_NO_TOKEN) continue;
-            void *to = runner_page(r, (kv_kind)kind, page), *host = copy ? copy : to;
+            void *host = runner_host_page(r, (kv_kind)kind, page);
             fill_page(host, bytes / 8, r->o.kv, ((uint64_t)slot << 32) + i);
             if (r->o.kv == KV_Q8) fill_scales(r, (kv_kind)kind, host);
-            if (copy) r->ops->put(r->b, to, copy, bytes);
+            runner_send_page(r, (kv_kind)kind, page);
         }
-        free(copy);
     }
 }

@@ -71,6 +71,9 @@ void rows_keep_wanted(runner *r);
 status runner_spill(runner *r, const plan *p);
 /* Where a page's bytes lie on this rank, in backend memory. */
 void *runner_page(const runner *r, kv_kind kind, uint32_t page);
+/* Where the host has that page's bytes: there, or in r->page, until runner_send_page brings them back. */
+void *runner_host_page(runner *r, kv_kind kind, uint32_t page);
+void runner_send_page(runner *r, kv_kind kind, uint32_t page);
 /* Tells the back end of r->live. */
 void rows_announce(runner *r);
 /* y[count, dim] = x[index[i]], index on the host; of one call at a time. */

@@ -14,25 +14,28 @@ void *runner_page(const runner *r, kv_kind kind, uint32_t page) {
            page % per_slab * r->geometry.page_bytes[kind];
 }
 
-/* Where a page's bytes are for the host: the page itself, or room for a copy. */
-static void *host_page(runner *r, kv_kind kind, uint32_t page) {
+void *runner_host_page(runner *r, kv_kind kind, uint32_t page) {
     if (r->b->is_host) return runner_page(r, kind, page);
     uint64_t sliding = r->geometry.page_bytes[KV_SLIDING], full = r->geometry.page_bytes[KV_FULL];
     if (!r->page) r->page = memory_alloc(sliding > full ? sliding : full);
     return r->page;
 }
 
+void runner_send_page(runner *r, kv_kind kind, uint32_t page) {
+    if (!r->b->is_host)
+        r->ops->put(r->b, runner_page(r, kind, page), r->page, r->geometry.page_bytes[kind]);
+}
+
 static status write_page(runner *r, const spill_page *what, uint32_t page) {
-    void *bytes = host_page(r, what->kind, page);
+    void *bytes = runner_host_page(r, what->kind, page);
     if (!r->b->is_host)
         TRY(r->ops->get(r->b, bytes, runner_page(r, what->kind, page), r->geometry.page_bytes[what->kind]));
     return spill_write(r->o.spill, what, bytes);
 }
 
 static status read_page(runner *r, kv_kind kind, const uint8_t *key, uint32_t page) {
-    void *bytes = host_page(r, kind, page);
-    TRY(spill_read(r->o.spill, kind, key, bytes));
-    if (!r->b->is_host) r->ops->put(r->b, runner_page(r, kind, page), bytes, r->geometry.page_bytes[kind]);
+    TRY(spill_read(r->o.spill, kind, key, runner_host_page(r, kind, page)));
+    runner_send_page(r, kind, page);
     return ST_OK;
 }
 
