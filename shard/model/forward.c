@@ -130,22 +130,13 @@ static void add_per_layer_embedding(runner *r, uint32_t layer, const float *next
                      next, n, c->hidden);
 }
 
-static void swap(float **a, float **b) {
-    float *t = *a;
-    *a = *b;
-    *b = t;
-}
-
 /* From here on no layer writes KV: rows whose logits nobody wants have done all they had to. */
 static void drop_unwanted_rows(runner *r) {
     const model_config *c = r->config;
     rows_keep_wanted(r);
     gather_rows(r, r->h_spare, r->h, r->index, r->live.n, c->hidden);
-    swap(&r->h, &r->h_spare);
-    if (c->ple_width) {
-        gather_rows(r, r->ple_spare, r->ple, r->index, r->live.n, c->layers * c->ple_width);
-        swap(&r->ple, &r->ple_spare);
-    }
+    if (c->ple_width) gather_rows(r, r->ple_spare, r->ple, r->index, r->live.n, c->layers * c->ple_width);
+    swap_spares(r);
     if (r->live.n) rows_announce(r);
 }
 

@@ -34,6 +34,17 @@ void gather_rows(runner *r, float *y, const float *x, const uint32_t *index, uin
     r->ops->gather(r->b, y, x, r->device_index, count, dim);
 }
 
+static void swap(float **a, float **b) {
+    float *t = *a;
+    *a = *b;
+    *b = t;
+}
+
+void swap_spares(runner *r) {
+    swap(&r->h, &r->h_spare);
+    swap(&r->ple, &r->ple_spare);
+}
+
 static void want(runner *r, const plan *p, uint32_t span, uint32_t row, uint32_t step_row) {
     const plan_span *s = &p->span[span];
     uint32_t i = r->wanted_count++;

@@ -292,7 +292,6 @@ status runner_open(runner **out, const runner_options *o) {
     open_tables(r);
     TRY_OR_FAIL(open_device_tables(r));
     r->first_h = r->h;
-    r->first_ple = r->ple;
     TRY_OR_FAIL(open_layers(r));
     open_experts(r);
     TRY_OR_FAIL(open_sampler(r));
@@ -450,10 +449,7 @@ static status run_recorded(runner *r, uint32_t size) {
 
 static status run_rows(runner *r) {
     uint32_t n = r->live.n, size = recorded_rows(r);
-    r->h_spare = r->h == r->first_h ? r->h_spare : r->h;
-    r->ple_spare = r->ple == r->first_ple ? r->ple_spare : r->ple;
-    r->h = r->first_h;
-    r->ple = r->first_ple;
+    if (r->h != r->first_h) swap_spares(r); /* recordings know them by their places */
     /* Close together: they all go to the host. */
     r->ids_stride = (size ? size : n) * r->config->experts_active;
     if (size) {

@@ -32,7 +32,7 @@ struct runner {
     uint32_t tail_begin;        /* first of the trailing layers that own no KV; = layers without any */
     /* activations; rows × … */
     float *h, *h_spare, *x, *q, *k, *v, *heads, *partial, *gate, *up, *ple, *ple_spare, *ple_gate, *logits;
-    float *first_h, *first_ple;     /* what h and ple are at the beginning of a step; they change places with the spares */
+    float *first_h;                 /* what h is at the beginning of a step: h and ple change places with their spares */
     float *moe_out, *moe_in;        /* rows on their way between ranks, moe_in with a row of zeros behind them */
     uint32_t *expert_ids, ids_stride; /* of layer l from l · ids_stride on: what the step's first layer has */
     float *expert_weights;
@@ -78,6 +78,8 @@ void runner_send_page(runner *r, kv_kind kind, uint32_t page);
 void rows_announce(runner *r);
 /* y[count, dim] = x[index[i]], index on the host; of one call at a time. */
 void gather_rows(runner *r, float *y, const float *x, const uint32_t *index, uint32_t count, uint32_t dim);
+/* h and ple change places with their spares. */
+void swap_spares(runner *r);
 /* The decoder up to the last layer's output in r->h, rows r->live. */
 status forward(runner *r);
 /* After the layers of a step: the chosen experts come to the host, by the step's next wait. */
