@@ -34,9 +34,9 @@ typedef struct doctor_outlook {
     double decode_tokens_per_s, prefill_tokens_per_s;
 } doctor_outlook;
 
-/* config's matrices in memory as `type`. */
 /* Multiplications and additions of one prompt token, in 10^9, attention left out. */
 double doctor_token_gmac(const model_config *config);
+/* config's matrices in memory as `type`. */
 void doctor_expect(doctor_outlook *out, const model_config *config, weight_type type, const doctor_findings *found);
 
 /* argv[0] is "doctor"; launched as bench_command.h. Returns the process's exit code. */

@@ -1,8 +1,6 @@
 /* Records of rows whose logits are on a device: `scan` of ops.h makes them there, and they come back all at once. */
 #include "shard/sample/sampler_inside.h"
 
-#include <string.h>
-
 #include "base/memory.h"
 
 static void change(sampler *s, uint32_t token, float times, float add) {

@@ -196,18 +196,18 @@ static void cpu_gelu_multiply(backend *b, float *gate, size_t gate_stride, const
     run_rows(cpu_of(b), &w, n * w.width, gelu_piece);
 }
 
-static void softcap_piece(void *context, uint32_t i, uint32_t thread) {
-    (void)thread;
-    row_work *w = context;
-    uint32_t at = i % w->width * PIECE_FLOATS;
-    w->c->k->softcap(w->y + (size_t)(i / w->width) * w->dim + at, w->scale, piece_length(w->dim, at));
-}
-
 static void cpu_gated(backend *b, float *gate, float *up, const weight *g, const weight *u, const float *x,
                       size_t x_stride, uint32_t n) {
     const product inputs[] = {{gate, g->rows, g}, {up, u->rows, u}};
     cpu_linear(b, inputs, 2, x, x_stride, n);
     cpu_gelu_multiply(b, gate, g->rows, up, u->rows, n, g->rows);
+}
+
+static void softcap_piece(void *context, uint32_t i, uint32_t thread) {
+    (void)thread;
+    row_work *w = context;
+    uint32_t at = i % w->width * PIECE_FLOATS;
+    w->c->k->softcap(w->y + (size_t)(i / w->width) * w->dim + at, w->scale, piece_length(w->dim, at));
 }
 
 static void cpu_softcap(backend *b, float *x, float cap, uint32_t n, uint32_t dim) {
