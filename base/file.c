@@ -71,6 +71,15 @@ status file_write_at(int fd, const char *name, uint64_t offset, const void *byte
     return ST_OK;
 }
 
+status file_write_all(const char *path, const void *bytes, size_t n) {
+    int fd = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
+    if (fd < 0) return fail_errno(ST_IO, "%s", path);
+    status st = file_write_at(fd, path, 0, bytes, n);
+    if (st == ST_OK && fsync(fd) != 0) st = fail_errno(ST_IO, "%s", path);
+    close(fd);
+    return st;
+}
+
 char *file_join(const char *dir, const char *name) {
     size_t n = strlen(dir), m = strlen(name);
     char *path = memory_alloc(n + m + 2);

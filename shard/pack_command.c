@@ -69,24 +69,12 @@ static status copy_file(const char *from, const char *to, const char *name) {
     char *source = file_join(from, name), *target = file_join(to, name), *bytes = NULL;
     size_t n;
     status st = file_read_all(source, COPIED_BYTES_MAX, &bytes, &n);
-    if (st == ST_NOT_FOUND && strcmp(name, "config.json") != 0) {
-        st = ST_OK;
-    } else if (st == ST_OK) {
-        int fd = open(target, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
-        if (fd < 0 || write(fd, bytes, n) != (ssize_t)n || fsync(fd) != 0)
-            st = fail_errno(ST_IO, "%s", target);
-        if (fd >= 0) close(fd);
-    }
+    if (st == ST_NOT_FOUND && strcmp(name, "config.json") != 0) st = ST_OK;
+    else if (st == ST_OK) st = file_write_all(target, bytes, n);
     free(bytes);
     free(target);
     free(source);
     return st;
-}
-
-static status write_piece(int fd, const char *path, const gguf *g, uint64_t offset, uint64_t bytes) {
-    return pwrite(fd, g->bytes + offset, bytes, (off_t)offset) == (ssize_t)bytes
-               ? ST_OK
-               : fail_errno(ST_IO, "%s", path);
 }
 
 /* The GGUF file without the data of its tensors, which is a hole, but for the one that tells the rotation: config and tokenizer
@@ -97,8 +85,9 @@ static status copy_metadata(const char *from, const char *to) {
     char *path = file_join(to, GGUF_METADATA_NAME);
     const gguf_tensor *rotation = gguf_find_tensor(g, "rope_freqs.weight");
     int fd = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
-    status st = fd < 0 ? fail_errno(ST_IO, "%s", path) : write_piece(fd, path, g, 0, g->header_bytes);
-    if (st == ST_OK && rotation) st = write_piece(fd, path, g, rotation->offset, rotation->bytes);
+    status st = fd < 0 ? fail_errno(ST_IO, "%s", path) : file_write_at(fd, path, 0, g->bytes, g->header_bytes);
+    if (st == ST_OK && rotation)
+        st = file_write_at(fd, path, rotation->offset, g->bytes + rotation->offset, rotation->bytes);
     if (st == ST_OK && (ftruncate(fd, (off_t)g->file_bytes) != 0 || fsync(fd) != 0))
         st = fail_errno(ST_IO, "%s", path);
     if (fd >= 0) close(fd);

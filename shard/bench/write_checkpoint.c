@@ -44,7 +44,7 @@ typedef struct writing {
     uint32_t file_count;
     piece *pieces;
     uint32_t piece_count, piece_capacity;
-    uint64_t piece_bytes, bytes;
+    uint64_t piece_bytes, tensor_bytes, bytes; /* of a piece, of all tensors, of all files */
     void *buffer[PARALLEL_THREADS_MAX];
     progress said;
 } writing;
@@ -57,7 +57,10 @@ static int by_offset(const void *a, const void *b) {
 static void order_tensors(writing *w) {
     w->tensor_count = checkpoint_tensor_count(w->table);
     w->tensors = memory_alloc_array(w->tensor_count, sizeof *w->tensors);
-    for (uint32_t i = 0; i < w->tensor_count; i++) w->tensors[i] = checkpoint_tensor(w->table, i);
+    for (uint32_t i = 0; i < w->tensor_count; i++) {
+        w->tensors[i] = checkpoint_tensor(w->table, i);
+        w->tensor_bytes += w->tensors[i]->bytes;
+    }
     qsort(w->tensors, w->tensor_count, sizeof *w->tensors, by_offset);
 }
 
@@ -149,19 +152,15 @@ static status write_piece(void *context, uint32_t item, uint32_t thread) {
 
 static status write_text(const char *directory, const char *name, const char *text) {
     char *path = file_join(directory, name);
-    int fd = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
-    status st = fd < 0 ? fail_errno(ST_IO, "%s", path) : file_write_at(fd, path, 0, text, strlen(text));
-    if (fd >= 0 && fsync(fd) != 0 && st == ST_OK) st = fail_errno(ST_IO, "%s", path);
-    if (fd >= 0) close(fd);
+    status st = file_write_all(path, text, strlen(text));
     free(path);
     return st;
 }
 
 static status write_index(const writing *w) {
     strbuf text = {0};
-    uint64_t total = 0;
-    for (uint32_t i = 0; i < w->tensor_count; i++) total += w->tensors[i]->bytes;
-    strbuf_add_format(&text, "{\"metadata\":{\"total_size\":%llu},\"weight_map\":{", (unsigned long long)total);
+    strbuf_add_format(&text, "{\"metadata\":{\"total_size\":%llu},\"weight_map\":{",
+                      (unsigned long long)w->tensor_bytes);
     for (uint32_t f = 0; f < w->file_count; f++)
         for (uint32_t i = w->files[f].first; i < w->files[f].end; i++)
             strbuf_add_format(&text, "%s\n\"%s\":\"%s\"", i ? "," : "", w->tensors[i]->name, w->files[f].name);
@@ -185,10 +184,8 @@ static status take_directory(const char *directory) {
 
 /* config.json comes last: a directory without it is no model. */
 static status write_all(writing *w, const char *config, uint32_t threads) {
-    uint64_t bytes = 0;
     for (uint32_t f = 0; f < w->file_count; f++) TRY(begin_file(w, &w->files[f]));
-    for (uint32_t i = 0; i < w->tensor_count; i++) bytes += w->tensors[i]->bytes;
-    progress_begin(&w->said, "writing weights", bytes);
+    progress_begin(&w->said, "writing weights", w->tensor_bytes);
     TRY(parallel_run_numbered(threads, w->piece_count, write_piece, w));
     for (uint32_t f = 0; f < w->file_count; f++)
         if (fsync(w->files[f].fd) != 0) return fail_errno(ST_IO, "%s", w->files[f].path);

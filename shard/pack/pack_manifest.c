@@ -199,16 +199,6 @@ static json_t *describe(const pack_manifest *m) {
     return o;
 }
 
-static status write_whole(const char *path, const char *text) {
-    int fd = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
-    size_t n = strlen(text);
-    if (fd < 0) return fail_errno(ST_IO, "%s", path);
-    status st = ST_OK;
-    if (write(fd, text, n) != (ssize_t)n || fsync(fd) != 0) st = fail_errno(ST_IO, "%s", path);
-    close(fd);
-    return st;
-}
-
 static status sync_directory(const char *directory) {
     int fd = open(directory, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     status st = fd < 0 || fsync(fd) != 0 ? fail_errno(ST_IO, "%s", directory) : ST_OK;
@@ -221,7 +211,8 @@ status pack_manifest_write(const pack_manifest *m, const char *directory) {
     char *text = json_dumps(o, JSON_INDENT(2));
     char *path = file_join(directory, PACK_MANIFEST_NAME),
          *fresh = file_join(directory, PACK_MANIFEST_NAME ".new");
-    status st = text ? write_whole(fresh, text) : fail(ST_FORMAT, "%s: the source's name is not UTF-8", path);
+    status st = text ? file_write_all(fresh, text, strlen(text))
+                     : fail(ST_FORMAT, "%s: the source's name is not UTF-8", path);
     if (st == ST_OK) st = sync_directory(directory);
     if (st == ST_OK && rename(fresh, path) != 0) st = fail_errno(ST_IO, "%s", path);
     if (st == ST_OK) st = sync_directory(directory);
