@@ -40,8 +40,8 @@ void sampler_close(sampler *s) {
     free(s->share_begin);
     free(s->slot);
     free(s->merged);
-    free(s->changed);
     free(s->changes);
+    free(s->raw);
     free(s->changed_begin);
     free(s->scan);
     free(s->want);
@@ -79,6 +79,30 @@ static row_want want_of(const sampler *s, const sample_row *row) {
     w.blocks = true; /* with filters for the total that top_p is a share of */
     if (filtered) w.candidates = p->top_k > 0 && p->top_k < SAMPLE_CANDIDATES ? p->top_k : SAMPLE_CANDIDATES;
     return w;
+}
+
+static void change(sampler *s, uint32_t token, float times, float add) {
+    if (s->changed_count == s->changed_cap) {
+        s->changed_cap = s->changed_cap ? s->changed_cap * 2 : 256;
+        s->changes = memory_grow(s->changes, s->changed_cap * sizeof *s->changes);
+        s->raw = memory_grow(s->raw, s->changed_cap * sizeof *s->raw);
+    }
+    s->changes[s->changed_count++] = (scan_change){token - s->begin, add, times};
+}
+
+/* x - p is x + -p, and x + -0 is x, also where that is -0. */
+void sampler_list_changes(sampler *s, const slot_state *state) {
+    const sampling *p = &state->params;
+    for (uint32_t i = 0; i < p->bias_count; i++)
+        if (p->bias[i].token - s->begin < s->share) change(s, p->bias[i].token, 0, p->bias[i].bias);
+    if (!penalties_wanted(p)) return;
+    for (uint32_t i = 0; i < state->seen.capacity; i++) {
+        const seen_token *t = &state->seen.place[i];
+        if (t->token == SAMPLE_NO_TOKEN || t->token - s->begin >= s->share) continue;
+        change(s, t->token, p->repetition_penalty, t->in_answer ? -p->presence_penalty : -0.0f);
+        if (t->in_answer && p->frequency_penalty != 0)
+            change(s, t->token, 0, -(p->frequency_penalty * (float)t->in_answer));
+    }
 }
 
 static uint32_t share_words(const sampler *s) {

@@ -1,31 +1,6 @@
 /* Records of rows whose logits are on a device: `scan` of ops.h makes them there, and they come back all at once. */
 #include "shard/sample/sampler_inside.h"
 
-#include "base/memory.h"
-
-static void change(sampler *s, uint32_t token, float times, float add) {
-    if (s->changed_count == s->changed_cap) {
-        s->changed_cap = s->changed_cap ? s->changed_cap * 2 : 256;
-        s->changes = memory_grow(s->changes, s->changed_cap * sizeof *s->changes);
-    }
-    s->changes[s->changed_count++] = (scan_change){token - s->begin, add, times};
-}
-
-/* As adjust() in sampler_host.c, to the bit: x - p is x + -p, and x + -0 is x, also where that is -0. */
-static void adjust(sampler *s, const slot_state *state) {
-    const sampling *p = &state->params;
-    for (uint32_t i = 0; i < p->bias_count; i++)
-        if (p->bias[i].token - s->begin < s->share) change(s, p->bias[i].token, 0, p->bias[i].bias);
-    if (!penalties_wanted(p)) return;
-    for (uint32_t i = 0; i < state->seen.capacity; i++) {
-        const seen_token *t = &state->seen.place[i];
-        if (t->token == SAMPLE_NO_TOKEN || t->token - s->begin >= s->share) continue;
-        change(s, t->token, p->repetition_penalty, t->in_answer ? -p->presence_penalty : -0.0f);
-        if (t->in_answer && p->frequency_penalty != 0)
-            change(s, t->token, 0, -(p->frequency_penalty * (float)t->in_answer));
-    }
-}
-
 static scan_row scan_of(sampler *s, const sample_row *row, uint32_t index) {
     const row_want *w = &s->want[index];
     const slot_state *state = &s->slot[row->slot];
@@ -36,7 +11,7 @@ static scan_row scan_of(sampler *s, const sample_row *row, uint32_t index) {
                   .draw = row->draw};
     if (row->known != SAMPLE_NO_TOKEN && row->known - s->begin < s->share) r.known = row->known - s->begin;
     if (!row->draw) return r;
-    adjust(s, state);
+    sampler_list_changes(s, state);
     r.candidates = least(w->candidates, s->share);
     if (w->blocks) {
         r.blocks = blocks_of(s, s->rank);

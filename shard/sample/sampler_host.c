@@ -4,32 +4,15 @@
 #include <float.h>
 #include <string.h>
 
-#include "base/memory.h"
-
-static void change(sampler *s, float *logits, uint32_t token, float value) {
-    uint32_t at = token - s->begin;
-    if (s->changed_count == s->changed_cap) {
-        s->changed_cap = s->changed_cap ? s->changed_cap * 2 : 256;
-        s->changed = memory_grow(s->changed, s->changed_cap * sizeof *s->changed);
-    }
-    s->changed[s->changed_count++] = (changed_logit){at, logits[at]};
-    logits[at] = value;
-}
-
-/* logit_bias, then the repetition penalty, then presence and frequency; the raw values are kept aside. */
+/* The row's changes, in order; what a logit was before each is kept. */
 static void adjust(sampler *s, float *logits, const slot_state *state) {
-    const sampling *p = &state->params;
-    for (uint32_t i = 0; i < p->bias_count; i++)
-        if (p->bias[i].token - s->begin < s->share)
-            change(s, logits, p->bias[i].token, logits[p->bias[i].token - s->begin] + p->bias[i].bias);
-    if (!penalties_wanted(p)) return;
-    for (uint32_t i = 0; i < state->seen.capacity; i++) {
-        const seen_token *t = &state->seen.place[i];
-        if (t->token == SAMPLE_NO_TOKEN || t->token - s->begin >= s->share) continue;
-        float x = logits[t->token - s->begin];
-        x = x > 0 ? x / p->repetition_penalty : x * p->repetition_penalty;
-        if (t->in_answer) x = x - p->presence_penalty - p->frequency_penalty * (float)t->in_answer;
-        change(s, logits, t->token, x);
+    uint32_t i = s->changed_count;
+    sampler_list_changes(s, state);
+    for (; i < s->changed_count; i++) {
+        const scan_change *c = &s->changes[i];
+        float x = s->raw[i] = logits[c->at];
+        if (c->times != 0) x = x > 0 ? x / c->times : x * c->times;
+        logits[c->at] = x + c->add;
     }
 }
 
@@ -94,7 +77,7 @@ static float block_sum(const sampler *s, const float *logits, const uint32_t *al
 static float raw_of(const sampler *s, const float *logits, uint32_t row, uint32_t token) {
     uint32_t at = token - s->begin;
     for (uint32_t i = s->changed_begin[row]; i < s->changed_begin[row + 1]; i++)
-        if (s->changed[i].at == at) return s->changed[i].raw;
+        if (s->changes[i].at == at) return s->raw[i];
     return logits[at];
 }
 

@@ -17,11 +17,6 @@ typedef struct slot_state {
     penalties seen;
 } slot_state;
 
-typedef struct changed_logit {
-    uint32_t at; /* index in this rank's share */
-    float raw;
-} changed_logit;
-
 /* What all ranks know of a row before they look at logits; every rank derives the same. What one rank says of it then, its
  * record, is a scan_head, then `tops` and `candidates` entries, then block sums: ops.h. */
 typedef struct row_want {
@@ -47,8 +42,8 @@ struct sampler {
     uint32_t *share_begin;
     slot_state *slot;
     scored *merged;         /* [size · SAMPLE_CANDIDATES] */
-    changed_logit *changed; /* host: of all rows of this run, row i's at changed_begin[i] … changed_begin[i+1] */
-    scan_change *changes;   /* device: the same */
+    scan_change *changes;   /* of all rows of this run; row i's are at changed_begin[i], on the host up to changed_begin[i+1] */
+    float *raw;             /* host: what logits were before each of them */
     uint32_t changed_count, changed_cap;
     uint32_t *changed_begin; /* [rows_max + 1] */
     scan_row *scan;          /* [rows_max], device */
@@ -74,6 +69,9 @@ static inline uint32_t blocks_of(const sampler *s, uint32_t rank) {
     return (share_of(s, rank) + SAMPLE_BLOCK - 1) / SAMPLE_BLOCK;
 }
 
+/* Adds what is done to this rank's logits of a row that is drawn: logit_bias, then the repetition penalty, then presence and
+ * frequency. */
+void sampler_list_changes(sampler *s, const slot_state *state);
 /* Records of all rows, as s->want says, into s->mine; s->changed_begin is theirs to fill. */
 void sampler_host_records(sampler *s, float *logits, uint32_t n, const sample_row *rows);
 STATUS_CHECKED status sampler_device_records(sampler *s, const float *logits, uint32_t n, const sample_row *rows,
