@@ -460,7 +460,6 @@ static status run_rows(runner *r) {
     }
     r->reads.whole++;
     if (r->tail_begin < r->config->layers && r->wanted_count) r->reads.tail++;
-    r->rows_before = n;
     return ST_OK;
 }
 
@@ -479,6 +478,7 @@ status runner_step(runner *r, const plan *p, runner_sink *sink, void *context) {
     open_slots(r, p);
     if (p->span_count == 0) return ST_OK;
     TRY(rows_begin(r, p));
+    uint32_t begun = r->live.n;
     TRY(run_rows(r));
     fetch_experts(r);
     if (r->wanted_count) norm_wanted(r);
@@ -488,6 +488,6 @@ status runner_step(runner *r, const plan *p, runner_sink *sink, void *context) {
         TRY(finish_rows(r, first, left < RUNNER_LOGIT_ROWS ? left : RUNNER_LOGIT_ROWS, sink, context));
     }
     TRY(r->ops->finish(r->b));
-    count_experts(r, r->rows_before);
+    count_experts(r, begun);
     return ST_OK;
 }

@@ -48,7 +48,6 @@ struct runner {
     runner_reads reads;
     uint8_t *expert_hit;                /* [experts], scratch */
     live_rows live;
-    uint32_t rows_before;           /* rows that the step began with */
     uint32_t *wanted, wanted_count; /* rows of the step whose logits are wanted, rising */
     uint32_t *index, *device_index; /* scratch for gathers: host, and backend memory */
     sample_row *sample_rows;        /* [rows_max] */
