@@ -69,6 +69,9 @@ typedef struct step_rows {
     uint32_t span_count;
 } step_rows;
 
+/* Steps of more rows are not recorded (record_begin). */
+enum { RECORDED_ROWS_MAX = 64 };
+
 /* Entry `index` of a table of a sequence is now `page`; UINT32_MAX: none. */
 typedef struct page_change {
     uint32_t table, slot, index, page;
@@ -166,7 +169,7 @@ typedef struct backend_ops {
     void (*rope_begin)(backend *b, rope *r);
 
     /* Calls from record_begin to record_end are kept, and made again by replay, for other rows of the same number and
-     * kind: a step that only decodes. replay: false if nothing is kept under the key. NULL: not offered. Calls may have
+     * kind: a step that only decodes, of RECORDED_ROWS_MAX at most. replay: false if nothing is kept under the key. NULL: not offered. Calls may have
      * more rows (n) than rows_begin was given: what those hold is finite and means nothing, and they write no cache. */
     bool (*replay)(backend *b, uint64_t key);
     status (*record_begin)(backend *b, uint64_t key);

@@ -410,7 +410,7 @@ static status finish_rows(runner *r, uint32_t first, uint32_t n, runner_sink *si
 /* A step whose sequences all only decode makes the same calls as any other of as many rows: up to so many are recorded, for
  * one of a few sizes, which the rows are filled up to. */
 static uint32_t recorded_rows(const runner *r) {
-    static const uint8_t recorded[] = {1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64};
+    static const uint8_t recorded[] = {1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, RECORDED_ROWS_MAX};
     uint32_t n = r->live.n;
     if (!r->ops->replay || r->o.tap || !comm_is_ordered(r->o.activations)) return 0;
     /* Its rows are packed by the host, which has to know the experts. */

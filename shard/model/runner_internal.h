@@ -43,7 +43,7 @@ struct runner {
     void *page;                     /* host, the larger kind's bytes: a page on its way */
     page_change *changes;           /* [change_cap] */
     uint32_t change_cap;
-    uint8_t plain_steps[65];        /* steps of so many rows that only decoded, before one was recorded */
+    uint8_t plain_steps[RECORDED_ROWS_MAX + 1]; /* steps of so many rows that only decoded, before one was recorded */
     uint64_t busiest_rows, expert_rows; /* of recent layers: the busiest EP group's, all groups' */
     runner_reads reads;
     uint8_t *expert_hit;                /* [experts], scratch */

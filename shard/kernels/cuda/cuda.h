@@ -14,7 +14,7 @@
 extern "C" {
 #endif
 
-enum { CUDA_STREAM_ROWS = 16, CUDA_RECORDED_ROWS = 64 };
+enum { CUDA_STREAM_ROWS = 16 };
 
 /* What a context, cuBLAS and loaded kernels take of a GPU's memory beside what is asked for. */
 #define CUDA_CONTEXT_BYTES (UINT64_C(1) << 30)

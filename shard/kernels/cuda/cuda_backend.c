@@ -248,7 +248,7 @@ fail:
 static void rope_begin(backend *b, rope *r) {
     cuda_backend *c = cuda_of(b);
     /* All rows that a step may have: what is recorded serves the next step, which has others. */
-    uint32_t n = c->recording ? CUDA_RECORDED_ROWS : c->host_rows.n;
+    uint32_t n = c->recording ? RECORDED_ROWS_MAX : c->host_rows.n;
     if (n > r->rows_max) n = r->rows_max;
     cuda_rope_angles(c->stream, r->cosine, r->sine, c->rows.position, n, 0, r->base, r->head_dim, r->pairs);
 }
