@@ -1,7 +1,7 @@
 /* Routing and experts of the GPU back end against double precision, with bounds that follow from how activations are
  * rounded; and that a token has the bits it has alone wherever that is promised. */
-#include "shard/kernels/cpu/ref.h"
 #include "tests/unit/cuda/cuda_kernels.h"
+#include "tests/unit/cuda/stand_in.h"
 
 static uint32_t row_count;
 static uint32_t *row_count_device;
@@ -191,8 +191,6 @@ static void choose(const layer *l, choice how, uint32_t n, uint32_t *ids, float 
         }
 }
 
-static double gelu_double(double x) { return 0.5 * x * (1 + tanh(sqrt(2 / 3.14159265358979323846) * (x + 0.044715 * x * x * x))); }
-
 /* A row's answer, and what its rounding errors are in proportion to. */
 static void experts_double(const made_layer *made, const float *x, const uint32_t *ids, const float *weights, double *y,
                            double *size) {
@@ -335,6 +333,7 @@ TEST(full_size) {
 
 int main(void) {
     gpu_open();
+    stand_in_fill = 0xFF;
     row_count_device = device_of(NULL, sizeof row_count);
     RUN(routing);
     RUN(types);

@@ -40,19 +40,17 @@ static float unit(uint32_t x) { return (float)(hash(x) >> 8) * 0x1p-24f; }
 typedef struct device {
     cuda_backend c;
     uint32_t gets, scans;
-    size_t bytes;
 } device;
 
-static device *device_of(backend *b) { return (device *)b; }
+static device *counted(backend *b) { return (device *)b; }
 static status get(backend *b, void *host, const void *from, size_t bytes) {
-    device_of(b)->gets++;
-    device_of(b)->bytes += bytes;
+    counted(b)->gets++;
     return cuda_get(cuda_of(b), host, from, bytes);
 }
 static void put(backend *b, void *to, const void *host, size_t bytes) { cuda_put(cuda_of(b), to, host, bytes); }
 static status scan(backend *b, const float *logits, uint32_t share, uint32_t first_id, const scan_row *rows, uint32_t n,
                    void *out, const float **adjusted) {
-    device_of(b)->scans++;
+    counted(b)->scans++;
     return cuda_scan(b, logits, share, first_id, rows, n, out, adjusted);
 }
 static const backend_ops ops = {.get = get, .put = put, .scan = scan};
@@ -105,12 +103,12 @@ static status run_steps(comm *ranks, const trial *t, backend *b, kept *out) {
         }
         if (b) {
             put(b, there, logits, bytes);
-            device_of(b)->gets = device_of(b)->scans = 0;
+            counted(b)->gets = counted(b)->scans = 0;
         }
         st = sampler_run(s, there, ROWS, rows, results);
         if (b && st == ST_OK)
-            CHECK_THAT(device_of(b)->scans == 1 && device_of(b)->gets <= t->fetches_max * ROWS, "%u scans, %u gets",
-                       device_of(b)->scans, device_of(b)->gets);
+            CHECK_THAT(counted(b)->scans == 1 && counted(b)->gets <= t->fetches_max * ROWS, "%u scans, %u gets", counted(b)->scans,
+                       counted(b)->gets);
         for (uint32_t i = 0; st == ST_OK && i < ROWS; i++) keep(&out[step * ROWS + i], &results[i]);
     }
     if (b) CHECK(cudaFree(there) == cudaSuccess);
@@ -307,7 +305,7 @@ TEST(a_rank_without_tokens) {
 }
 
 int main(void) {
-    scan_device_needed();
+    device_needed();
     RUN(greedy);
     RUN(unfiltered);
     RUN(filters);

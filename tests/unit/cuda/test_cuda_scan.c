@@ -26,11 +26,6 @@ static float normal(void) {
     return x;
 }
 static uint32_t least(uint32_t a, uint32_t b) { return a < b ? a : b; }
-static uint32_t bits_of(float x) {
-    uint32_t u;
-    memcpy(&u, &x, sizeof u);
-    return u;
-}
 
 /* ---- what rows may hold ---- */
 enum { L_NORMAL, L_CAPPED, L_FEW_VALUES, L_EQUAL, L_ZEROS, L_ODD, L_NOTHING, L_RISING, L_FALLING, L_KINDS };
@@ -466,7 +461,7 @@ TEST(how_long_a_vocabulary_takes) {
 #endif
 
 int main(void) {
-    scan_device_needed();
+    device_needed();
     RUN(rows_of_every_kind);
     RUN(a_whole_vocabulary);
     RUN(what_is_allowed_stays_within_reach);

@@ -1,54 +1,15 @@
 /* The simulator's own test, of what kernels do: threads of a block, warps, tensor cores, copies that are under way. On a GPU
  * the same test shows that the simulator is right about it; what a GPU would hang or go wrong at is the simulator's alone. */
 #include <math.h>
-#include <signal.h>
-#include <stdint.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-#include <sys/wait.h>
-#include <unistd.h>
 
-#include "tests/test.h"
+#include "tests/unit/cuda/cuda_test.h"
 #include "tests/unit/cuda/test_cuda_sim.h"
 
-#define OK(call) CHECK_THAT((call) == cudaSuccess, "%s", cudaGetErrorString(cudaPeekAtLastError()))
-
 static cudaStream_t stream;
-static uint64_t random_state = 88172645463325252u;
-static uint32_t random_word(void) {
-    random_state ^= random_state << 13;
-    random_state ^= random_state >> 7;
-    random_state ^= random_state << 17;
-    return (uint32_t)(random_state >> 32);
-}
-static float random_float(void) { return (float)(int32_t)random_word() * 0x1p-31f; }
-static uint32_t bits_of(float x) {
-    uint32_t u;
-    memcpy(&u, &x, 4);
-    return u;
-}
-static float float_of(uint32_t u) {
-    float x;
-    memcpy(&x, &u, 4);
-    return x;
-}
+
 static float float_of_bf16(uint16_t x) { return float_of((uint32_t)x << 16); }
 
-/* Device memory that holds the bytes, or NaN. */
-static void *device_of(const void *host, size_t bytes) {
-    void *p = NULL;
-    OK(cudaMalloc(&p, bytes));
-    if (host) OK(cudaMemcpy(p, host, bytes, cudaMemcpyHostToDevice));
-    else OK(cudaMemset(p, 0xFF, bytes));
-    OK(cudaDeviceSynchronize()); /* cudaMemset may return before it is done, and our stream does not wait for it */
-    return p;
-}
-static void fetch(void *host, const void *device, size_t bytes) {
-    OK(cudaStreamSynchronize(stream));
-    OK(cudaGetLastError());
-    OK(cudaMemcpy(host, device, bytes, cudaMemcpyDeviceToHost));
-}
+static void fetch(void *host, const void *device, size_t bytes) { device_fetch(stream, host, device, bytes); }
 
 TEST(lanes) {
     enum { BLOCKS = 3, THREADS = 96, N = BLOCKS * THREADS };
@@ -66,8 +27,8 @@ TEST(lanes) {
                             w[l / 8 * 8 + 1], votes, any | !any << 1, w[l ^ 1]};
         CHECK_THAT(memcmp(want, out[i], sizeof want) == 0, "thread %u", i);
     }
-    OK(cudaFree(a));
-    OK(cudaFree(b));
+    device_free(a);
+    device_free(b);
 }
 
 enum { BLOCKS = 5, THREADS = 256, N = BLOCKS * THREADS };
@@ -87,9 +48,9 @@ TEST(barriers) {
         CHECK(out[i] == in[i / THREADS * THREADS + THREADS - 1 - i % THREADS]);
         CHECK_THAT(fabs(sums[i][0] - sum) < 256 * 0x1p-24 * 16 && sums[i][1] == most, "%u: %g for %g", i, (double)sums[i][0], sum);
     }
-    OK(cudaFree(a));
-    OK(cudaFree(b));
-    OK(cudaFree(c));
+    device_free(a);
+    device_free(b);
+    device_free(c);
 }
 
 TEST(barriers_of_some_warps) {
@@ -102,8 +63,8 @@ TEST(barriers_of_some_warps) {
         fetch(out, b, sizeof out);
         for (uint32_t i = 0; i < rounds * 384; i++) CHECK(out[i] == in[i / 128 * 128 + 127 - i % 128]);
     }
-    OK(cudaFree(a));
-    OK(cudaFree(b));
+    device_free(a);
+    device_free(b);
 }
 
 TEST(product) {
@@ -122,9 +83,9 @@ TEST(product) {
             /* 17 terms of at most 1, each sum off by an ulp: a tensor core truncates where it aligns */
             CHECK_THAT(fabs(got[i][j] - want) <= 17 * 17 * 0x1p-23, "(%d, %d): %g for %g", i, j, (double)got[i][j], want);
         }
-    OK(cudaFree(da));
-    OK(cudaFree(db));
-    OK(cudaFree(dd));
+    device_free(da);
+    device_free(db);
+    device_free(dd);
 }
 
 TEST(copies_under_way) {
@@ -143,8 +104,8 @@ TEST(copies_under_way) {
         (void)poison;
 #endif
     }
-    OK(cudaFree(a));
-    OK(cudaFree(b));
+    device_free(a);
+    device_free(b);
 }
 
 /* Nearest even to 8 bits of what `x` is exactly; wide holds the sum to 113 bits. */
@@ -191,10 +152,10 @@ TEST(bf16_rounds_once) {
             CHECK_THAT(got == want, "%a * %a + %a: %04x for %04x", (double)x, (double)y, (double)z, got, want);
         }
     }
-    OK(cudaFree(a));
-    OK(cudaFree(b));
-    OK(cudaFree(c));
-    OK(cudaFree(d));
+    device_free(a);
+    device_free(b);
+    device_free(c);
+    device_free(d);
 }
 
 TEST(f16_is_exact) {
@@ -209,7 +170,7 @@ TEST(f16_is_exact) {
         if (i >> 15) want = -want;
         CHECK_THAT(isnan(want) ? isnan(out[i]) : bits_of(out[i]) == bits_of(want), "%04x: %a", i, (double)out[i]);
     }
-    OK(cudaFree(a));
+    device_free(a);
 }
 
 TEST(counts) {
@@ -220,7 +181,7 @@ TEST(counts) {
     fetch(counts, a, sizeof counts);
     for (uint32_t i = 0; i < BUCKETS; i++) CHECK(counts[i] == 11 * (192 / BUCKETS + (i < 192 % BUCKETS)));
     CHECK(counts[BUCKETS] == 11 * 192 - 1);
-    OK(cudaFree(a));
+    device_free(a);
 }
 
 /* Kernels of two streams that wait for each other's flags run at the same time. */
@@ -235,7 +196,7 @@ TEST(flags_between_streams) {
     CHECK(flags[0] == 50 && flags[1] == 50);
     OK(cudaStreamSynchronize(other));
     OK(cudaStreamDestroy(other));
-    OK(cudaFree(a));
+    device_free(a);
 }
 
 TEST(launches_that_cannot_be) {
@@ -249,7 +210,7 @@ TEST(launches_that_cannot_be) {
     sim_too_much(stream, a, 1, 48 << 10);
     OK(cudaGetLastError());
     OK(cudaStreamSynchronize(stream));
-    OK(cudaFree(a));
+    device_free(a);
 }
 
 #ifdef GEMMAD_CUDA_SIM
@@ -265,38 +226,25 @@ TEST(a_forgotten_barrier_shows) {
         for (uint32_t i = 0; i < N; i++) wrong += out[i] != in[i / THREADS * THREADS + THREADS - 1 - i % THREADS];
         CHECK(wrong > N / 4);
     }
-    OK(cudaFree(a));
-    OK(cudaFree(b));
+    device_free(a);
+    device_free(b);
+}
+
+static void launch_wrong(void *fault) {
+    cudaStream_t own;
+    void *out = NULL;
+    if (cudaStreamCreateWithFlags(&own, cudaStreamNonBlocking) || cudaMalloc(&out, 1024)) _exit(3);
+    sim_wrong(own, out, *(int *)fault);
+    (void)cudaStreamSynchronize(own);
+    (void)cudaFree(out);
 }
 
 /* The kernel's fault ends the process with a sentence that has both parts. */
 static void check_fault(int fault, const char *part, const char *other) {
     char said[4096];
-    int to[2];
-    if (pipe(to)) abort();
-    fflush(stdout);
-    pid_t child = fork();
-    if (child == 0) {
-        dup2(to[1], 2);
-        dup2(to[1], 1);
-        cudaStream_t own;
-        void *out = NULL;
-        if (cudaStreamCreateWithFlags(&own, cudaStreamNonBlocking) || cudaMalloc(&out, 1024)) _exit(3);
-        sim_wrong(own, out, fault);
-        (void)cudaStreamSynchronize(own);
-        (void)cudaFree(out);
-        _exit(0);
-    }
-    close(to[1]);
-    size_t length = 0;
-    for (ssize_t n; length < sizeof said - 1 && (n = read(to[0], said + length, sizeof said - 1 - length)) > 0;) length += (size_t)n;
-    said[length] = 0;
-    close(to[0]);
-    int ended_how = 0;
-    waitpid(child, &ended_how, 0);
-    bool ended = fault == SIM_FAULT_NONE ? WIFEXITED(ended_how) && WEXITSTATUS(ended_how) == 0
-                                         : !(WIFEXITED(ended_how) && WEXITSTATUS(ended_how) == 0);
-    CHECK_THAT(ended && strstr(said, part) && strstr(said, other), "fault %d: status %x: \"%s\"", fault, (unsigned)ended_how, said);
+    int how = run_apart(launch_wrong, &fault, said, sizeof said);
+    CHECK_THAT(ended_well(how) == (fault == SIM_FAULT_NONE) && strstr(said, part) && strstr(said, other), "fault %d: status %x: \"%s\"",
+               fault, (unsigned)how, said);
 }
 
 TEST(faults_are_named) {
@@ -314,8 +262,7 @@ TEST(faults_are_named) {
 #endif
 
 int main(void) {
-    int devices = 0;
-    if (cudaGetDeviceCount(&devices) != cudaSuccess || devices == 0) test_skip("no GPU is here");
+    device_needed();
 #ifdef GEMMAD_CUDA_SIM
     RUN(faults_are_named); /* forks: before there are threads */
 #endif

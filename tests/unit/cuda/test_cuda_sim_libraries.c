@@ -3,13 +3,10 @@
 #include <math.h>
 #include <nccl.h>
 #include <pthread.h>
-#include <stdint.h>
-#include <unistd.h>
 
-#include "tests/test.h"
+#include "tests/unit/cuda/cuda_test.h"
 
 enum { RANKS_MAX = 4, COUNT = 1000 };
-#define OK(call) CHECK_THAT((call) == cudaSuccess, "%s", cudaGetErrorString(cudaPeekAtLastError()))
 #define NCCL_OK(call) CHECK_THAT((call) == ncclSuccess, "%s", ncclGetLastError(NULL))
 
 typedef struct rank {
@@ -186,14 +183,9 @@ TEST(products_are_column_major) {
     float y[COUNT_X][Y_STRIDE], one = 1, zero = 0;
     for (int i = 0; i < ROWS * COLS; i++) w[i / COLS][i % COLS] = (uint16_t)(0x3F80 + i % 90);
     for (int i = 0; i < COUNT_X * COLS; i++) x[i / COLS][i % COLS] = (uint16_t)(0xBF80 + i % 70);
-    void *dw, *dx, *dy, *workspace;
     OK(cudaSetDevice(0));
-    OK(cudaMalloc(&dw, sizeof w));
-    OK(cudaMalloc(&dx, sizeof x));
-    OK(cudaMalloc(&dy, sizeof y));
-    OK(cudaMalloc(&workspace, 1 << 20));
-    OK(cudaMemcpy(dw, w, sizeof w, cudaMemcpyHostToDevice));
-    OK(cudaMemcpy(dx, x, sizeof x, cudaMemcpyHostToDevice));
+    void *dw = device_of(w, sizeof w), *dx = device_of(x, sizeof x), *dy = device_of(NULL, sizeof y);
+    void *workspace = device_of(NULL, 1 << 20);
     cublasLtHandle_t handle;
     cublasLtMatmulDesc_t desc;
     cublasLtMatrixLayout_t lw, lx, ly;
@@ -222,13 +214,8 @@ TEST(products_are_column_major) {
     for (int i = 0; i < COUNT_X; i++)
         for (int j = 0; j < Y_STRIDE; j++) {
             double want = 0;
-            for (int k = 0; k < COLS && j < ROWS; k++) {
-                uint32_t a = (uint32_t)w[j][k] << 16, b = (uint32_t)x[i][k] << 16;
-                float fa, fb;
-                memcpy(&fa, &a, 4);
-                memcpy(&fb, &b, 4);
-                want += (double)fa * fb;
-            }
+            for (int k = 0; k < COLS && j < ROWS; k++)
+                want += (double)float_of((uint32_t)w[j][k] << 16) * float_of((uint32_t)x[i][k] << 16);
             CHECK(j < ROWS ? fabs(y[i][j] - want) < 22 * 0x1p-24 * 100 : isnan(y[i][j]));
         }
     (void)cublasLtMatmulPreferenceDestroy(preference);
@@ -237,10 +224,7 @@ TEST(products_are_column_major) {
     (void)cublasLtMatrixLayoutDestroy(ly);
     (void)cublasLtMatmulDescDestroy(desc);
     (void)cublasLtDestroy(handle);
-    OK(cudaFree(dw));
-    OK(cudaFree(dx));
-    OK(cudaFree(dy));
-    OK(cudaFree(workspace));
+    device_free(dw), device_free(dx), device_free(dy), device_free(workspace);
 }
 
 int main(void) {

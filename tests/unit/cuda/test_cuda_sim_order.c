@@ -1,20 +1,12 @@
 /* The simulator's own test, of the runtime's API: order of work, memory, recorded work, errors. On a GPU it shows that the
  * simulator is right about what is allowed; "as late as may be" is the simulator's alone. */
 #include <signal.h>
-#include <stdint.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-#include <sys/wait.h>
-#include <unistd.h>
 
-#include "tests/test.h"
+#include "tests/unit/cuda/cuda_test.h"
 #include "tests/unit/cuda/test_cuda_sim.h"
 #ifdef GEMMAD_CUDA_SIM
 #include "cuda_sim.h"
 #endif
-
-#define OK(call) CHECK_THAT((call) == cudaSuccess, "%s", cudaGetErrorString(cudaPeekAtLastError()))
 
 static cudaStream_t stream;
 
@@ -209,7 +201,6 @@ TEST(recordings_forbid_waiting) {
 
 TEST(devices_are_described) {
     struct cudaDeviceProp p;
-    struct cudaFuncAttributes attributes;
     size_t available = 0, total = 0;
     char place[32];
     int device = -1, count = 0, value = 0;
@@ -225,7 +216,6 @@ TEST(devices_are_described) {
     CHECK(available > 0 && available <= total && total <= p.totalGlobalMem);
     CHECK(cudaSetDevice(count) == cudaErrorInvalidDevice);
     CHECK(cudaGetLastError() == cudaErrorInvalidDevice && cudaGetLastError() == cudaSuccess);
-    (void)attributes;
 }
 
 #ifdef GEMMAD_CUDA_SIM
@@ -248,17 +238,17 @@ TEST(memory_ends) {
     CHECK(cuda_sim_bytes_taken() == before);
 }
 
+static void touch(void *x) {
+    signal(SIGSEGV, SIG_DFL);
+    _exit(*(volatile uint32_t *)x == 77);
+}
+
 /* The host cannot touch what is the device's, unless it asks. */
 TEST(device_memory_is_the_devices) {
     volatile uint32_t *x = word_of(77);
     if (!TEST_SANITIZED) { /* there it lies in the host's memory, for the sake of the sanitizer */
-        pid_t child = fork();
-        if (child == 0) {
-            signal(SIGSEGV, SIG_DFL);
-            _exit(*x == 77);
-        }
-        int how = 0;
-        waitpid(child, &how, 0);
+        char said[64];
+        int how = run_apart(touch, (void *)(uintptr_t)x, said, sizeof said);
         CHECK_THAT(WIFSIGNALED(how) && WTERMSIG(how) == SIGSEGV, "%x", (unsigned)how);
     }
     cuda_sim_open_memory(1);
@@ -311,8 +301,7 @@ TEST(faults_stay) {
 #endif
 
 int main(void) {
-    int devices = 0;
-    if (cudaGetDeviceCount(&devices) != cudaSuccess || devices == 0) test_skip("no GPU is here");
+    device_needed();
     OK(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking));
     RUN(work_keeps_its_order);
     RUN(streams_wait_for_each_other);

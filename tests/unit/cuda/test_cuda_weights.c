@@ -3,6 +3,7 @@
 #include "base/log.h"
 #include "shard/kernels/cuda/cuda_backend.h"
 #include "tests/device_weights.h"
+#include "tests/unit/cuda/cuda_test.h"
 
 /* Of the back end the loader needs device and stream alone, and weights its memory. */
 static status take(backend *b, size_t bytes, const char *what, void **out) {
@@ -68,8 +69,7 @@ TEST(stages_are_not_overwritten_before_they_are_sent) {
 }
 
 int main(void) {
-    int devices = 0;
-    if (cudaGetDeviceCount(&devices) != cudaSuccess || devices == 0) test_skip("no GPU here");
+    device_needed();
     log_open("test", LOG_ERROR);
     if (cudaStreamCreateWithFlags(&c.stream, cudaStreamNonBlocking) != cudaSuccess) return 1;
     RUN(every_kind_of_weights);

@@ -1,40 +1,14 @@
 /* Products of warpgroups: descriptors, layouts, fragments. Operands are small whole numbers, so that every sum is exact and must
  * have its bits, whatever the order. On a GPU this is where the reading of the manual is proven; there, it runs first. */
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-#include <sys/wait.h>
-#include <unistd.h>
-
-#include "tests/test.h"
+#include "tests/unit/cuda/cuda_test.h"
 #include "tests/unit/cuda/test_cuda_wgmma.h"
-
-#define OK(call) CHECK_THAT((call) == cudaSuccess, "%s", cudaGetErrorString(cudaPeekAtLastError()))
 
 enum { ROWS = 128, DEPTH_MAX = 128, COLUMNS_MAX = 256 };
 
 static cudaStream_t stream;
-static uint64_t random_state = 88172645463325252u;
-static uint32_t random_word(void) {
-    random_state ^= random_state << 13;
-    random_state ^= random_state >> 7;
-    random_state ^= random_state << 17;
-    return (uint32_t)(random_state >> 32);
-}
 /* -127 … 127, which a bf16 holds. */
 static float whole(void) { return (float)(int32_t)(random_word() % 255) - 127.0f; }
-static uint16_t bf16_of(float x) {
-    uint32_t u;
-    memcpy(&u, &x, 4);
-    return (uint16_t)(u >> 16);
-}
-
-static void *device_of(const void *host, size_t bytes) {
-    void *p = NULL;
-    OK(cudaMalloc(&p, bytes));
-    OK(cudaMemcpy(p, host, bytes, cudaMemcpyHostToDevice));
-    return p;
-}
+static uint16_t bf16_of(float x) { return (uint16_t)(bits_of(x) >> 16); }
 
 static float a[ROWS][DEPTH_MAX], b[DEPTH_MAX][COLUMNS_MAX], d[ROWS][COLUMNS_MAX];
 
@@ -51,12 +25,8 @@ static void product(const wgmma_case *c, float *got) {
     uint16_t *device_left = device_of(left, sizeof left), *device_right = device_of(right, sizeof right);
     float *device_sums = device_of(sums, bytes);
     wgmma_product(stream, c, device_left, device_right, device_sums);
-    OK(cudaGetLastError());
-    OK(cudaStreamSynchronize(stream));
-    OK(cudaMemcpy(got, device_sums, bytes, cudaMemcpyDeviceToHost));
-    OK(cudaFree(device_left));
-    OK(cudaFree(device_right));
-    OK(cudaFree(device_sums));
+    device_fetch(stream, got, device_sums, bytes);
+    device_free(device_left), device_free(device_right), device_free(device_sums);
 }
 
 static void check_product(wgmma_case c) {
@@ -90,29 +60,17 @@ TEST(products) {
 }
 
 #ifdef GEMMAD_CUDA_SIM
+static void multiply_wrong(void *fault) {
+    static float got[ROWS * COLUMNS_MAX];
+    if (cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking)) _exit(3);
+    product(&(wgmma_case){.columns = 64, .depth = 64, .stride = 1024, .fault = *(enum wgmma_fault *)fault}, got);
+}
+
 /* The kernel's fault ends the process with a sentence that has the part. */
 static void check_fault(enum wgmma_fault fault, const char *part) {
-    static float got[ROWS * COLUMNS_MAX];
-    static char said[4096];
-    int to[2];
-    if (pipe(to)) abort();
-    fflush(stdout);
-    pid_t child = fork();
-    if (child == 0) {
-        dup2(to[1], 2);
-        if (cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking)) _exit(3);
-        product(&(wgmma_case){.columns = 64, .depth = 64, .stride = 1024, .fault = fault}, got);
-        _exit(0);
-    }
-    close(to[1]);
-    size_t length = 0;
-    for (ssize_t n; length < sizeof said - 1 && (n = read(to[0], said + length, sizeof said - 1 - length)) > 0;) length += (size_t)n;
-    said[length] = 0;
-    close(to[0]);
-    int how = 0;
-    waitpid(child, &how, 0);
-    CHECK_THAT(!(WIFEXITED(how) && WEXITSTATUS(how) == 0) && strstr(said, part), "fault %d: status %x: \"%s\"", (int)fault,
-               (unsigned)how, said);
+    char said[4096];
+    int how = run_apart(multiply_wrong, &fault, said, sizeof said);
+    CHECK_THAT(!ended_well(how) && strstr(said, part), "fault %d: status %x: \"%s\"", (int)fault, (unsigned)how, said);
 }
 
 TEST(faults_are_named) {
@@ -130,8 +88,7 @@ TEST(faults_are_named) {
 
 int main(void) {
     struct cudaDeviceProp p;
-    int devices = 0;
-    if (cudaGetDeviceCount(&devices) != cudaSuccess || devices == 0) test_skip("no GPU");
+    device_needed();
     OK(cudaGetDeviceProperties(&p, 0));
     if (p.major != 9 || p.minor != 0) test_skip("only Hopper has wgmma");
 #ifdef GEMMAD_CUDA_SIM
