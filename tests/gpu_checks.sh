@@ -91,7 +91,7 @@ if begins tests; then
 fi
 if begins sanitizer; then
     if command -v compute-sanitizer >/dev/null; then
-        for t in gpu_test_cuda_{rows,linear,attention,moe,scan,sampler,comm}; do
+        for t in gpu_test_cuda_{rows,linear,attention,attention_prepare,moe,scan,sampler,comm}; do
             for tool in memcheck racecheck synccheck; do
                 [ "$SECONDS" -lt "$seconds" ] || break 2
                 GEMMAD_TEST_SMALL=1 run "$t-$tool" 120 compute-sanitizer --tool "$tool" --error-exitcode 1 "$build/tests/$t"
