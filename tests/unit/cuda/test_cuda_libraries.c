@@ -16,77 +16,61 @@
 
 #ifdef GEMMAD_CUDA_SIM
 #include "cuda_sim.h"
-#define OK(call) CHECK_THAT((call) == cudaSuccess, "%s", cudaGetErrorString(cudaPeekAtLastError()))
+#include "tests/unit/cuda/cuda_kernels.h"
 
 /* ---- cuBLASLt ---- */
 
 enum { N = 70, ROWS = 40, COLS = 72 };
 static const weight_type types[] = {WEIGHT_BF16, WEIGHT_Q8};
 
-static void open_gpu(cuda_backend *gpu, bool batch_invariant) {
-    int shared = 0;
-    *gpu = (cuda_backend){.options = {.rows_max = N, .columns_max = COLS, .matrix_max = ROWS * COLS,
-                                      .batch_invariant = batch_invariant}, .multiprocessors = 2};
-    OK(cudaDeviceGetAttribute(&shared, cudaDevAttrMaxSharedMemoryPerBlockOptin, 0));
-    gpu->shared_bytes_max = (size_t)shared;
-    OK(cudaStreamCreateWithFlags(&gpu->stream, cudaStreamNonBlocking));
-    CHECK_STATUS(cuda_linear_open(gpu), ST_OK);
-}
-static void close_gpu(cuda_backend *gpu) {
-    cuda_linear_close(gpu);
-    OK(cudaStreamDestroy(gpu->stream));
-    CHECK_THAT(gpu->failed == ST_OK, "%s", gpu->failure);
+static void open_gpu(bool batch_invariant) {
+    gpu_open_linear((cuda_backend_options){.rows_max = N, .columns_max = COLS, .matrix_max = ROWS * COLS,
+                                           .batch_invariant = batch_invariant}, 2);
 }
 
 /* y[N, ROWS] of `w` and x, on the device. */
-static void multiply(cuda_backend *gpu, const weight *w, const float *x, float *y, float out[N * ROWS]) {
+static void multiply(const weight *w, const float *x, float *y, float out[N * ROWS]) {
     product p = {y, ROWS, w};
     OK(cudaMemset(y, 0xFF, N * ROWS * sizeof *y));
     OK(cudaDeviceSynchronize());
-    cuda_linear(&gpu->base, &p, 1, x, COLS, N);
-    OK(cudaStreamSynchronize(gpu->stream));
-    OK(cudaMemcpy(out, y, N * ROWS * sizeof *y, cudaMemcpyDeviceToHost));
+    cuda_linear(&gpu.base, &p, 1, x, COLS, N);
+    fetch(out, y, N * ROWS * sizeof *y);
 }
 
 /* Any bits will do that are no NaN: two kinds of the same products are compared. */
 static void *device_random(size_t bytes, uint8_t mask) {
     uint8_t *host = memory_alloc(bytes);
-    void *p = NULL;
     for (size_t i = 0; i < bytes; i++) host[i] = (uint8_t)((i * 2654435761u >> 13) & mask);
-    OK(cudaMalloc(&p, bytes));
-    OK(cudaMemcpy(p, host, bytes, cudaMemcpyHostToDevice));
+    void *p = device_of(host, bytes);
     free(host);
     return p;
 }
 
 static void products_without(weight_type type) {
     static float want[N * ROWS], got[N * ROWS], usual[N * ROWS];
-    cuda_backend gpu;
     weight w = {.type = type, .rows = ROWS, .cols = COLS};
     size_t bytes = weight_in_strips(type) ? (ROWS + 15) / 16 * quant_strip_bytes(type, COLS) : ROWS * COLS * sizeof(uint16_t);
     void *matrix = device_random(bytes, 0x3F);
     float *x = device_random(N * COLS * sizeof *x, 0x3F), *y = device_random(N * ROWS * sizeof *y, 0);
     w.data = matrix;
-    open_gpu(&gpu, true);
-    multiply(&gpu, &w, x, y, want);
-    close_gpu(&gpu);
+    open_gpu(true);
+    multiply(&w, x, y, want);
+    gpu_close_linear();
     lt_library_pretend_missing(true);
     size_t before = cuda_sim_bytes_taken();
-    open_gpu(&gpu, false);
+    open_gpu(false);
     CHECK(cuda_sim_bytes_taken() == before);
-    multiply(&gpu, &w, x, y, got);
-    close_gpu(&gpu);
+    multiply(&w, x, y, got);
+    gpu_close_linear();
     lt_library_pretend_missing(false);
     CHECK_THAT(memcmp(want, got, sizeof want) == 0, "type %d", type);
     unsigned long long launches = cuda_sim_launches();
-    open_gpu(&gpu, false);
-    multiply(&gpu, &w, x, y, usual);
-    close_gpu(&gpu);
+    open_gpu(false);
+    multiply(&w, x, y, usual);
+    gpu_close_linear();
     CHECK(cuda_sim_launches() > launches);
     CHECK_THAT(memcmp(want, usual, sizeof want) != 0, "type %d: it is found again, and rounds", type);
-    OK(cudaFree(matrix));
-    OK(cudaFree(x));
-    OK(cudaFree(y));
+    device_free(matrix), device_free(x), device_free(y);
 }
 
 TEST(products_go_without_cublaslt) {
