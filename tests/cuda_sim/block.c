@@ -8,6 +8,7 @@
 #include <string.h>
 #include <time.h>
 
+#include "base/memory.h"
 #include "fiber.h"
 #include "sim.h"
 #include "wgmma.h"
@@ -29,7 +30,7 @@ typedef struct lane {
     uint16_t warp, number;
     uint8_t at;                /* enum sim_meeting, or SIM_MEETINGS + barrier */
     uint32_t mask;
-    bool began, waited;        /* for the kernel before */
+    bool waited;               /* for the kernel before */
     sim_exchange exchange;
     pending_copy *copies;
     unsigned copy_count, copy_max, group, grouped;
@@ -341,8 +342,7 @@ void sim_copy_async(void *shared, const void *global, bool valid) {
     if (!sim_is_shared(shared, 16)) sim_die("cp_async_16 to %p, which is not in shared memory", shared);
     if (l->copy_count == l->copy_max) {
         l->copy_max = l->copy_max ? 2 * l->copy_max : 16;
-        l->copies = realloc(l->copies, l->copy_max * sizeof *l->copies);
-        if (!l->copies) sim_die("no memory");
+        l->copies = memory_grow(l->copies, l->copy_max * sizeof *l->copies);
     }
     memset(shared, 0xFF, 16);
     l->copies[l->copy_count++] = (pending_copy){shared, global, l->group, valid};
@@ -406,8 +406,7 @@ static uint64_t greatest_divisor(uint64_t a, uint64_t b) { return b ? greatest_d
 void sim_run(const sim_launch *launch, const void *arguments, uint64_t seed) {
     pthread_once(&machine_once, machine_key_make);
     if (!self) {
-        self = calloc(1, sizeof *self);
-        if (!self) sim_die("no memory");
+        self = memory_alloc(sizeof *self);
         for (int i = 0; i < SIM_THREADS_MAX; i++)
             self->warps[i / LANES].exchanges[i % LANES] = &self->warps[i / LANES].lanes[i % LANES].exchange;
         pthread_setspecific(machine_key, self);

@@ -56,8 +56,6 @@ typedef enum {
 } cublasLtMatmulPreferenceAttributes_t;
 
 size_t cublasLtGetVersion(void);
-const char *cublasLtGetStatusName(cublasStatus_t s);
-const char *cublasLtGetStatusString(cublasStatus_t s);
 cublasStatus_t cublasLtCreate(cublasLtHandle_t *handle);
 cublasStatus_t cublasLtDestroy(cublasLtHandle_t handle);
 cublasStatus_t cublasLtMatrixLayoutCreate(cublasLtMatrixLayout_t *layout, cudaDataType type, uint64_t rows, uint64_t cols,

@@ -1,6 +1,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/memory.h"
 #include "cublasLt.h"
 #include "sim.h"
 
@@ -19,37 +20,20 @@ struct cublasLtMatmulPreferenceOpaque {
 enum { ALGORITHM = 0x5107, WORKSPACE = 4096 };
 
 size_t cublasLtGetVersion(void) { return 130000; }
-const char *cublasLtGetStatusName(cublasStatus_t s) { return cublasLtGetStatusString(s); }
-const char *cublasLtGetStatusString(cublasStatus_t s) {
-    switch (s) {
-    case CUBLAS_STATUS_SUCCESS: return "CUBLAS_STATUS_SUCCESS";
-    case CUBLAS_STATUS_NOT_INITIALIZED: return "CUBLAS_STATUS_NOT_INITIALIZED";
-    case CUBLAS_STATUS_ALLOC_FAILED: return "CUBLAS_STATUS_ALLOC_FAILED";
-    case CUBLAS_STATUS_INVALID_VALUE: return "CUBLAS_STATUS_INVALID_VALUE";
-    case CUBLAS_STATUS_EXECUTION_FAILED: return "CUBLAS_STATUS_EXECUTION_FAILED";
-    case CUBLAS_STATUS_NOT_SUPPORTED: return "CUBLAS_STATUS_NOT_SUPPORTED";
-    default: return "CUBLAS_STATUS_INTERNAL_ERROR";
-    }
-}
-
-static cublasStatus_t take(size_t bytes, void *out) {
-    void *p = calloc(1, bytes);
-    memcpy(out, &p, sizeof p);
-    return p ? CUBLAS_STATUS_SUCCESS : CUBLAS_STATUS_ALLOC_FAILED;
-}
 static cublasStatus_t give(void *p) {
     free(p);
     return CUBLAS_STATUS_SUCCESS;
 }
 cublasStatus_t cublasLtCreate(cublasLtHandle_t *handle) {
     if (sim_device_failed(sim_device_current()) != cudaSuccess) return CUBLAS_STATUS_NOT_INITIALIZED;
-    return take(sizeof **handle, handle);
+    *handle = memory_alloc(sizeof **handle);
+    return CUBLAS_STATUS_SUCCESS;
 }
 cublasStatus_t cublasLtDestroy(cublasLtHandle_t handle) { return give(handle); }
 
 cublasStatus_t cublasLtMatrixLayoutCreate(cublasLtMatrixLayout_t *layout, cudaDataType type, uint64_t rows, uint64_t cols,
                                           int64_t ld) {
-    if (take(sizeof **layout, layout) != CUBLAS_STATUS_SUCCESS) return CUBLAS_STATUS_ALLOC_FAILED;
+    *layout = memory_alloc(sizeof **layout);
     **layout = (struct cublasLtMatrixLayoutOpaque){type, rows, cols, ld};
     return CUBLAS_STATUS_SUCCESS;
 }
@@ -57,7 +41,8 @@ cublasStatus_t cublasLtMatrixLayoutDestroy(cublasLtMatrixLayout_t layout) { retu
 
 cublasStatus_t cublasLtMatmulDescCreate(cublasLtMatmulDesc_t *desc, cublasComputeType_t compute, cudaDataType_t scale) {
     if (compute != CUBLAS_COMPUTE_32F || scale != CUDA_R_32F) return CUBLAS_STATUS_NOT_SUPPORTED;
-    return take(sizeof **desc, desc);
+    *desc = memory_alloc(sizeof **desc);
+    return CUBLAS_STATUS_SUCCESS;
 }
 cublasStatus_t cublasLtMatmulDescDestroy(cublasLtMatmulDesc_t desc) { return give(desc); }
 cublasStatus_t cublasLtMatmulDescSetAttribute(cublasLtMatmulDesc_t desc, cublasLtMatmulDescAttributes_t what,
@@ -72,7 +57,7 @@ cublasStatus_t cublasLtMatmulDescSetAttribute(cublasLtMatmulDesc_t desc, cublasL
 }
 
 cublasStatus_t cublasLtMatmulPreferenceCreate(cublasLtMatmulPreference_t *preference) {
-    if (take(sizeof **preference, preference) != CUBLAS_STATUS_SUCCESS) return CUBLAS_STATUS_ALLOC_FAILED;
+    *preference = memory_alloc(sizeof **preference);
     for (int i = 0; i < 4; i++) (*preference)->alignment[i] = 256;
     return CUBLAS_STATUS_SUCCESS;
 }
@@ -154,8 +139,7 @@ static void line(float *out, const char *x, const struct cublasLtMatrixLayoutOpa
 static void product_run(sim_work *w) {
     product_work *p = (product_work *)w;
     uint64_t m = p->d_layout.rows, n = p->d_layout.cols, k = p->desc.turn_a ? p->a_layout.rows : p->a_layout.cols;
-    float *a = malloc(k * sizeof *a), *b = malloc(k * n * sizeof *b);
-    if (!a || !b) sim_die("no memory");
+    float *a = memory_alloc_array(k, sizeof *a), *b = memory_alloc_array(k * n, sizeof *b);
     if (p->workspace_bytes) memset(p->workspace, 0xFF, p->workspace_bytes);
     for (uint64_t j = 0; j < n; j++) line(b + j * k, p->b, &p->b_layout, !p->desc.turn_b, j, k);
     for (uint64_t i = 0; i < m; i++) {
@@ -174,7 +158,6 @@ static void product_run(sim_work *w) {
     free(a);
     free(b);
 }
-static void product_close(sim_work *w) { free(w); }
 
 static bool lies_well(const void *p, cublasLtMatrixLayout_t l, uint64_t alignment) {
     size_t elements = (size_t)l->ld * (l->cols - 1) + l->rows;
@@ -200,9 +183,8 @@ cublasStatus_t cublasLtMatmul(cublasLtHandle_t handle, cublasLtMatmulDesc_t desc
         return CUBLAS_STATUS_INVALID_VALUE;
     if (!lies_well(a, a_layout, alignment[0]) || !lies_well(b, b_layout, alignment[1]) || !lies_well(d, d_layout, alignment[3]))
         return CUBLAS_STATUS_INVALID_VALUE;
-    product_work *p = malloc(sizeof *p);
-    if (!p) return CUBLAS_STATUS_ALLOC_FAILED;
-    *p = (product_work){.base = {product_run, product_close, 1}, .a_layout = *a_layout, .b_layout = *b_layout,
+    product_work *p = memory_alloc(sizeof *p);
+    *p = (product_work){.base = {product_run, sim_work_free, 1}, .a_layout = *a_layout, .b_layout = *b_layout,
                         .c_layout = *c_layout, .d_layout = *d_layout, .desc = *desc, .a = a, .b = b, .c = c, .d = d,
                         .workspace = workspace, .workspace_bytes = algo ? (size_t)algo->data[1] : 0};
     memcpy(&p->alpha, alpha, sizeof p->alpha);

@@ -1,4 +1,4 @@
-/* What device code sees of CUDA, for g++: qualifiers, built-in variables and functions. Kernels run as fibers, one for each
+/* What device code here uses of CUDA, for g++: qualifiers, built-in variables and functions. Kernels run as fibers, one for each
  * thread of a block (block.c); functions that threads meet in are rendezvous of those. */
 #ifndef TESTS_CUDA_SIM_CUDA_RUNTIME_H
 #define TESTS_CUDA_SIM_CUDA_RUNTIME_H
@@ -13,12 +13,10 @@
 #define __global__ __attribute__((unused))
 #define __device__ __attribute__((unused))
 #define __host__
-#define __constant__ __attribute__((unused))
 #define __shared__ static thread_local
 #define __forceinline__ inline __attribute__((always_inline))
 #define __launch_bounds__(...)
 #define __align__(n) __attribute__((aligned(n)))
-#define __grid_constant__
 
 /* ---- meeting ---- */
 static inline void __syncthreads(void) { sim_barrier(0, 0); }
@@ -56,72 +54,32 @@ static inline int __all_sync(uint32_t mask, int predicate) { return __ballot_syn
 
 /* ---- memory ---- */
 static inline void __threadfence(void) { __atomic_thread_fence(__ATOMIC_SEQ_CST); }
-static inline void __threadfence_block(void) { __atomic_thread_fence(__ATOMIC_SEQ_CST); }
-static inline void __threadfence_system(void) { __atomic_thread_fence(__ATOMIC_SEQ_CST); }
-template <typename T> static inline T __ldg(const T *p) { return *p; }
-template <typename T> static inline T __ldcs(const T *p) { return *p; }
-template <typename T> static inline T __ldcg(const T *p) { return *p; }
-template <typename T> static inline void __stcs(T *p, T v) { *p = v; }
-template <typename T> static inline void __stcg(T *p, T v) { *p = v; }
 
 /* Each returns what was there before. The threads of a block take turns at them, now and then. */
 #define SIM_ATOMICS_(T)                                                                                     \
     static inline T atomicAdd(T *p, T v) { sim_atomic(); return __atomic_fetch_add(p, v, __ATOMIC_SEQ_CST); } \
     static inline T atomicExch(T *p, T v) { sim_atomic(); return __atomic_exchange_n(p, v, __ATOMIC_SEQ_CST); } \
-    static inline T atomicCAS(T *p, T old, T v) {                                                            \
-        sim_atomic();                                                                                        \
-        __atomic_compare_exchange_n(p, &old, v, false, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST);                  \
-        return old;                                                                                          \
-    }                                                                                                        \
     static inline T atomicMax(T *p, T v) {                                                                   \
         sim_atomic();                                                                                        \
         T old = __atomic_load_n(p, __ATOMIC_SEQ_CST);                                                        \
         while (old < v && !__atomic_compare_exchange_n(p, &old, v, false, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST)) {} \
         return old;                                                                                          \
     }                                                                                                        \
-    static inline T atomicMin(T *p, T v) {                                                                   \
-        sim_atomic();                                                                                        \
-        T old = __atomic_load_n(p, __ATOMIC_SEQ_CST);                                                        \
-        while (v < old && !__atomic_compare_exchange_n(p, &old, v, false, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST)) {} \
-        return old;                                                                                          \
-    }                                                                                                        \
-    static inline T atomicOr(T *p, T v) { sim_atomic(); return __atomic_fetch_or(p, v, __ATOMIC_SEQ_CST); }  \
-    static inline T atomicAnd(T *p, T v) { sim_atomic(); return __atomic_fetch_and(p, v, __ATOMIC_SEQ_CST); }
+    static inline T atomicOr(T *p, T v) { sim_atomic(); return __atomic_fetch_or(p, v, __ATOMIC_SEQ_CST); }
 SIM_ATOMICS_(int)
 SIM_ATOMICS_(unsigned)
 SIM_ATOMICS_(unsigned long long)
-static inline int atomicSub(int *p, int v) { return atomicAdd(p, -v); }
-static inline unsigned atomicSub(unsigned *p, unsigned v) { return atomicAdd(p, 0u - v); }
 
 /* ---- arithmetic ---- */
 static inline unsigned __float_as_uint(float x) { unsigned u; memcpy(&u, &x, 4); return u; }
-static inline int __float_as_int(float x) { int u; memcpy(&u, &x, 4); return u; }
 static inline float __uint_as_float(unsigned u) { float x; memcpy(&x, &u, 4); return x; }
-static inline float __int_as_float(int u) { float x; memcpy(&x, &u, 4); return x; }
-static inline float atomicAdd(float *p, float v) {
-    unsigned old = __atomic_load_n((unsigned *)p, __ATOMIC_SEQ_CST), was;
-    do {
-        was = old;
-        old = atomicCAS((unsigned *)p, was, __float_as_uint(__uint_as_float(was) + v));
-    } while (old != was);
-    return __uint_as_float(old);
-}
-static inline int __clz(int x) { return x ? __builtin_clz((unsigned)x) : 32; }
-static inline int __clzll(long long x) { return x ? __builtin_clzll((unsigned long long)x) : 64; }
 /* Without a call: the compiler may not count on an instruction for it. */
 static inline int __popc(unsigned x) {
     x -= x >> 1 & 0x55555555u;
     x = (x & 0x33333333u) + (x >> 2 & 0x33333333u);
     return (int)(((x + (x >> 4)) & 0x0F0F0F0Fu) * 0x01010101u >> 24);
 }
-static inline int __popcll(unsigned long long x) { return __popc((unsigned)x) + __popc((unsigned)(x >> 32)); }
 static inline int __ffs(int x) { return __builtin_ffs(x); }
-static inline int __ffsll(long long x) { return __builtin_ffsll(x); }
-static inline unsigned __brev(unsigned x) {
-    unsigned y = 0;
-    for (int i = 0; i < 32; i++) y |= (x >> i & 1u) << (31 - i);
-    return y;
-}
 /* Bytes of (y, x) picked by the nibbles of s; bit 3 of a nibble spreads the sign of its byte. */
 static inline unsigned __byte_perm(unsigned x, unsigned y, unsigned s) {
     uint64_t both = (uint64_t)y << 32 | x;
@@ -133,28 +91,6 @@ static inline unsigned __byte_perm(unsigned x, unsigned y, unsigned s) {
     }
     return d;
 }
-static inline int __dp4a(int a, int b, int c) {
-    for (int i = 0; i < 4; i++) c += (int)(int8_t)((unsigned)a >> 8 * i) * (int)(int8_t)((unsigned)b >> 8 * i);
-    return c;
-}
-static inline unsigned __dp4a(unsigned a, unsigned b, unsigned c) {
-    for (int i = 0; i < 4; i++) c += (a >> 8 * i & 0xFFu) * (b >> 8 * i & 0xFFu);
-    return c;
-}
-static inline unsigned __funnelshift_r(unsigned low, unsigned high, unsigned by) {
-    return (unsigned)(((uint64_t)high << 32 | low) >> (by & 31u));
-}
-static inline unsigned __funnelshift_l(unsigned low, unsigned high, unsigned by) {
-    return (unsigned)(((uint64_t)high << 32 | low) << (by & 31u) >> 32);
-}
-static inline unsigned __umulhi(unsigned a, unsigned b) { return (unsigned)((uint64_t)a * b >> 32); }
-static inline float __fmaf_rn(float a, float b, float c) { return fmaf(a, b, c); }
-static inline float __fadd_rn(float a, float b) { return a + b; }
-static inline float __fmul_rn(float a, float b) { return a * b; }
-static inline float __fdiv_rn(float a, float b) { return a / b; }
-static inline float __fsqrt_rn(float a) { return sqrtf(a); }
-static inline int __float2int_rn(float x) { return (int)rintf(x); }
-static inline void __nanosleep(unsigned) { sim_spin(); }
 
 #define SIM_MIN_MAX_(T)                                                                                      \
     static inline T min(T a, T b) { return b < a ? b : a; }                                                  \

@@ -22,6 +22,7 @@ int sim_device_count(void) {
     return n > SIM_DEVICES_MAX ? SIM_DEVICES_MAX : (int)n;
 }
 int sim_device_current(void) { return current; }
+static bool is_device(int device) { return device >= 0 && device < sim_device_count(); }
 cudaError_t sim_device_failed(int device) { return (cudaError_t)__atomic_load_n(&failed[device], __ATOMIC_SEQ_CST); }
 
 cudaError_t sim_error(cudaError_t e) {
@@ -49,51 +50,42 @@ cudaError_t cudaGetLastError(void) {
     return e;
 }
 
+#define ERROR_(e, text) {e, #e, text}
 static const struct { cudaError_t e; const char *name, *text; } errors[] = {
-    {cudaSuccess, "cudaSuccess", "no error"},
-    {cudaErrorInvalidValue, "cudaErrorInvalidValue", "invalid argument"},
-    {cudaErrorMemoryAllocation, "cudaErrorMemoryAllocation", "out of memory"},
-    {cudaErrorInitializationError, "cudaErrorInitializationError", "initialization error"},
-    {cudaErrorInvalidConfiguration, "cudaErrorInvalidConfiguration", "invalid configuration argument"},
-    {cudaErrorInvalidMemcpyDirection, "cudaErrorInvalidMemcpyDirection", "invalid copy direction for memcpy"},
-    {cudaErrorInsufficientDriver, "cudaErrorInsufficientDriver", "CUDA driver version is insufficient for CUDA runtime version"},
-    {cudaErrorDevicesUnavailable, "cudaErrorDevicesUnavailable", "CUDA-capable device(s) is/are busy or unavailable"},
-    {cudaErrorNoKernelImageForDevice, "cudaErrorNoKernelImageForDevice",
-     "no kernel image is available for execution on the device"},
-    {cudaErrorECCUncorrectable, "cudaErrorECCUncorrectable", "uncorrectable ECC error encountered"},
-    {cudaErrorNvlinkUncorrectable, "cudaErrorNvlinkUncorrectable", "uncorrectable NVLink error detected during the execution"},
-    {cudaErrorLaunchTimeout, "cudaErrorLaunchTimeout", "the launch timed out and was terminated"},
-    {cudaErrorHardwareStackError, "cudaErrorHardwareStackError", "hardware stack error"},
-    {cudaErrorIllegalInstruction, "cudaErrorIllegalInstruction", "an illegal instruction was encountered"},
-    {cudaErrorMisalignedAddress, "cudaErrorMisalignedAddress", "misaligned address"},
-    {cudaErrorSystemNotReady, "cudaErrorSystemNotReady", "system not yet initialized"},
-    {cudaErrorNoDevice, "cudaErrorNoDevice", "no CUDA-capable device is detected"},
-    {cudaErrorInvalidDevice, "cudaErrorInvalidDevice", "invalid device ordinal"},
-    {cudaErrorInvalidResourceHandle, "cudaErrorInvalidResourceHandle", "invalid resource handle"},
-    {cudaErrorNotReady, "cudaErrorNotReady", "device not ready"},
-    {cudaErrorIllegalAddress, "cudaErrorIllegalAddress", "an illegal memory access was encountered"},
-    {cudaErrorPeerAccessAlreadyEnabled, "cudaErrorPeerAccessAlreadyEnabled", "peer access is already enabled"},
-    {cudaErrorHostMemoryAlreadyRegistered, "cudaErrorHostMemoryAlreadyRegistered",
-     "part or all of the requested memory range is already mapped"},
-    {cudaErrorHostMemoryNotRegistered, "cudaErrorHostMemoryNotRegistered",
-     "pointer does not correspond to a registered memory region"},
-    {cudaErrorLaunchFailure, "cudaErrorLaunchFailure", "unspecified launch failure"},
-    {cudaErrorNotSupported, "cudaErrorNotSupported", "operation not supported"},
-    {cudaErrorStreamCaptureUnsupported, "cudaErrorStreamCaptureUnsupported",
-     "operation not permitted when stream is capturing"},
-    {cudaErrorStreamCaptureInvalidated, "cudaErrorStreamCaptureInvalidated",
-     "operation failed due to a previous error during capture"},
-    {cudaErrorStreamCaptureUnmatched, "cudaErrorStreamCaptureUnmatched",
-     "capture was not initiated in this stream"},
-    {cudaErrorStreamCaptureUnjoined, "cudaErrorStreamCaptureUnjoined",
-     "capturing stream has unjoined work"},
-    {cudaErrorStreamCaptureIsolation, "cudaErrorStreamCaptureIsolation",
-     "dependency created on uncaptured work in another stream"},
-    {cudaErrorStreamCaptureImplicit, "cudaErrorStreamCaptureImplicit",
-     "operation would make the legacy stream depend on a capturing blocking stream"},
-    {cudaErrorCapturedEvent, "cudaErrorCapturedEvent", "operation not permitted on an event last recorded in a capturing stream"},
-    {cudaErrorStreamCaptureWrongThread, "cudaErrorStreamCaptureWrongThread",
-     "attempt to terminate a thread-local capture sequence from another thread"},
+    ERROR_(cudaSuccess, "no error"),
+    ERROR_(cudaErrorInvalidValue, "invalid argument"),
+    ERROR_(cudaErrorMemoryAllocation, "out of memory"),
+    ERROR_(cudaErrorInitializationError, "initialization error"),
+    ERROR_(cudaErrorInvalidConfiguration, "invalid configuration argument"),
+    ERROR_(cudaErrorInvalidMemcpyDirection, "invalid copy direction for memcpy"),
+    ERROR_(cudaErrorInsufficientDriver, "CUDA driver version is insufficient for CUDA runtime version"),
+    ERROR_(cudaErrorDevicesUnavailable, "CUDA-capable device(s) is/are busy or unavailable"),
+    ERROR_(cudaErrorNoKernelImageForDevice, "no kernel image is available for execution on the device"),
+    ERROR_(cudaErrorECCUncorrectable, "uncorrectable ECC error encountered"),
+    ERROR_(cudaErrorNvlinkUncorrectable, "uncorrectable NVLink error detected during the execution"),
+    ERROR_(cudaErrorLaunchTimeout, "the launch timed out and was terminated"),
+    ERROR_(cudaErrorHardwareStackError, "hardware stack error"),
+    ERROR_(cudaErrorIllegalInstruction, "an illegal instruction was encountered"),
+    ERROR_(cudaErrorMisalignedAddress, "misaligned address"),
+    ERROR_(cudaErrorSystemNotReady, "system not yet initialized"),
+    ERROR_(cudaErrorNoDevice, "no CUDA-capable device is detected"),
+    ERROR_(cudaErrorInvalidDevice, "invalid device ordinal"),
+    ERROR_(cudaErrorInvalidResourceHandle, "invalid resource handle"),
+    ERROR_(cudaErrorNotReady, "device not ready"),
+    ERROR_(cudaErrorIllegalAddress, "an illegal memory access was encountered"),
+    ERROR_(cudaErrorPeerAccessAlreadyEnabled, "peer access is already enabled"),
+    ERROR_(cudaErrorHostMemoryAlreadyRegistered, "part or all of the requested memory range is already mapped"),
+    ERROR_(cudaErrorHostMemoryNotRegistered, "pointer does not correspond to a registered memory region"),
+    ERROR_(cudaErrorLaunchFailure, "unspecified launch failure"),
+    ERROR_(cudaErrorNotSupported, "operation not supported"),
+    ERROR_(cudaErrorStreamCaptureUnsupported, "operation not permitted when stream is capturing"),
+    ERROR_(cudaErrorStreamCaptureInvalidated, "operation failed due to a previous error during capture"),
+    ERROR_(cudaErrorStreamCaptureUnmatched, "capture was not initiated in this stream"),
+    ERROR_(cudaErrorStreamCaptureUnjoined, "capturing stream has unjoined work"),
+    ERROR_(cudaErrorStreamCaptureIsolation, "dependency created on uncaptured work in another stream"),
+    ERROR_(cudaErrorStreamCaptureImplicit, "operation would make the legacy stream depend on a capturing blocking stream"),
+    ERROR_(cudaErrorCapturedEvent, "operation not permitted on an event last recorded in a capturing stream"),
+    ERROR_(cudaErrorStreamCaptureWrongThread, "attempt to terminate a thread-local capture sequence from another thread"),
 };
 const char *cudaGetErrorString(cudaError_t e) {
     for (size_t i = 0; i < sizeof errors / sizeof *errors; i++)
@@ -123,7 +115,7 @@ cudaError_t cudaGetDeviceCount(int *count) {
 cudaError_t cudaSetDevice(int device) {
     if (is_forked()) return sim_error(cudaErrorInitializationError);
     if (sim_device_count() == 0) return sim_error(cudaErrorNoDevice);
-    if (device < 0 || device >= sim_device_count()) return sim_error(cudaErrorInvalidDevice);
+    if (!is_device(device)) return sim_error(cudaErrorInvalidDevice);
     current = device;
     return sim_device_failed(device);
 }
@@ -146,7 +138,7 @@ cudaError_t cudaDeviceReset(void) {
 }
 
 cudaError_t cudaGetDeviceProperties(cudaDeviceProp *p, int device) {
-    if (device < 0 || device >= sim_device_count()) return sim_error(cudaErrorInvalidDevice);
+    if (!is_device(device)) return sim_error(cudaErrorInvalidDevice);
     unsigned capability = (unsigned)sim_setting("CUDA_SIM_CAPABILITY", 90);
     memset(p, 0, sizeof *p);
     snprintf(p->name, sizeof p->name, "Simulated GPU");
@@ -195,7 +187,7 @@ cudaError_t cudaDeviceGetAttribute(int *value, enum cudaDeviceAttr what, int dev
     return cudaSuccess;
 }
 cudaError_t cudaDeviceGetPCIBusId(char *text, int length, int device) {
-    if (device < 0 || device >= sim_device_count()) return sim_error(cudaErrorInvalidDevice);
+    if (!is_device(device)) return sim_error(cudaErrorInvalidDevice);
     snprintf(text, (size_t)length, "0000:%02X:00.0", 0x10 + device);
     return cudaSuccess;
 }
@@ -208,15 +200,14 @@ cudaError_t cudaDeviceGetByPCIBusId(int *device, const char *text) {
     return sim_error(cudaErrorInvalidDevice);
 }
 cudaError_t cudaDeviceCanAccessPeer(int *can, int device, int peer) {
-    if (device < 0 || peer < 0 || device >= sim_device_count() || peer >= sim_device_count())
-        return sim_error(cudaErrorInvalidDevice);
+    if (!is_device(device) || !is_device(peer)) return sim_error(cudaErrorInvalidDevice);
     *can = device != peer;
     return cudaSuccess;
 }
 cudaError_t cudaDeviceEnablePeerAccess(int peer, unsigned flags) {
     static unsigned char enabled[SIM_DEVICES_MAX][SIM_DEVICES_MAX];
     if (flags != 0) return sim_error(cudaErrorInvalidValue);
-    if (peer < 0 || peer == current || peer >= sim_device_count()) return sim_error(cudaErrorInvalidDevice);
+    if (peer == current || !is_device(peer)) return sim_error(cudaErrorInvalidDevice);
     bool before = __atomic_exchange_n(&enabled[current][peer], 1, __ATOMIC_SEQ_CST);
     return sim_error(before ? cudaErrorPeerAccessAlreadyEnabled : cudaSuccess);
 }

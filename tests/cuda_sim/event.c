@@ -2,6 +2,7 @@
 #include <stdlib.h>
 #include <time.h>
 
+#include "base/memory.h"
 #include "sim.h"
 #include "stream.h"
 
@@ -36,9 +37,9 @@ static void record_close(sim_work *w) {
 cudaError_t cudaEventCreateWithFlags(cudaEvent_t *event, unsigned flags) {
     cudaError_t e = sim_device_failed(sim_device_current());
     if (e == cudaSuccess && flags > 7) e = cudaErrorInvalidValue;
-    *event = e == cudaSuccess ? calloc(1, sizeof **event) : NULL;
-    if (e == cudaSuccess && !*event) e = cudaErrorMemoryAllocation;
+    *event = NULL;
     if (e != cudaSuccess) return sim_error(e);
+    *event = memory_alloc(sizeof **event);
     (*event)->references = 1;
     (*event)->flags = flags;
     (*event)->device = sim_device_current();
@@ -63,8 +64,7 @@ cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
         event->captured = s->captured;
         return cudaSuccess;
     }
-    record_work *w = malloc(sizeof *w);
-    if (!w) sim_die("no memory");
+    record_work *w = memory_alloc(sizeof *w);
     *w = (record_work){{record_run, record_close, 1}, event};
     __atomic_add_fetch(&event->references, 1, __ATOMIC_RELAXED);
     e = sim_enqueue(stream, &w->base);

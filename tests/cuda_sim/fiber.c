@@ -6,6 +6,8 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include "base/memory.h"
+
 #ifdef __SANITIZE_ADDRESS__
 #include <sanitizer/asan_interface.h>
 #include <sanitizer/common_interface_defs.h>
@@ -15,10 +17,10 @@ enum { STACK_BYTES = 128 << 10 };
 #endif
 
 fiber_stack *fiber_stack_open(unsigned colour) {
-    fiber_stack *s = malloc(sizeof *s);
+    fiber_stack *s = memory_alloc(sizeof *s);
     size_t guard = (size_t)sysconf(_SC_PAGESIZE);
     char *at = mmap(NULL, STACK_BYTES + guard, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    if (!s || at == MAP_FAILED || mprotect(at, guard, PROT_NONE)) {
+    if (at == MAP_FAILED || mprotect(at, guard, PROT_NONE)) {
         fprintf(stderr, "cuda_sim: no memory for the stack of a thread\n");
         abort();
     }
@@ -28,9 +30,6 @@ fiber_stack *fiber_stack_open(unsigned colour) {
 }
 
 void fiber_stack_close(fiber_stack *s) {
-#ifdef __SANITIZE_ADDRESS__
-    __asan_unpoison_memory_region(s->base, s->bytes);
-#endif
     size_t guard = (size_t)sysconf(_SC_PAGESIZE);
 #ifdef __SANITIZE_ADDRESS__
     /* Frames that were left and not returned from would still be marked when this place is mapped again. */
@@ -77,7 +76,7 @@ void fiber_begin(fiber *f, fiber_stack *stack, void (*entry)(void)) {
     *f = (fiber){.at = c, .base = stack->base, .bytes = stack->bytes};
 }
 static inline void swap(fiber *from, fiber *to) {
-    if (!from->at) from->at = malloc(sizeof(ucontext_t));
+    if (!from->at) from->at = memory_alloc(sizeof(ucontext_t));
     swapcontext(from->at, to->at);
 }
 #endif

@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/memory.h"
 #include "sim.h"
 #include "stream.h"
 
@@ -33,13 +34,11 @@ struct CUgraphExec_st {
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER; /* guards the list of captures and what is in it */
 static sim_capture *captures;
 static uint64_t numbers;
-static __thread enum cudaStreamCaptureMode thread_mode;
 
 static void list_add(work_list *l, sim_work *w) {
     if (l->count == l->max) {
         l->max = l->max ? 2 * l->max : 64;
-        l->work = realloc(l->work, l->max * sizeof *l->work);
-        if (!l->work) sim_die("no memory");
+        l->work = memory_grow(l->work, l->max * sizeof *l->work);
     }
     l->work[l->count++] = w;
 }
@@ -73,8 +72,7 @@ cudaError_t sim_capture_forbids(void) {
     pthread_mutex_lock(&lock);
     for (sim_capture *c = captures; c; c = c->next) {
         bool own = pthread_equal(c->thread, pthread_self());
-        if (thread_mode == cudaStreamCaptureModeRelaxed || c->mode == cudaStreamCaptureModeRelaxed) continue;
-        if (own || (c->mode == cudaStreamCaptureModeGlobal && thread_mode == cudaStreamCaptureModeGlobal))
+        if (c->mode == cudaStreamCaptureModeGlobal || (own && c->mode == cudaStreamCaptureModeThreadLocal))
             e = invalidate(c, cudaErrorStreamCaptureUnsupported);
     }
     pthread_mutex_unlock(&lock);
@@ -115,8 +113,7 @@ cudaError_t cudaStreamBeginCapture(cudaStream_t stream, enum cudaStreamCaptureMo
     cudaStream_t s = sim_stream_of(stream, &e);
     if (e == cudaSuccess && (!stream || stream == cudaStreamLegacy || s->capture)) e = cudaErrorStreamCaptureUnsupported;
     if (e != cudaSuccess) return sim_error(e);
-    sim_capture *c = calloc(1, sizeof *c);
-    if (!c) return sim_error(cudaErrorMemoryAllocation);
+    sim_capture *c = memory_alloc(sizeof *c);
     c->mode = mode;
     c->thread = pthread_self();
     c->streams[c->stream_count++] = s;
@@ -153,8 +150,7 @@ cudaError_t cudaStreamEndCapture(cudaStream_t stream, cudaGraph_t *graph) {
     }
     pthread_mutex_unlock(&lock);
     if (e == cudaSuccess) {
-        *graph = calloc(1, sizeof **graph);
-        if (!*graph) sim_die("no memory");
+        *graph = memory_alloc(sizeof **graph);
         (*graph)->list = c->list;
     } else {
         list_close(&c->list);
@@ -162,19 +158,13 @@ cudaError_t cudaStreamEndCapture(cudaStream_t stream, cudaGraph_t *graph) {
     free(c);
     return sim_error(e);
 }
-cudaError_t cudaStreamIsCapturing(cudaStream_t stream, enum cudaStreamCaptureStatus *status) {
+cudaError_t cudaStreamIsCapturing(cudaStream_t stream, enum cudaStreamCaptureStatus *found) {
     cudaError_t e;
     cudaStream_t s = sim_stream_of(stream, &e);
-    *status = cudaStreamCaptureStatusNone;
+    *found = cudaStreamCaptureStatusNone;
     if (s && s->capture)
-        *status = s->capture->invalid ? cudaStreamCaptureStatusInvalidated : cudaStreamCaptureStatusActive;
+        *found = s->capture->invalid ? cudaStreamCaptureStatusInvalidated : cudaStreamCaptureStatusActive;
     return sim_error(e);
-}
-cudaError_t cudaThreadExchangeStreamCaptureMode(enum cudaStreamCaptureMode *mode) {
-    enum cudaStreamCaptureMode before = thread_mode;
-    thread_mode = *mode;
-    *mode = before;
-    return cudaSuccess;
 }
 
 /* ---- graphs ---- */
@@ -202,20 +192,14 @@ cudaError_t cudaGraphInstantiate(cudaGraphExec_t *exec, cudaGraph_t graph, unsig
     *exec = NULL;
     if (e == cudaSuccess && (!graph || flags > 8)) e = cudaErrorInvalidValue;
     if (e != cudaSuccess) return sim_error(e);
-    *exec = calloc(1, sizeof **exec);
-    if (!*exec) sim_die("no memory");
+    *exec = memory_alloc(sizeof **exec);
     (*exec)->references = 1;
     list_copy(&(*exec)->list, &graph->list);
     return cudaSuccess;
 }
-cudaError_t cudaGraphUpload(cudaGraphExec_t exec, cudaStream_t stream) {
-    (void)stream;
-    return sim_error(exec ? sim_device_failed(sim_device_current()) : cudaErrorInvalidValue);
-}
 cudaError_t cudaGraphLaunch(cudaGraphExec_t exec, cudaStream_t stream) {
     if (!exec) return sim_error(cudaErrorInvalidValue);
-    graph_work *w = malloc(sizeof *w);
-    if (!w) sim_die("no memory");
+    graph_work *w = memory_alloc(sizeof *w);
     *w = (graph_work){{graph_run, graph_close, 1}, exec};
     __atomic_add_fetch(&exec->references, 1, __ATOMIC_RELAXED);
     return sim_enqueue(stream, &w->base);

@@ -5,6 +5,7 @@
 #include <string.h>
 #include <sys/mman.h>
 
+#include "base/memory.h"
 #include "sim.h"
 
 #ifdef __SANITIZE_ADDRESS__
@@ -32,6 +33,9 @@ static char *arenas[SIM_DEVICES_MAX];
 static int key = -1;                                      /* protection key of all arenas; -1: mprotect */
 static bool guarded;
 
+/* Allocations are whole grains. */
+static size_t grains(size_t bytes) { return (bytes + GRAIN - 1) / GRAIN * GRAIN; }
+
 static size_t device_bytes(void) { return sim_setting("CUDA_SIM_MEMORY", 4ull << 30); }
 
 /* ---- the table ---- */
@@ -49,8 +53,7 @@ static size_t region_find(const void *p) {
 static void region_insert(region r) {
     if (region_count == region_max) {
         region_max = region_max ? 2 * region_max : 64;
-        regions = realloc(regions, region_max * sizeof *regions);
-        if (!regions) sim_die("no memory");
+        regions = memory_grow(regions, region_max * sizeof *regions);
     }
     size_t at = region_find(r.base);
     memmove(&regions[at + 1], &regions[at], (region_count - at) * sizeof *regions);
@@ -128,6 +131,7 @@ static bool arena_open(int device) {
     pthread_mutex_unlock(&door);
     return arenas[device];
 }
+
 /* ---- device memory ---- */
 
 /* The first gap of the device's arena that is large enough. */
@@ -135,14 +139,14 @@ static char *arena_take(int device, size_t bytes) {
     char *at = arenas[device], *end = at + device_bytes();
     for (size_t i = region_find(at); i < region_count && regions[i].base < end; i++) {
         if (at + bytes + GAP <= regions[i].base) break;
-        at = regions[i].base + (regions[i].bytes + GRAIN - 1) / GRAIN * GRAIN + GAP;
+        at = regions[i].base + grains(regions[i].bytes) + GAP;
     }
     return at + bytes <= end ? at : NULL;
 }
 
 static void overrun_check(const region *r) {
     const unsigned char *end = (unsigned char *)r->base + r->bytes;
-    const unsigned char *stop = (unsigned char *)r->base + (r->bytes + GRAIN - 1) / GRAIN * GRAIN + GAP;
+    const unsigned char *stop = (unsigned char *)r->base + grains(r->bytes) + GAP;
     if (stop > (unsigned char *)arenas[r->device] + device_bytes()) return;
     sim_memory_enter();
     for (; end < stop; end++)
@@ -160,7 +164,7 @@ cudaError_t cudaMalloc(void **p, size_t bytes) {
     *p = NULL;
     if (bytes == 0) return cudaSuccess;
     if (sim_device_count() == 0) return sim_error(cudaErrorNoDevice);
-    size_t whole = (bytes + GRAIN - 1) / GRAIN * GRAIN;
+    size_t whole = grains(bytes);
     if (!FROM_MALLOC && !arena_open(device)) return sim_error(cudaErrorMemoryAllocation);
     pthread_mutex_lock(&lock);
     void *at = NULL;
@@ -199,7 +203,7 @@ cudaError_t cudaFree(void *p) {
     region r = regions[at];
     if (!FROM_MALLOC) overrun_check(&r);
     region_remove(at);
-    taken[r.device] -= (r.bytes + GRAIN - 1) / GRAIN * GRAIN;
+    taken[r.device] -= grains(r.bytes);
     pthread_mutex_unlock(&lock);
     if (FROM_MALLOC) free(p);
     return sim_error(sim_device_failed(device));

@@ -3,6 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/memory.h"
 #include "nccl_meet.h"
 #include "sim.h"
 
@@ -36,6 +37,11 @@ ncclResult_t ncclGetVersion(int *version) {
 
 /* ---- communicators ---- */
 
+static void comm_release(ncclComm_t comm) {
+    if (__atomic_sub_fetch(&comm->references, 1, __ATOMIC_ACQ_REL) > 0) return;
+    nccl_clique_leave(comm);
+    free(comm);
+}
 static ncclResult_t comm_state(ncclComm_t comm) {
     ncclResult_t r = nccl_clique_state(comm);
     if (r != ncclSuccess) return r;
@@ -60,8 +66,7 @@ ncclResult_t ncclCommInitRankConfig(ncclComm_t *comm, int nranks, ncclUniqueId i
         return refuse(ncclInvalidArgument, "Invalid rank requested");
     if (sim_capture_forbids() != cudaSuccess) return refuse(ncclInvalidUsage, "a communicator in a capture");
     if (sim_device_failed(sim_device_current()) != cudaSuccess) return refuse(ncclUnhandledCudaError, "the device has failed");
-    ncclComm_t c = calloc(1, sizeof *c);
-    if (!c) return refuse(ncclSystemError, "no memory");
+    ncclComm_t c = memory_alloc(sizeof *c);
     c->references = 1;
     c->rank = rank;
     c->device = sim_device_current();
@@ -79,7 +84,7 @@ ncclResult_t ncclCommInitRankConfig(ncclComm_t *comm, int nranks, ncclUniqueId i
     }
     r = settle(c);
     if (r != ncclSuccess && r != ncclInProgress) {
-        nccl_comm_release(c);
+        comm_release(c);
         *comm = NULL;
     }
     return r;
@@ -99,11 +104,6 @@ ncclResult_t ncclCommFinalize(ncclComm_t comm) {
     comm->finalizing = true;
     return settle(comm);
 }
-void nccl_comm_release(ncclComm_t comm) {
-    if (__atomic_sub_fetch(&comm->references, 1, __ATOMIC_ACQ_REL) > 0) return;
-    nccl_clique_leave(comm);
-    free(comm);
-}
 ncclResult_t ncclCommDestroy(ncclComm_t comm) {
     if (!comm) return ncclSuccess;
     if (comm_state(comm) != ncclSuccess && comm->finalizing && !comm->blocking)
@@ -112,25 +112,13 @@ ncclResult_t ncclCommDestroy(ncclComm_t comm) {
         comm->finalizing = true;
         while (comm_state(comm) == ncclInProgress && nccl_clique_state(comm) == ncclSuccess) sim_device_wait(comm->device, true);
     }
-    nccl_comm_release(comm);
+    comm_release(comm);
     return ncclSuccess;
 }
 ncclResult_t ncclCommAbort(ncclComm_t comm) {
     if (!comm) return ncclSuccess;
     nccl_clique_abort(comm);
-    nccl_comm_release(comm);
-    return ncclSuccess;
-}
-ncclResult_t ncclCommCount(const ncclComm_t comm, int *count) {
-    *count = nccl_clique_size(comm);
-    return ncclSuccess;
-}
-ncclResult_t ncclCommCuDevice(const ncclComm_t comm, int *device) {
-    *device = comm->device;
-    return ncclSuccess;
-}
-ncclResult_t ncclCommUserRank(const ncclComm_t comm, int *rank) {
-    *rank = comm->rank;
+    comm_release(comm);
     return ncclSuccess;
 }
 
@@ -160,7 +148,7 @@ static void work_close(sim_work *w) {
     nccl_work *n = (nccl_work *)w;
     if (n->pending) __atomic_sub_fetch(n->pending, 1, __ATOMIC_RELEASE); /* the device failed before it ran */
     calls_free(n->calls);
-    nccl_comm_release(n->comm);
+    comm_release(n->comm);
     free(n);
 }
 
@@ -170,8 +158,7 @@ static ncclResult_t calls_enqueue(nccl_call *calls) {
     cudaStream_t stream = calls->stream;
     enum cudaStreamCaptureStatus capturing = cudaStreamCaptureStatusNone;
     int device = sim_device_current();
-    nccl_work *w = malloc(sizeof *w);
-    if (!w) sim_die("no memory");
+    nccl_work *w = memory_alloc(sizeof *w);
     cudaSetDevice(comm->device);
     (void)cudaStreamIsCapturing(stream, &capturing);
     *w = (nccl_work){{work_run, work_close, 1}, comm, calls, capturing == cudaStreamCaptureStatusNone ? &comm->pending : NULL};
@@ -184,6 +171,11 @@ static ncclResult_t calls_enqueue(nccl_call *calls) {
     if (blocking) return ncclSuccess;
     __atomic_store_n(&comm->unasked, 1, __ATOMIC_RELEASE);
     return ncclInProgress;
+}
+
+/* What a group gives back whose parts gave these: the first error, or that something goes on. */
+static ncclResult_t together(ncclResult_t a, ncclResult_t b) {
+    return b != ncclSuccess && (a == ncclSuccess || a == ncclInProgress) ? b : a;
 }
 
 static ncclResult_t group_flush(void) {
@@ -203,15 +195,13 @@ static ncclResult_t group_flush(void) {
                 at = &c->next;
             }
         }
-        ncclResult_t r = calls_enqueue(mine);
-        if (r != ncclSuccess && (result == ncclSuccess || result == ncclInProgress)) result = r;
+        result = together(result, calls_enqueue(mine));
     }
     grouped_end = &grouped;
     while (opening) {
         ncclComm_t c = opening;
         opening = c->next_opening;
-        ncclResult_t r = settle(c);
-        if (r != ncclSuccess && (result == ncclSuccess || result == ncclInProgress)) result = r;
+        result = together(result, settle(c));
     }
     return result;
 }
@@ -245,8 +235,7 @@ static ncclResult_t call(nccl_call c, size_t from_parts, size_t to_parts) {
         return refuse(ncclInvalidArgument, "a buffer is not memory of the device, or shorter than was said");
     if ((c.kind == NCCL_ALL_REDUCE || c.kind == NCCL_REDUCE_SCATTER) && !nccl_can_reduce(c.type, c.op))
         return refuse(ncclInvalidArgument, "the simulator does not have this type or operation");
-    nccl_call *own = malloc(sizeof *own);
-    if (!own) return refuse(ncclSystemError, "no memory");
+    nccl_call *own = memory_alloc(sizeof *own);
     *own = c;
     if (depth == 0) return calls_enqueue(own);
     *grouped_end = own;

@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/memory.h"
 #include "cuda_sim.h"
 #include "sim.h"
 
@@ -39,8 +40,7 @@ static uint64_t ids;
 /* ---- who belongs together ---- */
 
 ncclResult_t ncclGetUniqueId(ncclUniqueId *id) {
-    nccl_clique *c = calloc(1, sizeof *c);
-    if (!c) return ncclSystemError;
+    nccl_clique *c = memory_alloc(sizeof *c);
     memset(id, 0, sizeof *id);
     pthread_mutex_lock(&list_lock);
     uint64_t number = ++ids;
@@ -192,8 +192,7 @@ static void collective_do(const nccl_clique *c) {
             sim_die("NCCL: rank 0 is in call %d of %zu elements, rank %zu in call %d of %zu", (int)first->kind, first->count, i,
                     (int)a->kind, a->count);
     }
-    char *all = malloc(whole ? whole : 1); /* from and to may be the same memory */
-    if (!all) sim_die("no memory");
+    char *all = memory_alloc(whole); /* from and to may be the same memory */
     switch (first->kind) {
     case NCCL_ALL_GATHER:
         for (size_t i = 0; i < size; i++) memcpy(all + i * bytes, c->arrivals[i]->from, bytes);
@@ -260,8 +259,7 @@ void nccl_calls_run(ncclComm_t comm, const nccl_call *calls) {
     nccl_clique *c = comm->clique;
     size_t count = 0, at = 0;
     for (const nccl_call *k = calls; k; k = k->next) count += k->kind <= NCCL_RECV;
-    posted *own = calloc(count + 1, sizeof *own);
-    if (!own) sim_die("no memory");
+    posted *own = memory_alloc_array(count, sizeof *own);
     int me = comm->rank;
     pthread_mutex_lock(&c->lock);
     for (const nccl_call *k = calls; k && !c->gone[me]; k = k->next) {

@@ -41,8 +41,6 @@ struct ncclComm {
     struct ncclComm *next_opening;
 };
 
-void nccl_comm_release(ncclComm_t comm);
-
 ncclResult_t nccl_clique_join(ncclComm_t comm, const ncclUniqueId *id, int nranks);
 void nccl_clique_leave(ncclComm_t comm);
 void nccl_clique_abort(ncclComm_t comm);

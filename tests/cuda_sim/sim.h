@@ -5,6 +5,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <string.h>
 #include "cuda_runtime_api.h"
 #include "cuda_sim.h"
 #include "rendezvous.h"
@@ -19,6 +20,13 @@ extern __thread const sim_launch *sim_running;
 /* ---- warp.c: what lanes that met get ---- */
 void sim_warp_exchange(enum sim_meeting kind, uint32_t mask, sim_exchange *const lanes[32]);
 const char *sim_meeting_name(enum sim_meeting kind);
+/* Of the lower 16 bits. */
+static inline float sim_bf16_float(uint32_t bits) {
+    uint32_t u = bits << 16;
+    float x;
+    memcpy(&x, &u, sizeof x);
+    return x;
+}
 
 /* ---- shared.c: the shared memory of the block that runs on this thread ---- */
 /* NaN into all of it, so that what is read before it is written shows. */
@@ -53,15 +61,13 @@ struct sim_work {
     unsigned references;          /* atomic */
 };
 void sim_work_release(sim_work *w);
+void sim_work_free(sim_work *w); /* a close, where free is all */
 /* Takes over a reference. In a capture: it becomes a node. */
 cudaError_t sim_enqueue(cudaStream_t stream, sim_work *w);
 /* Of the NULL stream that of the current device; NULL, with the error kept, if it cannot be used from here. */
 cudaStream_t sim_stream_of(cudaStream_t stream, cudaError_t *e);
-bool sim_stream_alive(cudaStream_t stream);
-/* Waits for what has been enqueued so far: of one stream; of all of a device, or only of those that wait for NULL. */
-void sim_stream_wait_all(cudaStream_t stream);
+/* Waits for what has been enqueued so far: of all streams of a device, or only of those that wait for NULL. */
 void sim_device_wait(int device, bool all);
-int sim_stream_device(cudaStream_t stream);
 
 /* ---- graph.c ---- */
 typedef struct sim_capture sim_capture;
@@ -71,7 +77,7 @@ cudaError_t sim_capture_forbids(void);
 cudaError_t sim_capture_invalidate(sim_capture *c, cudaError_t e);
 /* Takes over a reference. */
 cudaError_t sim_capture_append(sim_capture *c, cudaStream_t s, sim_work *w);
-/* 0: none, or one that has ended. */
+/* From 1; NULL: that capture has ended. */
 uint64_t sim_capture_number(const sim_capture *c);
 sim_capture *sim_capture_find(uint64_t number);
 /* The stream takes part from here on. */

@@ -4,8 +4,11 @@
 #include <string.h>
 #include <time.h>
 
+#include "base/memory.h"
 #include "sim.h"
 #include "stream.h"
+
+enum { STREAMS_MAX = 256 };
 
 static pthread_mutex_t list_lock = PTHREAD_MUTEX_INITIALIZER; /* guards the three */
 static cudaStream_t streams, gone;
@@ -16,6 +19,7 @@ static bool lazy(void) { return sim_setting("CUDA_SIM_LAZY", 1) != 0; }
 void sim_work_release(sim_work *w) {
     if (__atomic_sub_fetch(&w->references, 1, __ATOMIC_ACQ_REL) == 0) w->close(w);
 }
+void sim_work_free(sim_work *w) { free(w); }
 
 /* ---- the stream's thread ---- */
 
@@ -79,21 +83,18 @@ static void forked(void) {
 }
 static void fork_watch(void) { pthread_atfork(NULL, NULL, forked); }
 
-static cudaError_t stream_open(cudaStream_t *out, unsigned flags) {
+static cudaStream_t stream_open(unsigned flags) {
     static pthread_once_t once = PTHREAD_ONCE_INIT;
     pthread_once(&once, fork_watch);
-    cudaStream_t s = calloc(1, sizeof *s);
-    if (!s) return cudaErrorMemoryAllocation;
+    cudaStream_t s = memory_alloc(sizeof *s);
     s->device = sim_device_current();
     s->flags = flags;
     stream_locks_init(s);
-    *out = s;
-    return cudaSuccess;
+    return s;
 }
 
 static void stream_push(cudaStream_t s, sim_work *w) {
-    stream_item *item = malloc(sizeof *item);
-    if (!item) sim_die("no memory");
+    stream_item *item = memory_alloc(sizeof *item);
     *item = (stream_item){.work = w};
     pthread_mutex_lock(&s->lock);
     if (!s->started) {
@@ -107,22 +108,22 @@ static void stream_push(cudaStream_t s, sim_work *w) {
     pthread_mutex_unlock(&s->lock);
 }
 
+/* Lets everything up to the ticket begin; the lock is held. */
+static void want(cudaStream_t s, uint64_t ticket) {
+    if (s->wanted >= ticket) return;
+    s->wanted = ticket;
+    pthread_cond_signal(&s->wake);
+}
 void sim_ticket_wait(cudaStream_t s, uint64_t ticket) {
     pthread_mutex_lock(&s->lock);
-    if (s->wanted < ticket) {
-        s->wanted = ticket;
-        pthread_cond_signal(&s->wake);
-    }
+    want(s, ticket);
     while (s->done < ticket) pthread_cond_wait(&s->finished, &s->lock);
     pthread_mutex_unlock(&s->lock);
 }
 bool sim_ticket_done(cudaStream_t s, uint64_t ticket) {
     pthread_mutex_lock(&s->lock);
     bool done = s->done >= ticket;
-    if (s->wanted < ticket) {
-        s->wanted = ticket;
-        pthread_cond_signal(&s->wake);
-    }
+    want(s, ticket);
     pthread_mutex_unlock(&s->lock);
     return done;
 }
@@ -132,8 +133,7 @@ uint64_t sim_ticket_last(cudaStream_t s) {
     pthread_mutex_unlock(&s->lock);
     return ticket;
 }
-void sim_stream_wait_all(cudaStream_t s) { sim_ticket_wait(s, sim_ticket_last(s)); }
-int sim_stream_device(cudaStream_t s) { return s->device; }
+static void wait_all(cudaStream_t s) { sim_ticket_wait(s, sim_ticket_last(s)); }
 
 /* ---- waiting for another stream, in stream order ---- */
 
@@ -148,49 +148,29 @@ static void wait_run(sim_work *w) {
     sim_ticket_wait(wait->stream, wait->ticket);
     sim_memory_enter();
 }
-static void plain_close(sim_work *w) { free(w); }
 void sim_stream_await(cudaStream_t s, cudaStream_t other, uint64_t ticket) {
     if (s == other) return;
-    wait_work *w = malloc(sizeof *w);
-    if (!w) sim_die("no memory");
-    *w = (wait_work){{wait_run, plain_close, 1}, other, ticket};
+    wait_work *w = memory_alloc(sizeof *w);
+    *w = (wait_work){{wait_run, sim_work_free, 1}, other, ticket};
     stream_push(s, &w->base);
 }
 
 /* ---- the legacy stream: after all blocking streams, and before what they get next ---- */
 
-static void blocking_streams(int device, void (*f)(cudaStream_t s, void *argument), void *argument) {
-    cudaStream_t found[256];
+/* The streams of a device but its legacy one, all or those that block. They may be destroyed meanwhile: what is left of them stays. */
+static size_t streams_of(int device, bool all, cudaStream_t found[STREAMS_MAX]) {
     size_t count = 0;
     pthread_mutex_lock(&list_lock);
-    for (cudaStream_t s = streams; s && count < 256; s = s->next)
-        if (s->device == device && !(s->flags & cudaStreamNonBlocking)) found[count++] = s;
+    for (cudaStream_t s = streams; s; s = s->next) {
+        if (s->device != device || (!all && s->flags & cudaStreamNonBlocking)) continue;
+        if (count == STREAMS_MAX) sim_die("more than %d streams of a device", STREAMS_MAX);
+        found[count++] = s;
+    }
     pthread_mutex_unlock(&list_lock);
-    for (size_t i = 0; i < count; i++) f(found[i], argument);
-}
-static void await_one(cudaStream_t s, void *argument) {
-    if (!s->capture) sim_stream_await(argument, s, sim_ticket_last(s));
-}
-static void is_capturing(cudaStream_t s, void *argument) {
-    if (s->capture) *(bool *)argument = true;
+    return count;
 }
 
-cudaStream_t sim_stream_of(cudaStream_t s, cudaError_t *e) {
-    int device = sim_device_current();
-    *e = sim_device_failed(device);
-    if (*e == cudaSuccess && sim_device_count() == 0) *e = cudaErrorNoDevice;
-    if (*e != cudaSuccess) return NULL;
-    if (s && s != cudaStreamLegacy) {
-        if (sim_stream_alive(s)) return s;
-        *e = cudaErrorInvalidResourceHandle;
-        return NULL;
-    }
-    pthread_mutex_lock(&list_lock);
-    if (!nulls[device]) *e = stream_open(&nulls[device], cudaStreamDefault);
-    pthread_mutex_unlock(&list_lock);
-    return nulls[device];
-}
-bool sim_stream_alive(cudaStream_t stream) {
+static bool is_alive(cudaStream_t stream) {
     bool found = false;
     pthread_mutex_lock(&list_lock);
     for (cudaStream_t s = streams; s && !found; s = s->next) found = s == stream;
@@ -198,45 +178,61 @@ bool sim_stream_alive(cudaStream_t stream) {
     pthread_mutex_unlock(&list_lock);
     return found;
 }
+cudaStream_t sim_stream_of(cudaStream_t s, cudaError_t *e) {
+    int device = sim_device_current();
+    *e = sim_device_failed(device);
+    if (*e == cudaSuccess && sim_device_count() == 0) *e = cudaErrorNoDevice;
+    if (*e != cudaSuccess) return NULL;
+    if (s && s != cudaStreamLegacy) {
+        if (is_alive(s)) return s;
+        *e = cudaErrorInvalidResourceHandle;
+        return NULL;
+    }
+    pthread_mutex_lock(&list_lock);
+    if (!nulls[device]) nulls[device] = stream_open(cudaStreamDefault);
+    pthread_mutex_unlock(&list_lock);
+    return nulls[device];
+}
 
 cudaError_t sim_enqueue(cudaStream_t stream, sim_work *w) {
     cudaError_t e;
     cudaStream_t s = sim_stream_of(stream, &e);
     if (e == cudaSuccess && s->device != sim_device_current()) e = cudaErrorInvalidResourceHandle;
     if (e == cudaSuccess && s->capture) return sim_error(sim_capture_append(s->capture, s, w));
-    bool null = e == cudaSuccess && s == nulls[s->device], captured = false;
-    if (null) blocking_streams(s->device, is_capturing, &captured);
-    if (captured) e = cudaErrorStreamCaptureImplicit;
+    cudaStream_t blocking[STREAMS_MAX];
+    bool null = e == cudaSuccess && s == nulls[s->device];
+    size_t count = null ? streams_of(s->device, false, blocking) : 0;
+    for (size_t i = 0; i < count; i++)
+        if (blocking[i]->capture) e = cudaErrorStreamCaptureImplicit;
     if (e != cudaSuccess) {
         sim_work_release(w);
         return sim_error(e);
     }
     cudaStream_t legacy = nulls[s->device];
-    if (null) blocking_streams(s->device, await_one, s);
-    else if (legacy && !(s->flags & cudaStreamNonBlocking)) {
+    for (size_t i = 0; i < count; i++) sim_stream_await(s, blocking[i], sim_ticket_last(blocking[i]));
+    if (!null && legacy && !(s->flags & cudaStreamNonBlocking)) {
         uint64_t ticket = sim_ticket_last(legacy);
         if (ticket != s->legacy_ticket) sim_stream_await(s, legacy, ticket);
         s->legacy_ticket = ticket;
     }
     stream_push(s, w);
-    if (!lazy()) sim_stream_wait_all(s);
+    if (!lazy()) wait_all(s);
     return cudaSuccess;
 }
 
 void sim_device_wait(int device, bool all) {
-    struct { cudaStream_t s; uint64_t ticket; } found[256];
-    size_t count = 0;
+    cudaStream_t found[STREAMS_MAX + 1];
+    uint64_t ticket[STREAMS_MAX + 1];
+    size_t count = streams_of(device, all, found);
     pthread_mutex_lock(&list_lock);
-    for (cudaStream_t s = streams; s && count < 255; s = s->next)
-        if (s->device == device && (all || !(s->flags & cudaStreamNonBlocking))) found[count++].s = s;
-    if (nulls[device]) found[count++].s = nulls[device];
+    if (nulls[device]) found[count++] = nulls[device];
+    pthread_mutex_unlock(&list_lock);
     /* All of them begin before the first is waited for. */
     for (size_t i = 0; i < count; i++) {
-        found[i].ticket = sim_ticket_last(found[i].s);
-        (void)sim_ticket_done(found[i].s, found[i].ticket);
+        ticket[i] = sim_ticket_last(found[i]);
+        (void)sim_ticket_done(found[i], ticket[i]);
     }
-    pthread_mutex_unlock(&list_lock);
-    for (size_t i = 0; i < count; i++) sim_ticket_wait(found[i].s, found[i].ticket);
+    for (size_t i = 0; i < count; i++) sim_ticket_wait(found[i], ticket[i]);
 }
 
 /* ---- the API ---- */
@@ -245,8 +241,8 @@ cudaError_t cudaStreamCreateWithFlags(cudaStream_t *stream, unsigned flags) {
     cudaError_t e = sim_device_failed(sim_device_current());
     if (e == cudaSuccess && sim_device_count() == 0) e = cudaErrorNoDevice;
     if (e == cudaSuccess && flags > cudaStreamNonBlocking) e = cudaErrorInvalidValue;
-    if (e == cudaSuccess) e = stream_open(stream, flags);
     if (e != cudaSuccess) return sim_error(e);
+    *stream = stream_open(flags);
     pthread_mutex_lock(&list_lock);
     (*stream)->next = streams;
     streams = *stream;
@@ -254,19 +250,10 @@ cudaError_t cudaStreamCreateWithFlags(cudaStream_t *stream, unsigned flags) {
     return cudaSuccess;
 }
 cudaError_t cudaStreamCreate(cudaStream_t *stream) { return cudaStreamCreateWithFlags(stream, cudaStreamDefault); }
-cudaError_t cudaStreamCreateWithPriority(cudaStream_t *stream, unsigned flags, int priority) {
-    (void)priority;
-    return cudaStreamCreateWithFlags(stream, flags);
-}
-cudaError_t cudaDeviceGetStreamPriorityRange(int *least, int *greatest) {
-    *least = 0;
-    *greatest = -5;
-    return cudaSuccess;
-}
 cudaError_t cudaStreamDestroy(cudaStream_t s) {
-    if (!s || !sim_stream_alive(s)) return sim_error(cudaErrorInvalidResourceHandle);
+    if (!s || !is_alive(s)) return sim_error(cudaErrorInvalidResourceHandle);
     if (s->capture) return sim_error(sim_capture_invalidate(s->capture, cudaErrorStreamCaptureUnsupported));
-    sim_stream_wait_all(s);
+    wait_all(s);
     pthread_mutex_lock(&list_lock);
     for (cudaStream_t *at = &streams; *at; at = &(*at)->next)
         if (*at == s) {
@@ -294,7 +281,7 @@ cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
         if (e != cudaSuccess) return sim_error(e);
         sim_device_wait(s->device, false);
     }
-    sim_stream_wait_all(s);
+    wait_all(s);
     return sim_synchronised(s->device);
 }
 cudaError_t cudaStreamQuery(cudaStream_t stream) {
@@ -332,10 +319,8 @@ void sim_launch_enqueue(const sim_launch *launch, const void *arguments, cudaStr
         (void)sim_error(e);
         return;
     }
-    size_t bytes = (sizeof(launch_work) + launch->argument_bytes + 15) / 16 * 16;
-    launch_work *w = aligned_alloc(16, bytes);
-    if (!w) sim_die("no memory");
-    w->base = (sim_work){launch_run, plain_close, 1};
+    launch_work *w = memory_alloc(sizeof *w + launch->argument_bytes);
+    w->base = (sim_work){launch_run, sim_work_free, 1};
     w->launch = *launch;
     memcpy(w->arguments, arguments, launch->argument_bytes);
     (void)sim_enqueue(stream, &w->base);
@@ -362,8 +347,7 @@ static void copy_close(sim_work *w) {
     free(w);
 }
 static cudaError_t copy_enqueue(copy_work c, cudaStream_t stream) {
-    copy_work *w = malloc(sizeof *w);
-    if (!w) sim_die("no memory");
+    copy_work *w = memory_alloc(sizeof *w);
     c.base = (sim_work){copy_run, copy_close, 1};
     *w = c;
     return sim_enqueue(stream, &w->base);
@@ -396,28 +380,20 @@ cudaError_t cudaMemcpy2DAsync(void *to, size_t to_pitch, const void *from, size_
     if ((to_place == SIM_PAGEABLE || from_place == SIM_PAGEABLE) && s->capture)
         return sim_error(sim_capture_invalidate(s->capture, cudaErrorStreamCaptureUnsupported));
     if (from_place == SIM_PAGEABLE) {
-        c.snapshot = malloc(width * height);
-        if (!c.snapshot) return sim_error(cudaErrorMemoryAllocation);
+        c.snapshot = memory_alloc(width * height);
         for (size_t i = 0; i < height; i++) memcpy(c.snapshot + i * width, (const char *)from + i * from_pitch, width);
         c.from = c.snapshot;
         c.from_pitch = width;
     }
     e = copy_enqueue(c, stream);
     if (e == cudaSuccess && to_place == SIM_PAGEABLE) {
-        sim_stream_wait_all(s);
+        wait_all(s);
         e = sim_synchronised(s->device);
     }
     return e;
 }
 cudaError_t cudaMemcpyAsync(void *to, const void *from, size_t bytes, enum cudaMemcpyKind kind, cudaStream_t stream) {
     return cudaMemcpy2DAsync(to, bytes, from, bytes, bytes, bytes ? 1 : 0, kind, stream);
-}
-cudaError_t cudaMemcpyPeerAsync(void *to, int to_device, const void *from, int from_device, size_t bytes, cudaStream_t stream) {
-    int a = -1, b = -1;
-    if (sim_memory_place(to, bytes, &a) != SIM_DEVICE || sim_memory_place(from, bytes, &b) != SIM_DEVICE || a != to_device ||
-        b != from_device)
-        return sim_error(cudaErrorInvalidValue);
-    return cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToDevice, stream);
 }
 cudaError_t cudaMemcpy(void *to, const void *from, size_t bytes, enum cudaMemcpyKind kind) {
     cudaError_t e = sim_capture_forbids();
@@ -447,30 +423,7 @@ static void host_run(sim_work *w) {
     sim_memory_enter();
 }
 cudaError_t cudaLaunchHostFunc(cudaStream_t stream, cudaHostFn_t f, void *argument) {
-    host_work *w = malloc(sizeof *w);
-    if (!w) sim_die("no memory");
-    *w = (host_work){{host_run, plain_close, 1}, f, argument};
+    host_work *w = memory_alloc(sizeof *w);
+    *w = (host_work){{host_run, sim_work_free, 1}, f, argument};
     return sim_enqueue(stream, &w->base);
-}
-
-/* ---- kernels as the API sees them ---- */
-
-cudaError_t cudaFuncSetAttribute(const void *kernel, enum cudaFuncAttribute what, int value) {
-    bool good = kernel && (what != cudaFuncAttributeMaxDynamicSharedMemorySize || (value >= 0 && value <= SIM_SHARED_BYTES_MAX));
-    return sim_error(good ? sim_device_failed(sim_device_current()) : cudaErrorInvalidValue);
-}
-cudaError_t cudaFuncGetAttributes(struct cudaFuncAttributes *a, const void *kernel) {
-    unsigned capability = (unsigned)sim_setting("CUDA_SIM_CAPABILITY", 90);
-    if (!kernel) return sim_error(cudaErrorInvalidValue);
-    *a = (struct cudaFuncAttributes){.maxThreadsPerBlock = SIM_THREADS_MAX, .numRegs = 64, .ptxVersion = (int)capability,
-                                     .binaryVersion = (int)capability, .maxDynamicSharedSizeBytes = SIM_SHARED_BYTES_MAX};
-    return cudaSuccess;
-}
-cudaError_t cudaOccupancyMaxActiveBlocksPerMultiprocessor(int *blocks, const void *kernel, int threads, size_t shared_bytes) {
-    if (!kernel || threads <= 0 || threads > SIM_THREADS_MAX || shared_bytes > SIM_SHARED_BYTES_MAX)
-        return sim_error(cudaErrorInvalidValue);
-    size_t by_threads = 2048 / (size_t)threads, by_shared = (228 << 10) / (shared_bytes + 1024);
-    size_t least = by_threads < by_shared ? by_threads : by_shared;
-    *blocks = (int)(least < 16 ? least : 16);
-    return cudaSuccess;
 }

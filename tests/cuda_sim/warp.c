@@ -28,19 +28,6 @@ static void shuffle(enum sim_meeting kind, uint32_t mask, sim_exchange *const la
     }
 }
 
-static float bf16_low(uint32_t pair) {
-    uint32_t u = pair << 16;
-    float x;
-    memcpy(&x, &u, 4);
-    return x;
-}
-static float bf16_high(uint32_t pair) {
-    uint32_t u = pair & 0xFFFF0000u;
-    float x;
-    memcpy(&x, &u, 4);
-    return x;
-}
-
 typedef float four __attribute__((vector_size(16)));
 
 /* m16n8k16: products of bf16 are exact in float; they are added one by one, in the order of k. */
@@ -51,12 +38,12 @@ static void mma_bf16(sim_exchange *const lanes[32]) {
         int g = i / 4, t = i % 4;
         for (int r = 0; r < 4; r++) {
             int row = g + (r & 1) * 8, k = 2 * t + (r >> 1) * 8;
-            a[row][k] = bf16_low(w[r]);
-            a[row][k + 1] = bf16_high(w[r]);
+            a[row][k] = sim_bf16_float(w[r]);
+            a[row][k + 1] = sim_bf16_float(w[r] >> 16);
         }
         for (int r = 0; r < 2; r++) {
-            b[2 * t + 8 * r][g] = bf16_low(w[4 + r]);
-            b[2 * t + 8 * r + 1][g] = bf16_high(w[4 + r]);
+            b[2 * t + 8 * r][g] = sim_bf16_float(w[4 + r]);
+            b[2 * t + 8 * r + 1][g] = sim_bf16_float(w[4 + r] >> 16);
         }
         memcpy(&d[g][2 * t], w + 6, 8);
         memcpy(&d[g + 8][2 * t], w + 8, 8);

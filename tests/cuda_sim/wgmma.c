@@ -3,6 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/memory.h"
 #include "sim.h"
 #include "wgmma.h"
 
@@ -75,8 +76,7 @@ static group *own_group(void) {
     unsigned g = thread_number() / GROUP;
     if ((g + 1) * GROUP > block_threads) sim_die("wgmma: warpgroup %u of %u threads is not whole", g, block_threads);
     if (!groups[g]) {
-        groups[g] = calloc(1, sizeof *groups[g]);
-        if (!groups[g]) sim_die("no memory");
+        groups[g] = memory_alloc(sizeof *groups[g]);
         hold_thread();
     }
     groups[g]->used = true;
@@ -122,8 +122,7 @@ void sim_wgmma_barrier(void) {
     if (!proxy_fenced) return;
     size_t bytes = sim_running->shared_bytes;
     if (!visible) {
-        visible = malloc(bytes + 1);
-        if (!visible) sim_die("no memory");
+        visible = memory_alloc(bytes);
         hold_thread();
     }
     memcpy(visible, sim_dynamic_shared(), bytes);
@@ -173,13 +172,6 @@ static void look_again(const product *p, const char *when) {
 
 /* ---- products ---- */
 
-static float bf16(uint32_t bits) {
-    uint32_t u = bits << 16;
-    float x;
-    memcpy(&x, &u, 4);
-    return x;
-}
-
 static pending *find_pending(member *m, const float *d) {
     for (unsigned i = 0; i < m->pending_count; i++)
         if (m->pending[i].d == d) return &m->pending[i];
@@ -208,8 +200,8 @@ static void multiply(group *g, product *p) {
     static __thread float a[ROWS][DEPTH], b[DEPTH][COLUMNS_MAX];
     uint32_t columns = p->call.columns;
     for (int k = 0; k < DEPTH; k++) {
-        for (int i = 0; i < ROWS; i++) a[i][k] = bf16(p->seen.a[i][k]);
-        for (uint32_t i = 0; i < columns; i++) b[k][i] = bf16(p->seen.b[k][i]);
+        for (int i = 0; i < ROWS; i++) a[i][k] = sim_bf16_float(p->seen.a[i][k]);
+        for (uint32_t i = 0; i < columns; i++) b[k][i] = sim_bf16_float(p->seen.b[k][i]);
     }
     pending *lanes[GROUP];
     for (int i = 0; i < GROUP; i++) {
@@ -217,8 +209,8 @@ static void multiply(group *g, product *p) {
         int row = i / 32 * 16 + i % 32 / 4, k = i % 4 * 2;
         lanes[i] = begin_pending(m, columns / 2);
         for (int r = 0; p->call.registers && r < 4; r++) {
-            a[row + r % 2 * 8][k + r / 2 * 8] = bf16(m->a[r] & 0xFFFFu);
-            a[row + r % 2 * 8][k + r / 2 * 8 + 1] = bf16(m->a[r] >> 16);
+            a[row + r % 2 * 8][k + r / 2 * 8] = sim_bf16_float(m->a[r]);
+            a[row + r % 2 * 8][k + r / 2 * 8 + 1] = sim_bf16_float(m->a[r] >> 16);
         }
     }
     for (int i = 0; i < ROWS; i++) {
@@ -252,8 +244,7 @@ void sim_wgmma(const sim_wgmma_call *call, float *d, const uint32_t *a) {
     group *g = own_group();
     member *m = own_member();
     if (!g->meeting) {
-        g->meeting = calloc(1, sizeof *g->meeting);
-        if (!g->meeting) sim_die("no memory");
+        g->meeting = memory_alloc(sizeof *g->meeting);
         g->meeting->call = *call;
         look(call, &g->meeting->seen);
     }
