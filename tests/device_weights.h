@@ -8,28 +8,15 @@
 #include "base/memory.h"
 #include "shard/model/weights_pack.h"
 #include "shard/model/weights_random.h"
-#include "shard/model/weights_slots.h"
 #include "tests/checkpoint_writer.h"
 #include "tests/test.h"
+#include "tests/weight_slots.h"
 
 typedef struct weights_device {
     backend *b;
     const device_load_ops *load;
     void (*read)(void *host, const void *device, size_t bytes);
 } weights_device;
-
-enum { DEVICE_SLOTS_MAX = 4096 };
-typedef struct device_slots {
-    weight_slot slot[DEVICE_SLOTS_MAX];
-    uint32_t count;
-} device_slots;
-
-static inline status device_list_slot(void *context, const weight_slot *s) {
-    device_slots *l = context;
-    if (l->count == DEVICE_SLOTS_MAX) return fail(ST_INTERNAL, "too many slots for this test");
-    l->slot[l->count++] = *s;
-    return ST_OK;
-}
 
 /* What the host's data of a slot has to be there: tables become floats, and those of random weights, of which the host
  * has zeros alone, have what a checkpoint would. */
@@ -49,9 +36,13 @@ static inline void *device_wanted(const weight_slot *s, const checkpoint *random
     return want;
 }
 
-static inline void device_check_slot(const weights_device *d, const weight_slot *host, const weight_slot *there,
-                                     const checkpoint *random) {
-    CHECK(!strcmp(host->name, there->name));
+typedef struct device_comparison {
+    const weights_device *d;
+    const checkpoint *random;
+} device_comparison;
+
+static inline void device_check_slot(const weight_slot *host, const weight_slot *there, const void *context) {
+    const device_comparison *c = context;
     if (host->number) {
         CHECK_THAT(!memcmp(host->number, there->number, sizeof(float)), "%s", host->name);
         return;
@@ -65,8 +56,8 @@ static inline void device_check_slot(const weights_device *d, const weight_slot 
         if (!a->data || !b->data) return;
     }
     uint64_t bytes;
-    char *want = device_wanted(host, random, &bytes), *got = memory_alloc(bytes);
-    d->read(got, at, bytes);
+    char *want = device_wanted(host, c->random, &bytes), *got = memory_alloc(bytes);
+    c->d->read(got, at, bytes);
     CHECK_THAT(!memcmp(want, got, bytes), "%s, %llu bytes", host->name, (unsigned long long)bytes);
     CHECK_THAT((uintptr_t)at % 64 == 0, "%s", host->name);
     free(want);
@@ -76,16 +67,9 @@ static inline void device_check_slot(const weights_device *d, const weight_slot 
 /* random: the table of the checkpoint that nobody stored; NULL: a stored one. */
 static inline void device_compare(const weights_device *d, model_weights *host, model_weights *there,
                                   const model_config *config, const layout *l, const checkpoint *random) {
-    device_slots *a = memory_alloc(sizeof *a), *b = memory_alloc(sizeof *b);
-    CHECK_STATUS(weights_walk(host, config, l, device_list_slot, a), ST_OK);
-    CHECK_STATUS(weights_walk(there, config, l, device_list_slot, b), ST_OK);
-    CHECK(a->count == b->count && a->count > 10);
-    for (uint32_t i = 0; i < a->count && i < b->count; i++)
-        device_check_slot(d, &a->slot[i], &b->slot[i], random);
+    slots_compare(host, there, config, l, device_check_slot, &(device_comparison){d, random});
     CHECK(there->device == d->b && !host->device && there->tables_mapping == NULL);
     CHECK(model_weights_columns(host) == model_weights_columns(there));
-    free(a);
-    free(b);
 }
 
 typedef struct device_case {

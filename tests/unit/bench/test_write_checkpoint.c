@@ -4,25 +4,11 @@
 #include "base/memory.h"
 #include "shard/bench/write_checkpoint.h"
 #include "shard/model/weights_random.h"
-#include "shard/model/weights_slots.h"
 #include "tests/checkpoint_writer.h"
 #include "tests/test.h"
+#include "tests/weight_slots.h"
 
-enum { SLOTS_MAX = 2048 };
-typedef struct slots {
-    weight_slot slot[SLOTS_MAX];
-    uint32_t count;
-} slots;
-
-static status list_slot(void *context, const weight_slot *s) {
-    slots *l = context;
-    if (l->count == SLOTS_MAX) return fail(ST_INTERNAL, "too many slots for this test");
-    l->slot[l->count++] = *s;
-    return ST_OK;
-}
-
-static void check_slot(const weight_slot *a, const weight_slot *b, checkpoint *table) {
-    CHECK(!strcmp(a->name, b->name));
+static void check_slot(const weight_slot *a, const weight_slot *b, const void *table) {
     if (a->number) {
         CHECK(*a->number == 1 && *b->number == 1);
     } else if (a->vector) {
@@ -49,22 +35,16 @@ static void check_rank(checkpoint *files, checkpoint *table, const model_config 
                        weights_choice choice) {
     layout *l;
     model_weights *filled = NULL, *read = NULL;
-    slots *a = memory_alloc(sizeof *a), *b = memory_alloc(sizeof *b);
     CHECK_STATUS(layout_open(&l, config, &split), ST_OK);
     model_weights_options o = {.choice = choice, .threads = 2};
     CHECK_STATUS(model_weights_open(&read, files, config, l, &o), ST_OK);
     o.random = true;
     CHECK_STATUS(model_weights_open(&filled, table, config, l, &o), ST_OK);
     if (!filled || !read) exit(1);
-    CHECK_STATUS(weights_walk(filled, config, l, list_slot, a), ST_OK);
-    CHECK_STATUS(weights_walk(read, config, l, list_slot, b), ST_OK);
-    CHECK(a->count == b->count && a->count > 10);
-    for (uint32_t i = 0; i < a->count; i++) check_slot(&a->slot[i], &b->slot[i], table);
+    slots_compare(filled, read, config, l, check_slot, table);
     model_weights_close(filled);
     model_weights_close(read);
     layout_close(l);
-    free(a);
-    free(b);
 }
 
 static void check_model(const char *model, uint64_t file_bytes, uint64_t piece_bytes, uint32_t threads) {

@@ -4,11 +4,11 @@
 #include "base/log.h"
 #include "shard/model/model_pack.h"
 #include "shard/model/weights_pack.h"
-#include "shard/model/weights_slots.h"
 #include "tests/checkpoint_writer.h"
 #include "tests/test.h"
+#include "tests/weight_slots.h"
 
-enum { RANKS_MAX = 4, PARTS_MAX = 4096 };
+enum { RANKS_MAX = 4 };
 
 typedef struct source {
     model_config *config;
@@ -77,26 +77,14 @@ static void done(source *s) {
 
 /* ---- round trip ---- */
 
-typedef struct listed {
-    weight_slot slot[PARTS_MAX];
-    uint32_t count;
-} listed;
-
-static status list_slot(void *context, const weight_slot *s) {
-    listed *l = context;
-    if (l->count == PARTS_MAX) return fail(ST_INTERNAL, "too many slots for this test");
-    l->slot[l->count++] = *s;
-    return ST_OK;
-}
-
 static uint64_t bytes_of(const weight *m) {
     if (!m->data) return 0;
     if (m->type != WEIGHT_BLOCKS) return weight_rows_bytes(m->type, m->rows, m->cols);
     return (uint64_t)m->rows * m->cols / block_elements(m->blocks) * block_bytes(m->blocks);
 }
 
-static void check_same(const weight_slot *a, const weight_slot *b) {
-    CHECK(!strcmp(a->name, b->name));
+static void check_same(const weight_slot *a, const weight_slot *b, const void *context) {
+    (void)context;
     if (a->matrix) {
         const weight *x = a->matrix, *y = b->matrix;
         CHECK_THAT(x->type == y->type && x->rows == y->rows && x->cols == y->cols && !x->data == !y->data &&
@@ -116,7 +104,6 @@ static void check_rank(const source *s, const model_pack *p, uint32_t rank) {
     layout_options split = {0};
     layout *l;
     model_weights *from_pack = NULL, *from_files = NULL;
-    listed *a = memory_alloc(sizeof *a), *b = memory_alloc(sizeof *b);
     const pack_manifest *m = s->manifest;
     CHECK_STATUS(model_pack_fit(p, s->folder.path, s->config, m->ranks, 0, 0, WEIGHTS_AUTO, &split), ST_OK);
     split.rank = rank;
@@ -126,10 +113,7 @@ static void check_rank(const source *s, const model_pack *p, uint32_t rank) {
                                     &(model_weights_options){.choice = p->choice, .threads = 1}),
                  ST_OK);
     if (!from_pack || !from_files) exit(1);
-    CHECK_STATUS(weights_walk(from_pack, s->config, l, list_slot, a), ST_OK);
-    CHECK_STATUS(weights_walk(from_files, s->config, l, list_slot, b), ST_OK);
-    CHECK(a->count == b->count && a->count > 10);
-    for (uint32_t i = 0; i < a->count; i++) check_same(&b->slot[i], &a->slot[i]);
+    slots_compare(from_files, from_pack, s->config, l, check_same, NULL);
     uint64_t here = 0, there = 0;
     CHECK_STATUS(model_pack_bytes(p, s->folder.path, rank, false, &here), ST_OK);
     CHECK_STATUS(model_pack_bytes(p, s->folder.path, rank, true, &there), ST_OK);
@@ -139,8 +123,6 @@ static void check_rank(const source *s, const model_pack *p, uint32_t rank) {
     model_weights_close(from_files);
     model_weights_close(from_pack);
     layout_close(l);
-    free(a);
-    free(b);
 }
 
 static void round_trip(const char *model, uint32_t ranks, uint32_t expert_degree, weights_choice choice,
