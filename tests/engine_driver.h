@@ -56,6 +56,11 @@ static inline sampling driver_greedy(uint32_t max_tokens) {
     return (sampling){.top_p = 1, .repetition_penalty = 1, .logprobs = -1, .prompt_logprobs = -1, .max_tokens = max_tokens};
 }
 
+/* A prompt, to be answered with so many greedy tokens. */
+static inline driver_request driver_prompt(const uint32_t *tokens, uint32_t count, uint32_t answer) {
+    return (driver_request){.tokens = tokens, .token_count = count, .prompt_count = count, .params = driver_greedy(answer)};
+}
+
 static inline status driver_started_(void *c, uint64_t id, uint32_t cached, uint64_t us) {
     (void)us;
     ((driver *)c)->requests[id].cached_tokens = cached;

@@ -21,8 +21,8 @@ typedef struct golden_case {
 
 typedef struct seen {
     golden *g;
-    char prefix[16];
-    uint32_t vocab_begin, vocab_end, vocab;
+    uint32_t index; /* of the case */
+    uint32_t vocab_begin, vocab;
     double logits_max, logits_sum, hidden_max, small_max, embed_max, router_max;
     uint64_t logits_count, wrong_ids, compared;
     bool inner;       /* compare inside values: 1 rank, case 0 */
@@ -34,24 +34,20 @@ static inline void golden_note_(double *max, double difference) {
 }
 
 static inline void golden_compare_(seen *s, double *max, const char *name, const float *data, uint32_t rows, uint32_t cols) {
-    char full[192];
-    uint64_t shape[4];
-    snprintf(full, sizeof full, "%s.%s", s->prefix, name);
-    const float *want = golden_f32(s->g, full, shape);
+    const float *want = golden_case_f32(s->g, s->index, name, NULL);
     if (!want) return; /* only the first layer of each kind has heads and attn */
     s->compared++;
     for (size_t i = 0; i < (size_t)rows * cols; i++) golden_note_(max, fabs((double)data[i] - want[i]));
 }
 
-static inline void golden_look_(void *context, const char *name, uint32_t layer, const float *data, const uint32_t *ids,
-                 uint32_t rows, uint32_t cols) {
+static inline void golden_look_(void *context, const char *name, uint32_t layer, const float *data, const uint32_t *ids, uint32_t rows,
+                                uint32_t cols) {
     seen *s = context;
     char full[96];
     uint64_t shape[4];
     if (s->prompt_done) return;
     if (!strcmp(name, "logits")) {
-        snprintf(full, sizeof full, "%s.logits", s->prefix);
-        const float *want = golden_f32(s->g, full, shape);
+        const float *want = golden_case_f32(s->g, s->index, "logits", shape);
         INVARIANT(want && layer + rows <= shape[0]);
         s->prompt_done = layer + rows == shape[0];
         for (uint32_t r = 0; r < rows; r++)
@@ -71,8 +67,8 @@ static inline void golden_look_(void *context, const char *name, uint32_t layer,
     if (!strcmp(name, "hidden")) return golden_compare_(s, &s->hidden_max, full, data, rows, cols);
     if (strcmp(name, "router_weights")) return golden_compare_(s, &s->small_max, full, data, rows, cols);
     golden_compare_(s, &s->router_max, full, data, rows, cols);
-    snprintf(full, sizeof full, "%s.router_ids.%u", s->prefix, layer);
-    const int32_t *want = golden_i32(s->g, full, shape);
+    snprintf(full, sizeof full, "router_ids.%u", layer);
+    const int32_t *want = golden_case_i32(s->g, s->index, full, shape);
     for (uint32_t i = 0; want && i < rows * cols; i++) s->wrong_ids += (int64_t)ids[i] != want[i];
 }
 
@@ -82,22 +78,16 @@ typedef struct rank_report {
 } rank_report;
 
 static inline status golden_run_case_(comm *ranks, instance *in, seen *s, uint32_t index, const golden_case *g) {
-    char name[64];
     uint64_t shape[4], greedy_shape[4];
-    snprintf(s->prefix, sizeof s->prefix, "case%u", index);
-    snprintf(name, sizeof name, "case%u.input_ids", index);
-    const int32_t *ids = golden_i32(s->g, name, shape);
-    snprintf(name, sizeof name, "case%u.greedy", index);
-    const int32_t *greedy = golden_i32(s->g, name, greedy_shape);
+    const int32_t *ids = golden_case_i32(s->g, index, "input_ids", shape);
+    const int32_t *greedy = golden_case_i32(s->g, index, "greedy", greedy_shape);
     INVARIANT(ids && greedy);
+    s->index = index;
     s->inner = comm_size(ranks) == 1 && index == 0;
     s->prompt_done = false;
     s->logits_max = s->logits_sum = 0;
     s->logits_count = 0;
-    driver_request r = {.tokens = (const uint32_t *)ids,
-                        .token_count = (uint32_t)shape[0],
-                        .prompt_count = (uint32_t)shape[0],
-                        .params = driver_greedy((uint32_t)greedy_shape[0])};
+    driver_request r = driver_prompt((const uint32_t *)ids, (uint32_t)shape[0], (uint32_t)greedy_shape[0]);
     r.params.prompt_logprobs = 0;
     TRY(driver_run(in, ranks, &r, 1));
     rank_report mine = {s->logits_max, s->logits_count ? s->logits_sum / (double)s->logits_count : 0,
@@ -144,12 +134,8 @@ static inline status golden_body(comm *ranks, void *context) {
                                                .device = g->gpu ? DEVICE_CUDA : DEVICE_CPU}));
     s.vocab = in.config->vocab;
     s.vocab_begin = in.split->vocab.begin;
-    s.vocab_end = in.split->vocab.end;
     for (uint32_t i = 0; i < (g->cases ? g->cases : 99); i++) {
-        char name[64];
-        uint64_t shape[4];
-        snprintf(name, sizeof name, "case%u.input_ids", i);
-        if (!golden_i32(s.g, name, shape)) break;
+        if (!golden_case_i32(s.g, i, "input_ids", NULL)) break;
         TRY(golden_run_case_(ranks, &in, &s, i, g));
     }
     if (comm_size(ranks) == 1 && !g->untapped) {

@@ -89,4 +89,16 @@ static inline const int32_t *golden_i32(const golden *g, const char *name, uint6
     return golden_find_(g, name, "I32", shape);
 }
 
+/* What a file has of a case: "logits", "input_ids", … */
+static inline const float *golden_case_f32(const golden *g, uint32_t index, const char *what, uint64_t *shape) {
+    char name[192];
+    snprintf(name, sizeof name, "case%u.%s", index, what);
+    return golden_f32(g, name, shape);
+}
+static inline const int32_t *golden_case_i32(const golden *g, uint32_t index, const char *what, uint64_t *shape) {
+    char name[192];
+    snprintf(name, sizeof name, "case%u.%s", index, what);
+    return golden_i32(g, name, shape);
+}
+
 #endif

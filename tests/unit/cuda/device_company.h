@@ -1,5 +1,5 @@
-/* Requests whose answers may not depend on their company, on an engine that computes on a device: each alone first, then in
- * the settings that a test names. Tokens and log-probabilities are compared to the last bit. */
+/* Requests whose answers may not depend on their company, on an engine of one rank that computes on a device: each alone first,
+ * then in the settings that a test names. Tokens and log-probabilities are compared to the last bit. */
 #ifndef TESTS_UNIT_CUDA_DEVICE_COMPANY_H
 #define TESTS_UNIT_CUDA_DEVICE_COMPANY_H
 
@@ -10,9 +10,6 @@
 #include "tests/engine_driver.h"
 #include "tests/golden_reader.h"
 #include "tests/test.h"
-#ifdef GEMMAD_CUDA_SIM
-#include "tests/cuda_sim/cuda_sim.h"
-#endif
 
 enum { COMPANY_REQUESTS = 9, COMPANY_CONTEXT = 256 };
 
@@ -20,11 +17,10 @@ typedef struct company {
     const char *model;         /* below TEST_DATA */
     weights_choice weights;
     kv_type kv;
-    uint32_t ranks, requests, new_tokens, context; /* context 0: COMPANY_CONTEXT */
+    uint32_t requests, new_tokens, context; /* context 0: COMPANY_CONTEXT */
     bool batch_invariant;
     uint32_t tokens[COMPANY_REQUESTS][COMPANY_CONTEXT], count[COMPANY_REQUESTS];
     driver_request alone[COMPANY_REQUESTS];
-    bool has_alone;
 } company;
 
 /* One way to run them. */
@@ -39,21 +35,17 @@ typedef struct company_setting {
 } company_setting;
 
 /* Greedy, plain sampling, and each filter and penalty once; all with log-probabilities. */
-static inline sampling company_params(const company *c, uint32_t i) {
-    sampling p = driver_greedy(c->new_tokens);
-    p.logprobs = p.prompt_logprobs = 0;
-    p.temperature = i % 3 == 0 ? 0 : 0.5f + 0.1f * (float)i;
-    p.seed = 1000 + i;
-    if (i == 2) p.top_k = 5;
-    if (i == 4) p.top_p = 0.8f;
-    if (i == 5) p.min_p = 0.05f, p.repetition_penalty = 1.2f;
-    if (i == 6) p.presence_penalty = 0.5f, p.frequency_penalty = 0.25f;
-    return p;
-}
-
-static inline driver_request company_request(company *c, uint32_t i) {
-    return (driver_request){.tokens = c->tokens[i], .token_count = c->count[i], .prompt_count = c->count[i],
-                            .params = company_params(c, i)};
+static inline driver_request company_request(const company *c, uint32_t i) {
+    driver_request r = driver_prompt(c->tokens[i], c->count[i], c->new_tokens);
+    sampling *p = &r.params;
+    p->logprobs = p->prompt_logprobs = 0;
+    p->temperature = i % 3 == 0 ? 0 : 0.5f + 0.1f * (float)i;
+    p->seed = 1000 + i;
+    if (i == 2) p->top_k = 5;
+    if (i == 4) p->top_p = 0.8f;
+    if (i == 5) p->min_p = 0.05f, p->repetition_penalty = 1.2f;
+    if (i == 6) p->presence_penalty = 0.5f, p->frequency_penalty = 0.25f;
+    return r;
 }
 
 /* Prompts of such lengths, of the golden prompt's tokens. */
@@ -86,8 +78,8 @@ static inline void company_compare(const company *c, const company_setting *s, u
         same = !memcmp(got->logprob, want->logprob + skipped, n * sizeof *got->logprob);
         if (prompts) same = same && !memcmp(got->prompt_logprob + 1, want->prompt_logprob + 1, (c->count[i] - 1) * sizeof(float));
     }
-    CHECK_THAT(same && (s->close == 0 || most < s->close), "%s %s%s at %u ranks, %s: request %u differs, by %g", c->model,
-               weights_choice_name(c->weights), c->kv == KV_Q8 ? " with q8 KV" : "", c->ranks, s->what, i, most);
+    CHECK_THAT(same && (s->close == 0 || most < s->close), "%s %s%s, %s: request %u differs, by %g", c->model,
+               weights_choice_name(c->weights), c->kv == KV_Q8 ? " with q8 KV" : "", s->what, i, most);
 }
 
 static inline status company_open(instance *in, const company *c, const company_setting *s, comm *ranks) {
@@ -109,21 +101,18 @@ static inline status company_open(instance *in, const company *c, const company_
                                                  .no_recording = s->no_recording});
 }
 
-/* Each of them in a run of its own: what the others are compared with. The other ranks hand nothing in. */
+/* Each of them in a run of its own: what the others are compared with. */
 static inline status company_run_alone(company *c, comm *ranks, instance *in) {
     for (uint32_t i = 0; i < c->requests; i++) {
-        driver_request r = company_request(c, i);
-        TRY(driver_run(in, ranks, &r, 1));
-        if (comm_rank(ranks) == 0) c->alone[i] = r;
+        c->alone[i] = company_request(c, i);
+        TRY(driver_run(in, ranks, &c->alone[i], 1));
     }
-    if (comm_rank(ranks) == 0) c->has_alone = true;
     return ST_OK;
 }
 
 static inline status company_run(company *c, const company_setting *s, comm *ranks, instance *in) {
     driver_request r[COMPANY_REQUESTS];
     uint32_t n = s->requests ? s->requests : c->requests;
-    if (comm_rank(ranks) != 0) return driver_run(in, ranks, NULL, 0);
     for (uint32_t i = 0; i < n; i++) {
         uint32_t at = s->reversed ? n - 1 - i : i;
         r[i] = company_request(c, i);

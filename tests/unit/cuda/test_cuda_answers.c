@@ -61,8 +61,7 @@ static status body(comm *ranks, void *context) {
     uint32_t n = 0;
     for (; n < CASES_MAX && s->ids[n]; n++) {
         INVARIANT(s->prompt_count[n] > 0);
-        r[n] = (driver_request){.tokens = s->prompt[n], .token_count = s->prompt_count[n], .prompt_count = s->prompt_count[n],
-                                .params = driver_greedy(s->answer_count[n] + 4)};
+        r[n] = driver_prompt(s->prompt[n], s->prompt_count[n], s->answer_count[n] + 4);
         r[n].params.stop_token[0] = s->answer[n][s->answer_count[n] - 1];
         r[n].params.stop_token_count = 1;
     }

@@ -16,12 +16,9 @@ static status body(comm *ranks, void *context) {
     status st = ST_OK;
     for (uint32_t i = 0; i < sizeof settings / sizeof *settings && st == ST_OK; i++) {
         instance in;
-        /* One engine for all that are recorded: requests of one run find what another run left. */
-        if (i && !settings[i].no_recording) continue;
         TRY(company_open(&in, c, &settings[i], ranks));
-        if (!c->has_alone) st = company_run_alone(c, ranks, &in);
-        for (uint32_t k = i; k < sizeof settings / sizeof *settings && st == ST_OK; k++)
-            if (settings[k].no_recording == settings[i].no_recording) st = company_run(c, &settings[k], ranks, &in);
+        if (i == 0) st = company_run_alone(c, ranks, &in); /* in an engine where others then find what these left */
+        if (st == ST_OK) st = company_run(c, &settings[i], ranks, &in);
         if (st == ST_OK) CHECK(in.device->ops->replay(in.device, 1) == !settings[i].no_recording);
         instance_close(&in);
     }
@@ -30,8 +27,7 @@ static status body(comm *ranks, void *context) {
 
 static void check(const char *model, weights_choice weights, kv_type kv) {
     static company c;
-    memset(&c, 0, sizeof c);
-    c = (company){.model = model, .weights = weights, .kv = kv, .ranks = 1, .new_tokens = 3};
+    c = (company){.model = model, .weights = weights, .kv = kv, .new_tokens = 3};
     company_prompts(&c, lengths, COMPANY_REQUESTS);
     CHECK_STATUS(comm_fork_run(&(comm_fork_options){.ranks = 1, .threads = true}, body, &c), ST_OK);
     driver_free(c.alone, c.requests);

@@ -168,7 +168,7 @@ static status fail_body(comm *ranks, void *context) {
                                                .rows_max = 64,
                                                .alive = victim ? count_layer : NULL,
                                                .alive_context = f}));
-    driver_request r = {.tokens = prompt, .token_count = 7, .prompt_count = 7, .params = driver_greedy(20)};
+    driver_request r = driver_prompt(prompt, 7, 20);
     f->seen[me] = driver_run(&in, ranks, &r, me == 0);
     snprintf(f->sentence[me], sizeof f->sentence[me], "%s", status_text());
     if (me == 0) f->tokens = r.out_count;

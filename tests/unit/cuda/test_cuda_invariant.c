@@ -47,10 +47,8 @@ static status body(comm *ranks, void *context) {
 static void check(const char *model, weights_choice weights, kv_type kv, bool invariant, const company_setting *settings,
                   uint32_t count) {
     static study s;
-    memset(&s, 0, sizeof s);
     s = (study){.settings = settings, .count = count};
-    s.c = (company){.model = model, .weights = weights, .kv = kv, .ranks = 1, .new_tokens = 3, .context = 128,
-                    .batch_invariant = invariant};
+    s.c = (company){.model = model, .weights = weights, .kv = kv, .new_tokens = 3, .context = 128, .batch_invariant = invariant};
     company_prompts(&s.c, lengths, REQUESTS);
     memcpy(s.c.tokens[3], s.c.tokens[2], 64 * sizeof **s.c.tokens);
     CHECK_STATUS(comm_fork_run(&(comm_fork_options){.ranks = 1, .threads = true}, body, &s), ST_OK);

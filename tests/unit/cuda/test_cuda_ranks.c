@@ -61,8 +61,7 @@ static status body(comm *ranks, void *context) {
     golden *g = golden_open(file);
     const int32_t *ids = golden_i32(g, "case2.input_ids", shape), *greedy = golden_i32(g, "case2.greedy", count);
     INVARIANT(ids && greedy && c->tokens <= count[0]);
-    driver_request r = {.tokens = (const uint32_t *)ids, .token_count = (uint32_t)shape[0], .prompt_count = (uint32_t)shape[0],
-                        .params = driver_greedy(c->tokens)};
+    driver_request r = driver_prompt((const uint32_t *)ids, (uint32_t)shape[0], c->tokens);
     status st = driver_run(&in, ranks, &r, 1);
     if (st == ST_OK && comm_rank(ranks) == 0) {
         bool same = r.out_count == c->tokens;

@@ -43,8 +43,7 @@ typedef struct study {
 static void ask(study *c, uint32_t vocab) {
     for (uint32_t i = 0; i < REQUESTS; i++) {
         driver_request *r = &c->r[i];
-        *r = (driver_request){.tokens = prompt, .token_count = PROMPT - i, .prompt_count = PROMPT - i,
-                              .params = driver_greedy(NEW)};
+        *r = driver_prompt(prompt, PROMPT - i, NEW);
         sampling *p = &r->params;
         p->logprobs = 3;
         p->seed = 77 + i;
@@ -140,7 +139,7 @@ static status kept_body(comm *ranks, void *context) {
     kept *k = context;
     instance in;
     TRY(open_engine(&in, ranks, MOE, true, k->folder));
-    k->r = (driver_request){.tokens = prompt, .token_count = LONG, .prompt_count = LONG, .params = driver_greedy(NEW)};
+    k->r = driver_prompt(prompt, LONG, NEW);
     k->r.params.logprobs = 0;
     k->tune = (driver_options){.cached = true};
     status st = driver_run_with(&in, ranks, &k->r, 1, &k->tune);

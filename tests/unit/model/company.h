@@ -47,10 +47,8 @@ static sampling params_of(uint32_t i) {
 static void prompts(company *c, const char *expected) {
     golden *g = golden_open(expected);
     for (uint32_t i = 0; i < REQUESTS; i++) {
-        char name[64];
         uint64_t shape[4];
-        snprintf(name, sizeof name, "case%u.input_ids", i % 3);
-        const int32_t *ids = golden_i32(g, name, shape);
+        const int32_t *ids = golden_case_i32(g, i % 3, "input_ids", shape);
         INVARIANT(ids && shape[0] <= 400);
         /* Lengths on both sides of page and window borders, and a prompt of one token. */
         c->count[i] = i == 1 ? 1 : (uint32_t)shape[0] + (i >= 3 ? 64 - (uint32_t)shape[0] % 64 + i - 4 : 0);

@@ -23,19 +23,17 @@ static uint32_t rnd(crowd *c, uint32_t n) {
 }
 
 static void read_cases(crowd *c) {
-    char name[512];
+    char file[512];
     uint64_t shape[4];
-    snprintf(name, sizeof name, "%s/golden/%s/expected.safetensors", TEST_DATA, c->name);
-    golden *g = golden_open(name);
+    snprintf(file, sizeof file, "%s/golden/%s/expected.safetensors", TEST_DATA, c->name);
+    golden *g = golden_open(file);
     for (c->cases = 0;; c->cases++) {
-        snprintf(name, sizeof name, "case%u.input_ids", c->cases);
-        const int32_t *ids = golden_i32(g, name, shape);
+        const int32_t *ids = golden_case_i32(g, c->cases, "input_ids", shape);
         if (!ids) break;
         INVARIANT(c->cases < CASES_MAX && shape[0] + GREEDY <= TOKENS_MAX);
         c->count[c->cases] = (uint32_t)shape[0];
         for (uint32_t i = 0; i < shape[0]; i++) c->tokens[c->cases][i] = (uint32_t)ids[i];
-        snprintf(name, sizeof name, "case%u.greedy", c->cases);
-        const int32_t *greedy = golden_i32(g, name, shape);
+        const int32_t *greedy = golden_case_i32(g, c->cases, "greedy", shape);
         INVARIANT(greedy && shape[0] == GREEDY);
         for (uint32_t i = 0; i < GREEDY; i++)
             c->tokens[c->cases][c->count[c->cases] + i] = (uint32_t)greedy[i];

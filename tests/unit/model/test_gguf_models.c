@@ -48,24 +48,16 @@ static void look(void *context, const char *name, uint32_t layer, const float *d
 }
 
 static status run_case(comm *ranks, instance *in, golden *g, seen *s, uint32_t index, const char *file) {
-    char name[64];
     uint64_t shape[4], greedy_shape[4], at_shape[4];
-    snprintf(name, sizeof name, "case%u.input_ids", index);
-    const int32_t *ids = golden_i32(g, name, shape);
-    snprintf(name, sizeof name, "case%u.greedy", index);
-    const int32_t *greedy = golden_i32(g, name, greedy_shape);
-    snprintf(name, sizeof name, "case%u.positions", index);
-    s->positions = golden_i32(g, name, at_shape);
-    snprintf(name, sizeof name, "case%u.logits", index);
-    s->logits = golden_f32(g, name, NULL);
+    const int32_t *ids = golden_case_i32(g, index, "input_ids", shape);
+    const int32_t *greedy = golden_case_i32(g, index, "greedy", greedy_shape);
+    s->positions = golden_case_i32(g, index, "positions", at_shape);
+    s->logits = golden_case_f32(g, index, "logits", NULL);
     INVARIANT(ids && greedy && s->positions && s->logits);
     s->position_count = at_shape[0];
     s->prompt = (uint32_t)shape[0];
     s->found = s->last = 0;
-    driver_request r = {.tokens = (const uint32_t *)ids,
-                        .token_count = (uint32_t)shape[0],
-                        .prompt_count = (uint32_t)shape[0],
-                        .params = driver_greedy((uint32_t)greedy_shape[0])};
+    driver_request r = driver_prompt((const uint32_t *)ids, (uint32_t)shape[0], (uint32_t)greedy_shape[0]);
     r.params.prompt_logprobs = 0;
     TRY(driver_run(in, ranks, &r, 1));
     CHECK_THAT(s->found == s->position_count, "%u of %llu positions", s->found,
@@ -102,11 +94,8 @@ static status body(comm *ranks, void *context) {
                (unsigned long long)in.weights->bytes_read, (unsigned long long)in.weights->bytes_expected);
     CHECK(in.weights->bytes == in.plan.weight_bytes);
     uint32_t cases = 0;
-    for (char name[64];; cases++) {
-        snprintf(name, sizeof name, "case%u.input_ids", cases);
-        if (!golden_i32(g, name, NULL) || (TEST_SANITIZED && cases > 0)) break;
+    for (; golden_case_i32(g, cases, "input_ids", NULL) && !(TEST_SANITIZED && cases > 0); cases++)
         TRY(run_case(ranks, &in, g, &s, cases, m->file));
-    }
     CHECK(cases > 0);
     const char *weights = weights_choice_name(m->weights);
     CHECK_THAT(s.worst < m->allowed, "%s, %s, %u ranks: logits differ by %g, allowed is %g", m->file, weights,

@@ -160,7 +160,7 @@ static status imbalance_body(comm *ranks, void *context) {
                                                .tap_context = &c}));
     c.experts = in.config->experts;
     static const uint32_t prompt[] = {2, 30, 40, 50, 60, 70, 80};
-    driver_request r = {.tokens = prompt, .token_count = 7, .prompt_count = 7, .params = driver_greedy(5)};
+    driver_request r = driver_prompt(prompt, 7, 5);
     TRY(driver_run(&in, ranks, &r, 1));
     double want = (double)c.busiest * c.degree / (double)c.all;
     CHECK_THAT(c.all > 0 && fabs(runner_imbalance(in.run) - want) < 1e-9, "%u groups: %g, not %g", c.degree,

@@ -268,8 +268,7 @@ static void print_times(const watched *s, const char *what, const double *ns) {
 
 static status run_prompt(watched *s, comm *ranks) {
     uint32_t *tokens = make_prompt(s->tokens);
-    driver_request r = {
-        .tokens = tokens, .token_count = s->tokens, .prompt_count = s->tokens, .params = driver_greedy(1)};
+    driver_request r = driver_prompt(tokens, s->tokens, 1);
     tokens[s->probe[0].position] = SEEKER;
     status st = driver_run(&s->in, ranks, &r, 1);
     CHECK(st != ST_OK || r.out_count == 1);

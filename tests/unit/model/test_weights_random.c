@@ -112,8 +112,7 @@ static status body(comm *ranks, void *context) {
     timed_name(in.device, &in.weights->embed, "head");
     uint32_t prompt[PROMPT];
     for (uint32_t i = 0; i < PROMPT; i++) prompt[i] = (i * 37 + 11) % in.config->vocab;
-    driver_request r = {
-        .tokens = prompt, .token_count = PROMPT, .prompt_count = PROMPT, .params = driver_greedy(2)};
+    driver_request r = driver_prompt(prompt, PROMPT, 2);
     if (st == ST_OK) st = driver_run(&in, ranks, &r, 1);
     CHECK(comm_rank(ranks) != 0 || r.out_count == 2);
     driver_free(&r, 1);
