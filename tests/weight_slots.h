@@ -25,7 +25,8 @@ static inline status slot_list_add_(void *context, const weight_slot *s) {
 
 /* As many slots in each, of the same names in one order; what is in them is for `check`. */
 static inline void slots_compare(model_weights *a, model_weights *b, const model_config *config, const layout *l,
-                                 void (*check)(const weight_slot *of_a, const weight_slot *of_b, const void *context), const void *context) {
+                                 void (*check)(const weight_slot *of_a, const weight_slot *of_b, const void *context),
+                                 const void *context) {
     slot_list of_a = {0}, of_b = {0};
     CHECK_STATUS(weights_walk(a, config, l, slot_list_add_, &of_a), ST_OK);
     CHECK_STATUS(weights_walk(b, config, l, slot_list_add_, &of_b), ST_OK);
