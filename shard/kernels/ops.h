@@ -170,7 +170,8 @@ typedef struct backend_ops {
 
     /* Calls from record_begin to record_end are kept, and made again by replay, for other rows of the same number and
      * kind: a step that only decodes, of RECORDED_ROWS_MAX at most. replay: false if nothing is kept under the key. NULL:
-     * not offered. Calls may have more rows (n) than rows_begin was given: what those hold is finite and means nothing, and they write no cache. */
+     * not offered. Calls may have more rows (n) than rows_begin was given: what those hold is finite and means nothing,
+     * and they write no cache. */
     bool (*replay)(backend *b, uint64_t key);
     status (*record_begin)(backend *b, uint64_t key);
     status (*record_end)(backend *b, bool whole); /* not whole: what there is of it is thrown away, and not run */
