@@ -38,7 +38,7 @@ static const arg_option own_option[] = {
     {"layers", ARG_U32, "N", AT(layers), 1, LIMIT_LAYERS, "only the first so many layers of the shape"},
     {"ranks", ARG_U32, "N", AT(ranks), 1, LIMIT_RANKS, "ranks of that engine"},
     {"threads", ARG_U32, "N", AT(threads), 1, 512, "threads of a rank"},
-    {"weights", ARG_WORD, "auto|bf16|q8|q4|f32", AT(weights), 0, 0, "type of the weights"},
+    {"weights", ARG_WORD, "auto|bf16|q8|q4|f32|fp8", AT(weights), 0, 0, "type of the weights; fp8 on a GPU"},
     {"kv", ARG_WORD, "auto|bf16|q8|f32", AT(kv), 0, 0, "type of the KV cache"},
     {"expert-layout", ARG_TEXT, "ExW", AT(expert_layout), 0, 0, "EP degree and width degree"},
     {"prompt", ARG_U32, "N", AT(prompt), 1, LIMIT_CONTEXT_TOKENS / 2, "tokens of a prompt; default 512"},

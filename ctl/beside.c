@@ -29,7 +29,10 @@ status beside_path(char **out, const char *program) {
 bool beside_is_measurement(int argc, char **argv, int at) {
     if (!strcmp(argv[at], "pack")) return true;
     if (strcmp(argv[at], "bench") != 0 || at + 1 >= argc) return false;
-    return !strcmp(argv[at + 1], "prefill") || !strcmp(argv[at + 1], "decode");
+    if (!strcmp(argv[at + 1], "prefill") || !strcmp(argv[at + 1], "decode")) return true;
+    for (int i = at + 1; argv[at + 1][0] == '-' && i < argc; i++)
+        if (!strcmp(argv[i], "--write") || !strncmp(argv[i], "--write=", 8)) return true;
+    return false;
 }
 
 status beside_measure(int argc, char **argv, int at, bool json) {

@@ -15,7 +15,7 @@
 enum { MEASURES_MAX = 1 << 20, WORDS_MAX = 20 };
 
 typedef struct doctor_options {
-    const char *model, *shape, *weights, *read, *certificate, *key;
+    const char *model, *shape, *weights, *device, *read, *certificate, *key;
     arg_u32 ranks, threads;
     bool quick;
 } doctor_options;
@@ -26,13 +26,15 @@ static const arg_option own_option[] = {
     {"model", ARG_TEXT, "PATH", AT(model), 0, 0, "also check this model, and say what speed to expect of it"},
     {"shape", ARG_WORD, "31b|26b-a4b|e4b|e2b", AT(shape), 0, 0,
      "speed of this published size alone; default: of all"},
-    {"weights", ARG_WORD, "bf16|q8|q4|f32", AT(weights), 0, 0,
-     "type of the matrices; default q4, of --model as stored"},
-    {"ranks", ARG_U32, "N", AT(ranks), 1, 1024, "ranks on this machine; default 2, or 1 on a single CPU"},
+    {"weights", ARG_WORD, "bf16|q8|q4|f32|fp8", AT(weights), 0, 0,
+     "type of the matrices; default q4, of --model as stored; fp8 on a GPU"},
+    {"device", ARG_WORD, "auto|cpu|cuda", AT(device), 0, 0, "what is measured; auto: GPUs where there are some"},
+    {"ranks", ARG_U32, "N", AT(ranks), 1, 1024,
+     "ranks on this machine; default: one for each GPU; else 2, or 1 on a single CPU"},
     {"threads", ARG_U32, "N", AT(threads), 1, 512,
      "threads of a rank; default: the CPUs divided by the ranks"},
     {"read", ARG_TEXT, "BYTES", AT(read), 0, 0,
-     "memory that the read bandwidth is measured on; default 4GiB"},
+     "memory that the read bandwidth is measured on; default 4GiB, on a GPU 8GiB"},
     {"server-cert", ARG_TEXT, "FILE", AT(certificate), 0, 0, "also check this certificate, of a gemmad here"},
     {"server-key", ARG_TEXT, "FILE", AT(key), 0, 0, "and its private key"},
     {"quick", ARG_FLAG, NULL, AT(quick), 0, 0, "measure nothing: only the checks"},
@@ -65,6 +67,7 @@ static status measure(const ctl *c, const doctor_options *o, strbuf *out) {
     add(&w, "--model", o->model);
     add(&w, "--shape", o->shape);
     add(&w, "--weights", o->weights);
+    add(&w, "--device", o->device);
     add(&w, "--read", o->read);
     add_number(&w, 0, "--ranks", o->ranks);
     add_number(&w, 1, "--threads", o->threads);
@@ -136,8 +139,12 @@ static status print_text(const doctor_report *r) {
 }
 
 static status gather(ctl *c, const doctor_options *o, doctor_facts *f) {
-    const doctor_question q = {o->model, o->weights, o->certificate ? o->certificate : c->access.tls_cert,
-                               o->key ? o->key : c->access.tls_key, o->ranks.value};
+    const doctor_question q = {.model = o->model,
+                               .weights = o->weights,
+                               .device = o->device,
+                               .certificate = o->certificate ? o->certificate : c->access.tls_cert,
+                               .key = o->key ? o->key : c->access.tls_key,
+                               .ranks = o->ranks.value};
     terminal_progress("looking at this machine");
     doctor_gather_machine(f);
     doctor_gather_tls(f, &q);

@@ -9,7 +9,7 @@
 #include "ctl/doctor_check.h"
 
 typedef struct doctor_question {
-    const char *model, *weights, *certificate, *key;
+    const char *model, *weights, *device, *certificate, *key;
     uint32_t ranks; /* of the plan; 0: gemmad's default */
 } doctor_question;
 

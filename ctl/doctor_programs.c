@@ -171,6 +171,9 @@ static void take_plan(doctor_facts *f, const json_t *plan) {
     f->request_bytes = number(plan, "kv_bytes_total");
     f->context_tokens = (uint32_t)number(plan, "context_tokens");
     f->context_model = (uint32_t)number(plan, "context_model");
+    const char *device = json_string_value(json_object_get(plan, "device"));
+    f->plan_on_gpu = device && !strcmp(device, "cuda");
+    f->gpu_free_bytes = number(plan, "device_free_bytes");
     f->need_bytes = f->request_bytes;
     json_array_foreach(json_object_get(plan, "per_rank"), i, rank) {
         f->need_bytes += number(rank, "weight_bytes") + number(rank, "activation_bytes");
@@ -196,11 +199,12 @@ static void look_at_text(doctor_facts *f) {
 static status ask_plan(doctor_facts *f, const doctor_question *q) {
     char *program = NULL, ranks[16];
     if (beside_path(&program, "gemmad") != ST_OK) return ST_OK;
-    const char *argv[12] = {program, "--dry-run", "--json", "--model", q->model};
+    const char *argv[16] = {program, "--dry-run", "--json", "--model", q->model};
     int n = 5;
     snprintf(ranks, sizeof ranks, "%u", q->ranks);
     if (q->ranks) argv[n++] = "--ranks", argv[n++] = ranks;
     if (q->weights) argv[n++] = "--weights", argv[n++] = q->weights;
+    if (q->device) argv[n++] = "--device", argv[n++] = q->device;
     char *said = NULL;
     f->plan_asked = true;
     status st = say(&said, argv, PLAN_MS, true);

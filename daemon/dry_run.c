@@ -89,6 +89,8 @@ static void print_plan(const char *name, const json_t *p) {
     printf("%s\n", name);
     if (replicas > 1) printf("  replicas         %llu engines, each:\n", (unsigned long long)replicas);
     printf("  layout           %s\n", layout ? layout : "");
+    if (json_object_get(p, "device_free_bytes"))
+        printf("  GPUs             %10.3f GiB free\n", gib(number(p, "device_free_bytes")));
     printf("  context          %llu tokens", context);
     if (json_is_true(json_object_get(p, "context_cut")))
         printf(", cut from %llu: memory holds no more", limit);

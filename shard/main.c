@@ -349,7 +349,7 @@ int main(int argc, char **argv) {
         printf("gemmad-shard 0.1.0, build %s, %s\n", GEMMAD_BUILD_ID, gpu_built());
         return 0;
     }
-    if (!strcmp(argv[1], "doctor")) return doctor_command(argc - 1, argv + 1, run_launched);
+    if (!strcmp(argv[1], "doctor")) return doctor_command(argc - 1, argv + 1, run_launched, gpu());
     if (!strcmp(argv[1], "bench")) return bench_command(argc - 1, argv + 1, run_launched, gpu());
     if (!strcmp(argv[1], "pack")) return pack_command(argc - 1, argv + 1);
     a.command = argv[1];

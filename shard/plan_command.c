@@ -16,7 +16,8 @@ typedef struct planned {
     weight_type stored;
     kv_type kv;
     bool on_device;
-    layout_options split; /* without the rank */
+    uint64_t device_free_bytes; /* of all ranks' GPUs */
+    layout_options split;       /* without the rank */
 } planned;
 
 static status prepare(const plan_command_options *o, planned *p) {
@@ -66,7 +67,7 @@ static status device_share(const plan_command_options *o, const model_config *c,
 }
 
 /* Budgets of every rank, each cut to what the poorest can hold, as the ranks themselves would agree. */
-static status rank_budgets(const plan_command_options *o, const planned *p, budget *all, layout **first) {
+static status rank_budgets(const plan_command_options *o, planned *p, budget *all, layout **first) {
     status st = ST_OK;
     const model_config *c = p->config;
     layout_options split = p->split;
@@ -78,6 +79,7 @@ static status rank_budgets(const plan_command_options *o, const planned *p, budg
         uint64_t packed = 0, device_bytes = 0, scratch = 0;
         if (p->pack) st = model_pack_bytes(p->pack, o->model_path, r, p->on_device, &packed);
         if (st == ST_OK && p->on_device) st = device_share(o, c, l, r, &device_bytes, &scratch);
+        p->device_free_bytes += device_bytes;
         if (st == ST_OK)
             st = budget_make(&all[r], c, l,
                              &(budget_options){.choice = p->choice,
@@ -161,6 +163,8 @@ status plan_command(const plan_command_options *o) {
     if (st == ST_OK) {
         json_t *root = describe(o, p.config, all, l);
         json_object_set_new(root, "kv_type", json_string(kv_type_name(p.kv)));
+        json_object_set_new(root, "device", json_string(p.on_device ? "cuda" : "cpu"));
+        if (p.on_device) json_object_set_new(root, "device_free_bytes", integer(p.device_free_bytes));
         if (json_dumpf(root, stdout, JSON_INDENT(2)) != 0 || putchar('\n') == EOF || fflush(stdout) != 0)
             st = fail(ST_IO, "cannot write the plan to standard output");
         json_decref(root);

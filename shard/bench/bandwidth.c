@@ -106,3 +106,30 @@ status bandwidth_measure(bandwidth *out, comm *ranks, pool *threads, const void 
     memory_unmap(p, r.bytes);
     return st;
 }
+
+/* As many bytes as there are, half as many, …; weights are better than very little. */
+static void *take_gpu_memory(backend *b, uint64_t want, uint64_t least, uint64_t *bytes) {
+    void *memory = NULL;
+    for (*bytes = want; b->ops->alloc(b, *bytes, "bandwidth", &memory) != ST_OK; *bytes /= 2)
+        if (*bytes / 2 < least) return NULL;
+    return memory;
+}
+
+status bandwidth_measure_gpu(bandwidth *out, comm *ranks, const gpu_provider *gpu, backend *b, const void *weights,
+                             uint64_t bytes, uint64_t least) {
+    const uint64_t want = least ? least : (uint64_t)BANDWIDTH_GPU_GIB << 30, little = (uint64_t)64 << 20;
+    uint64_t taken_bytes = 0;
+    uint32_t n = comm_size(ranks);
+    double mine = 0, *all = memory_alloc_array(n, sizeof *all);
+    void *taken = bytes < want ? take_gpu_memory(b, want, bytes > little ? bytes : little, &taken_bytes) : NULL;
+    *out = (bandwidth){.of_weights = !taken};
+    status st = taken || bytes ? ST_OK : fail(ST_NO_MEMORY, "no memory of the GPU to read");
+    if (st == ST_OK)
+        st = gpu->read_bandwidth(b, taken ? taken : weights, taken ? taken_bytes : bytes, &mine, out->kernel);
+    if (taken) b->ops->release(b, taken, taken_bytes);
+    if (st == ST_OK) st = comm_all_gather(ranks, &mine, sizeof mine, all);
+    for (uint32_t i = 0; i < n; i++) out->gb_per_s += all[i];
+    out->bytes = (taken ? taken_bytes : bytes) * n;
+    free(all);
+    return st;
+}

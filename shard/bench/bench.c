@@ -14,8 +14,6 @@
 #include "shard/kv/pages.h"
 #include "shard/model/plan_send.h"
 
-#define GPU_READ_BYTES (UINT64_C(8) << 30)
-#define GPU_READ_BYTES_LEAST (UINT64_C(64) << 20)
 enum { FOLLOWER_WAIT_MS = 600000, WARM_UP_TOKENS = 64, WARM_UP_STEPS = 3, FIRST_ORDINARY_TOKEN = 600 };
 
 typedef struct session {
@@ -349,28 +347,6 @@ static status measure_bandwidth_again(session *s, uint32_t threads, const bench_
     return st;
 }
 
-/* Of all GPUs together: each reads its weights, or memory taken for it where those are few, or as much as is left. */
-static status measure_gpu_bandwidth(session *s, bandwidth *read) {
-    uint64_t want = s->o->read_bytes ? s->o->read_bytes : GPU_READ_BYTES, bytes = s->in.weights->bytes;
-    uint32_t n = comm_size(s->ranks);
-    backend *b = s->in.device;
-    void *memory = s->in.weights->mapping, *taken = NULL;
-    double mine = 0, *all = memory_alloc_array(n, sizeof *all);
-    if (bytes < want)
-        for (bytes = want; bytes >= GPU_READ_BYTES_LEAST; bytes /= 2)
-            if (b->ops->alloc(b, bytes, "bandwidth", &taken) == ST_OK) break;
-    if (taken) memory = taken;
-    if (bytes < GPU_READ_BYTES_LEAST) bytes = s->in.weights->bytes;
-    *read = (bandwidth){.of_weights = !taken};
-    status st = s->o->gpu->read_bandwidth(s->in.untimed, memory, bytes, &mine, read->kernel);
-    if (taken) b->ops->release(b, taken, bytes);
-    if (st == ST_OK) st = comm_all_gather(s->ranks, &mine, sizeof mine, all);
-    for (uint32_t i = 0; i < n; i++) read->gb_per_s += all[i];
-    read->bytes = bytes * n;
-    free(all);
-    return st;
-}
-
 status bench_rank(comm *ranks, void *context) {
     const bench_options *o = context;
     session s = {.o = o, .ranks = ranks, .channel = {.ranks = ranks}, .random = 1};
@@ -392,7 +368,9 @@ status bench_rank(comm *ranks, void *context) {
         TRY_OR_FAIL(bandwidth_measure(&read, ranks, readers, s.in.weights->mapping, s.in.weights->bytes,
                                       o->read_bytes, NULL));
     TRY_OR_FAIL(measure(&s));
-    if (on_gpu) TRY_OR_FAIL(measure_gpu_bandwidth(&s, &read));
+    if (on_gpu)
+        TRY_OR_FAIL(bandwidth_measure_gpu(&read, ranks, o->gpu, s.in.untimed, s.in.weights->mapping,
+                                          s.in.weights->bytes, o->read_bytes));
     TRY_OR_FAIL(comm_all_gather(ranks, &s.figures, sizeof s.figures, all));
     if (!on_gpu) TRY_OR_FAIL(measure_bandwidth_again(&s, threads, all, readers, &read));
     bench_result r = result_of(&s, threads, all, &read);

@@ -15,20 +15,23 @@
 #include "base/statistics.h"
 #include "shard/bench/bandwidth.h"
 #include "shard/bench/bench_command.h"
+#include "shard/bench/doctor_gpu.h"
 #include "shard/kernels/placement.h"
 
-enum { EXIT_USAGE = 2, ROUNDS = 7, ROWS = 1024, COLS = 2816, TOKENS = 256, HAND_OUTS = 2000, SUMS = 500 };
+enum { EXIT_USAGE = 2, ROUNDS = 7, HAND_OUTS = 2000, SUMS = 500 };
+static const doctor_product cpu_product = {1024, 2816, 256};
 
 typedef struct doctor_options {
-    const char *model, *shape, *weights, *comm;
+    const char *model, *shape, *weights, *comm, *device;
+    const gpu_provider *gpu;
     uint32_t ranks, threads;
     uint64_t read_bytes;
     bool hello, json, help;
 } doctor_options;
 
-static const weight_type types[DOCTOR_TYPES] = {WEIGHT_F32, WEIGHT_BF16, WEIGHT_Q8, WEIGHT_Q4};
-static const char *const type_names[DOCTOR_TYPES] = {"f32", "bf16", "q8", "q4"};
-static const uint32_t sum_floats[DOCTOR_SUMS] = {2816, 5376};
+const weight_type doctor_type[DOCTOR_TYPES] = {WEIGHT_F32, WEIGHT_BF16, WEIGHT_Q8, WEIGHT_Q4, WEIGHT_FP8};
+static const char *const type_names[DOCTOR_TYPES] = {"f32", "bf16", "q8", "q4", "fp8"};
+const uint32_t doctor_sum_floats[DOCTOR_SUMS] = {2816, 5376};
 static const char *const shapes[] = {"31b", "26b-a4b", "e4b", "e2b"};
 enum { SHAPES = sizeof shapes / sizeof *shapes };
 
@@ -38,14 +41,17 @@ static const option rows[] = {
      "also say what to expect of this model; reads its config.json only"},
     {"shape", OPTION_WORD, 0, AT(shape), "NAME", NULL, NULL, 0, 0, "31b 26b-a4b e4b e2b", NULL,
      "of this published size alone; default: of all"},
-    {"weights", OPTION_WORD, 0, AT(weights), "TYPE", NULL, "q4", 0, 0, "bf16 q8 q4 f32", NULL,
-     "type of the matrices that the outlook is for"},
+    {"weights", OPTION_WORD, 0, AT(weights), "TYPE", NULL, "q4", 0, 0, "bf16 q8 q4 f32 fp8", NULL,
+     "type of the matrices that the outlook is for; fp8 on a GPU"},
     {"ranks", OPTION_U32, 0, AT(ranks), "N", NULL, NULL, 1, LIMIT_RANKS, NULL, NULL,
-     "ranks on this machine; default: 2, or 1 on a single CPU; with --comm mpi as many as are launched"},
+     "ranks on this machine; default: one for each GPU; else 2, or 1 on a single CPU; with --comm mpi as many as are "
+     "launched"},
     {"threads", OPTION_U32, 0, AT(threads), "N", NULL, NULL, 1, 512, NULL, NULL,
      "threads of a rank; default: the CPUs this process may use / ranks"},
+    {"device", OPTION_WORD, 0, AT(device), "NAME", NULL, "auto", 0, 0, "auto cpu cuda", NULL,
+     "what is measured; auto: GPUs where there are some"},
     {"read", OPTION_BYTES, 0, AT(read_bytes), "BYTES", NULL, NULL, 1 << 20, (uint64_t)1 << 40, NULL, NULL,
-     "memory that the read bandwidth is measured on; default: 4GiB, more than caches hold"},
+     "memory that the read bandwidth is measured on; default: 4GiB, more than caches hold; on a GPU 8GiB"},
     {"comm", OPTION_WORD, 0, AT(comm), "KIND", NULL, "fork", 0, 0, "fork mpi", NULL,
      "fork starts the ranks itself; mpi: under mpirun, over all its hosts"},
     {"hello", OPTION_FLAG, 0, AT(hello), NULL, NULL, NULL, 0, 0, NULL, NULL,
@@ -57,8 +63,7 @@ enum { OPTION_ROWS = sizeof rows / sizeof *rows };
 
 /* ---- measuring; every rank does the same ---- */
 
-/* The slowest rank's figure is everybody's. */
-static status slowest(comm *ranks, double mine, double *out) {
+status doctor_slowest(comm *ranks, double mine, double *out) {
     double *all = memory_alloc_array(comm_size(ranks), sizeof *all);
     status st = comm_all_gather(ranks, &mine, sizeof mine, all);
     *out = 0;
@@ -87,31 +92,56 @@ static status measure_reading(doctor_findings *f, comm *ranks, uint64_t bytes) {
     return ST_OK;
 }
 
-static status measure_type(comm *ranks, backend *b, weight_type type, double *gmac) {
-    void *data, *x, *y;
-    double seconds[ROUNDS], worst;
-    size_t bytes = weight_rows_bytes(type, ROWS, COLS);
-    TRY(memory_map(&data, bytes));
-    memset(data, type == WEIGHT_F32 || type == WEIGHT_BF16 ? 0 : 0x37, bytes);
-    TRY(b->ops->alloc(b, (size_t)TOKENS * COLS * sizeof(float), "inputs", &x));
-    TRY(b->ops->alloc(b, (size_t)TOKENS * ROWS * sizeof(float), "outputs", &y));
-    for (size_t i = 0; i < (size_t)TOKENS * COLS; i++) ((float *)x)[i] = (float)(i % 17) - 8;
-    weight w = {.data = data, .rows = ROWS, .cols = COLS, .type = type};
-    product p = {y, ROWS, &w};
+/* Values that are small and finite in every type. */
+static void fill(void *data, size_t bytes, weight_type type) {
+    uint16_t *half = data;
+    uint32_t x = 1;
+    for (size_t i = 0; i < bytes / 2; i++) {
+        x = x * 1664525 + 1013904223;
+        half[i] = type == WEIGHT_F32 || type == WEIGHT_BF16 ? 0x3C00 | (x >> 16 & 0x807F) : x >> 16 & 0x3737;
+    }
+}
+
+static status time_products(comm *ranks, backend *b, const product *p, const float *x, const doctor_product *size,
+                            double *seconds) {
+    double round[ROUNDS];
+    b->ops->linear(b, p, 1, x, size->cols, size->tokens); /* what is loaded or chosen when it is used first */
+    TRY(b->ops->finish(b));
     for (int i = 0; i < ROUNDS; i++) {
         TRY(comm_barrier(ranks));
         uint64_t begin = clock_now_ns();
-        b->ops->linear(b, &p, 1, x, COLS, TOKENS);
+        b->ops->linear(b, p, 1, x, size->cols, size->tokens);
         TRY(b->ops->finish(b));
-        seconds[i] = (double)(clock_now_ns() - begin) / 1e9;
+        round[i] = (double)(clock_now_ns() - begin) / 1e9;
     }
-    statistics_sort(seconds, ROUNDS);
-    TRY(slowest(ranks, statistics_median(seconds, ROUNDS), &worst));
-    *gmac = (double)ROWS * COLS * TOKENS / worst / 1e9 * comm_size(ranks);
-    b->ops->release(b, x, (size_t)TOKENS * COLS * sizeof(float));
-    b->ops->release(b, y, (size_t)TOKENS * ROWS * sizeof(float));
-    memory_unmap(data, bytes);
-    return ST_OK;
+    statistics_sort(round, ROUNDS);
+    return doctor_slowest(ranks, statistics_median(round, ROUNDS), seconds);
+}
+
+status doctor_multiply(comm *ranks, backend *b, weight_type type, const doctor_product *size, double *gmac_per_s,
+                       double *seconds) {
+    const size_t matrix_bytes = weight_rows_bytes(type, size->rows, size->cols),
+                 input_bytes = (size_t)size->tokens * size->cols * sizeof(float),
+                 output_bytes = (size_t)size->tokens * size->rows * sizeof(float);
+    void *matrix = NULL, *x = NULL, *y = NULL;
+    float *host = memory_alloc(matrix_bytes > input_bytes ? matrix_bytes : input_bytes);
+    status st;
+    TRY_OR_FAIL(b->ops->alloc(b, matrix_bytes, "a matrix", &matrix));
+    TRY_OR_FAIL(b->ops->alloc(b, input_bytes, "inputs", &x));
+    TRY_OR_FAIL(b->ops->alloc(b, output_bytes, "outputs", &y));
+    fill(host, matrix_bytes, type);
+    b->ops->put(b, matrix, host, matrix_bytes);
+    for (size_t i = 0; i < input_bytes / sizeof *host; i++) host[i] = (float)(i % 17) - 8;
+    b->ops->put(b, x, host, input_bytes);
+    weight w = {.data = matrix, .rows = size->rows, .cols = size->cols, .type = type};
+    TRY_OR_FAIL(time_products(ranks, b, &(product){y, size->rows, &w}, x, size, seconds));
+    *gmac_per_s = (double)size->rows * size->cols * size->tokens / *seconds / 1e9 * comm_size(ranks);
+fail:
+    if (matrix) b->ops->release(b, matrix, matrix_bytes);
+    if (x) b->ops->release(b, x, input_bytes);
+    if (y) b->ops->release(b, y, output_bytes);
+    free(host);
+    return st;
 }
 
 /* Ends once every thread has taken one item: nobody can do it all alone. */
@@ -134,22 +164,19 @@ static status measure_hand_out(doctor_findings *f, comm *ranks) {
     }
     pool_close(threads);
     statistics_sort(us, HAND_OUTS);
-    return slowest(ranks, statistics_median(us, HAND_OUTS), &f->hand_out_us);
+    return doctor_slowest(ranks, statistics_median(us, HAND_OUTS), &f->hand_out_us);
 }
 
-static status measure_sums(doctor_findings *f, comm *ranks) {
-    for (int k = 0; comm_size(ranks) > 1 && k < DOCTOR_SUMS; k++) {
-        float x[8192] = {0};
-        double us[SUMS];
-        for (int i = 0; i < SUMS; i++) {
-            uint64_t begin = clock_now_ns();
-            TRY(comm_all_reduce(ranks, x, sum_floats[k]));
-            us[i] = (double)(clock_now_ns() - begin) / 1e3;
-        }
-        statistics_sort(us, SUMS);
-        TRY(slowest(ranks, statistics_median(us, SUMS), &f->sum_us[k]));
+status doctor_sum(comm *ranks, comm *sums, backend *b, float *x, uint32_t i, uint32_t calls, double *us) {
+    double each[SUMS];
+    for (int k = 0; k < SUMS; k++) {
+        uint64_t begin = clock_now_ns();
+        for (uint32_t n = 0; n < calls; n++) TRY(comm_all_reduce(sums, x, doctor_sum_floats[i]));
+        TRY(b->ops->finish(b));
+        each[k] = (double)(clock_now_ns() - begin) / 1e3 / calls;
     }
-    return ST_OK;
+    statistics_sort(each, SUMS);
+    return doctor_slowest(ranks, statistics_median(each, SUMS), us);
 }
 
 static void name_processor(doctor_findings *f) {
@@ -166,36 +193,42 @@ static void name_processor(doctor_findings *f) {
     if (info) fclose(info);
 }
 
-static status measure(doctor_findings *f, comm *ranks, uint64_t read_bytes) {
+static status measure_cpu(doctor_findings *f, comm *ranks, uint64_t read_bytes) {
     backend *b = NULL;
+    float x[8192] = {0};
+    double seconds;
     cpu_backend_options cpu = {.threads = f->threads,
                                .spin_us = 50,
-                               .rows_max = TOKENS,
+                               .rows_max = cpu_product.tokens,
                                .active_max = 1,
-                               .hidden = COLS,
-                               .width_max = COLS,
+                               .hidden = cpu_product.cols,
+                               .width_max = cpu_product.cols,
                                .head_dim_max = 256,
                                .heads_per_kv_max = 1,
-                               .columns_max = COLS};
+                               .columns_max = cpu_product.cols};
     TRY(measure_reading(f, ranks, read_bytes));
     TRY(cpu_backend_open(&b, &cpu));
     snprintf(f->device, sizeof f->device, "%s", b->name);
     status st = ST_OK;
     for (int i = 0; st == ST_OK && i < DOCTOR_TYPES; i++)
-        st = measure_type(ranks, b, types[i], &f->gmac_per_s[i]);
+        if (doctor_type[i] != WEIGHT_FP8)
+            st = doctor_multiply(ranks, b, doctor_type[i], &cpu_product, &f->gmac_per_s[i], &seconds);
+    if (st == ST_OK) st = measure_hand_out(f, ranks);
+    for (uint32_t i = 0; st == ST_OK && f->ranks > 1 && i < DOCTOR_SUMS; i++)
+        st = doctor_sum(ranks, ranks, b, x, i, 1, &f->sum_us[i]);
     b->ops->close(b);
-    TRY(st);
-    TRY(measure_hand_out(f, ranks));
-    return measure_sums(f, ranks);
+    return st;
 }
 
 /* ---- saying it ---- */
 
 static weight_type type_of(const char *name) {
     for (int i = 0; i < DOCTOR_TYPES; i++)
-        if (!strcmp(type_names[i], name)) return types[i];
+        if (!strcmp(type_names[i], name)) return doctor_type[i];
     return WEIGHT_Q4;
 }
+
+static uint64_t room(const doctor_findings *f) { return f->device_free_bytes ? f->device_free_bytes : f->memory_free_bytes; }
 
 typedef struct saying {
     const doctor_options *o;
@@ -210,7 +243,7 @@ static void say_outlook(const saying *s, const char *name, const model_config *c
         printf("  %-24s%8.1f GB, %7.2f GB and %6.2f GMAC a token: decode %7.1f, prefill %8.1f tokens/s%s\n",
                name, (double)w.weight_bytes / 1e9, (double)w.token_bytes / 1e9, w.token_gmac,
                w.decode_tokens_per_s, w.prefill_tokens_per_s,
-               w.weight_bytes > s->f->memory_free_bytes ? " (does not fit)" : "");
+               w.weight_bytes > room(s->f) ? " (does not fit)" : "");
         return;
     }
     json_t *o = json_object();
@@ -218,7 +251,7 @@ static void say_outlook(const saying *s, const char *name, const model_config *c
     json_object_set_new(o, "layers", json_integer(c->layers));
     json_object_set_new(o, "weights", json_string(s->o->weights));
     json_object_set_new(o, "weight_bytes", json_integer((json_int_t)w.weight_bytes));
-    json_object_set_new(o, "fits", json_boolean(w.weight_bytes <= s->f->memory_free_bytes));
+    json_object_set_new(o, "fits", json_boolean(w.weight_bytes <= room(s->f)));
     json_object_set_new(o, "weight_bytes_per_token", json_integer((json_int_t)w.token_bytes));
     json_object_set_new(o, "gmac_per_token", json_real(w.token_gmac));
     json_object_set_new(o, "decode_tokens_per_s", json_real(w.decode_tokens_per_s));
@@ -247,17 +280,22 @@ static status say_outlooks(const saying *s) {
 }
 
 static status print_text(const doctor_options *o, const doctor_findings *f) {
-    printf("%s, %u CPUs, %.1f GiB free; %u rank%s of %u thread%s on %s\n\nreading memory, all ranks\n",
-           f->processor, f->cpus, (double)f->memory_free_bytes / 0x1p30, f->ranks, f->ranks > 1 ? "s" : "",
-           f->threads, f->threads > 1 ? "s" : "", f->device);
+    printf("%s, %u CPUs, %.1f GiB free; %u rank%s ", f->processor, f->cpus, (double)f->memory_free_bytes / 0x1p30,
+           f->ranks, f->ranks > 1 ? "s" : "");
+    if (f->device_free_bytes) printf("on %s, %.1f GiB free", f->device, (double)f->device_free_bytes / 0x1p30);
+    else printf("of %u thread%s on %s", f->threads, f->threads > 1 ? "s" : "", f->device);
+    printf("\n\nreading memory, all ranks\n");
     for (uint32_t i = 0; i < f->step_count; i++)
-        printf("  %3u thread%-17s%10.2f GB/s\n", f->read[i].threads,
-               f->read[i].threads > 1 ? "s a rank" : " a rank", f->read[i].gb_per_s);
-    printf("multiplying, %d tokens at once, all ranks\n", TOKENS);
-    for (int i = 0; i < DOCTOR_TYPES; i++) printf("  %-24s%10.1f GMAC/s\n", type_names[i], f->gmac_per_s[i]);
-    printf("handing out work          %10.2f us\n", f->hand_out_us);
+        if (f->read[i].threads)
+            printf("  %3u thread%-17s%10.2f GB/s\n", f->read[i].threads,
+                   f->read[i].threads > 1 ? "s a rank" : " a rank", f->read[i].gb_per_s);
+        else printf("  %-24s%10.2f GB/s\n", "of the GPUs", f->read[i].gb_per_s);
+    printf("multiplying many tokens at once, all ranks\n");
+    for (int i = 0; i < DOCTOR_TYPES; i++)
+        if (f->gmac_per_s[i] > 0) printf("  %-24s%10.1f GMAC/s\n", type_names[i], f->gmac_per_s[i]);
+    if (f->hand_out_us > 0) printf("handing out work          %10.2f us\n", f->hand_out_us);
     for (int i = 0; i < DOCTOR_SUMS && f->ranks > 1; i++)
-        printf("sum of %u floats        %10.2f us\n", sum_floats[i], f->sum_us[i]);
+        printf("sum of %u floats        %10.2f us\n", doctor_sum_floats[i], f->sum_us[i]);
     printf("\nat most, with %s weights, a short context and one stream\n", o->weights);
     TRY(say_outlooks(&(saying){o, f, NULL}));
     return fflush(stdout) == 0 ? ST_OK : fail(ST_IO, "cannot write to standard output");
@@ -269,28 +307,30 @@ static status print_json(const doctor_options *o, const doctor_findings *f) {
     double best = 0;
     for (uint32_t i = 0; i < f->step_count; i++) {
         json_t *step = json_object();
-        json_object_set_new(step, "threads", json_integer(f->read[i].threads));
+        json_object_set_new(step, "threads", f->read[i].threads ? json_integer(f->read[i].threads) : json_null());
         json_object_set_new(step, "gb_per_s", json_real(f->read[i].gb_per_s));
         json_array_append_new(read, step);
         if (f->read[i].gb_per_s > best) best = f->read[i].gb_per_s;
     }
     for (int i = 0; i < DOCTOR_TYPES; i++)
-        json_object_set_new(rates, type_names[i], json_real(f->gmac_per_s[i]));
+        if (f->gmac_per_s[i] > 0) json_object_set_new(rates, type_names[i], json_real(f->gmac_per_s[i]));
     for (int i = 0; i < DOCTOR_SUMS; i++) {
         char key[16];
-        snprintf(key, sizeof key, "%u", sum_floats[i]);
+        snprintf(key, sizeof key, "%u", doctor_sum_floats[i]);
         json_object_set_new(sums, key, f->ranks > 1 ? json_real(f->sum_us[i]) : json_null());
     }
     json_object_set_new(root, "processor", json_string(f->processor));
     json_object_set_new(root, "device", json_string(f->device));
     json_object_set_new(root, "cpus", json_integer(f->cpus));
     json_object_set_new(root, "memory_free_bytes", json_integer((json_int_t)f->memory_free_bytes));
+    json_object_set_new(root, "device_memory_free_bytes",
+                        f->device_free_bytes ? json_integer((json_int_t)f->device_free_bytes) : json_null());
     json_object_set_new(root, "ranks", json_integer(f->ranks));
     json_object_set_new(root, "threads", json_integer(f->threads));
     json_object_set_new(root, "read_bandwidth_gb_per_s", json_real(best));
     json_object_set_new(root, "read_bandwidth", read);
     json_object_set_new(root, "gmac_per_s", rates);
-    json_object_set_new(root, "hand_out_us", json_real(f->hand_out_us));
+    json_object_set_new(root, "hand_out_us", f->hand_out_us > 0 ? json_real(f->hand_out_us) : json_null());
     json_object_set_new(root, "all_reduce_us", sums);
     status st = say_outlooks(&(saying){o, f, list});
     json_object_set_new(root, "expected", list);
@@ -326,23 +366,40 @@ static status agree(doctor_findings *f, comm *ranks, uint32_t threads) {
     return st;
 }
 
+/* Ranks of other hosts may find no GPU where this one does. */
+static status choose_device(comm *ranks, const doctor_options *o, bool *on_gpu) {
+    TRY(gpu_wanted(o->gpu, device_choice_of(o->device), on_gpu));
+    uint32_t n = comm_size(ranks), mine = *on_gpu, *all = memory_alloc_array(n, sizeof *all);
+    status st = comm_all_gather(ranks, &mine, sizeof mine, all);
+    for (uint32_t i = 1; st == ST_OK && i < n; i++)
+        if (all[i] != all[0])
+            st = fail(ST_MISMATCH, "rank 0 has %s GPU, rank %u has %s; --device cpu measures CPUs", all[0] ? "a" : "no", i,
+                      all[i] ? "one" : "none");
+    free(all);
+    if (st == ST_OK && !*on_gpu && type_of(o->weights) == WEIGHT_FP8)
+        st = fail(ST_UNSUPPORTED, "--weights fp8 is for GPUs, and CPUs are measured");
+    return st;
+}
+
 static status examine(comm *ranks, void *context) {
     const doctor_options *o = context;
     doctor_findings f;
     placement place;
+    bool on_gpu;
     comm_node node = comm_where(ranks);
     TRY(agree(&f, ranks, o->threads));
     if (o->hello) return comm_rank(ranks) == 0 && printf("%u ranks met\n", f.ranks) < 0 ? ST_IO : ST_OK;
+    TRY(choose_device(ranks, o, &on_gpu));
     TRY(placement_bind(&place, node.local_rank, node.local_ranks, f.threads));
     name_processor(&f);
-    status st = measure(&f, ranks, o->read_bytes);
+    status st = on_gpu ? doctor_measure_gpu(&f, ranks, o->gpu, o->read_bytes) : measure_cpu(&f, ranks, o->read_bytes);
     if (st != ST_OK || comm_rank(ranks) != 0) return st;
     return o->json ? print_json(o, &f) : print_text(o, &f);
 }
 
 static void print_help(void) {
-    printf("usage: doctor [options]\n\nMeasures memory, arithmetic and exchange on this machine, and says "
-           "what speed\n"
+    printf("usage: doctor [options]\n\nMeasures memory, arithmetic and exchange of this machine or its GPUs, and "
+           "says what speed\n"
            "they let a model have. A model's real speed: bench.\n\n");
     options_print_help(stdout, rows, OPTION_ROWS);
 }
@@ -352,12 +409,15 @@ static status read_options(doctor_options *o, int argc, char **argv) {
     options_open(&reader, rows, OPTION_ROWS, "GEMMAD", o);
     status st = options_read_arguments(&reader, argc, argv);
     options_close(&reader);
+    if (st != ST_OK || o->ranks || o->help) return st;
+    bool forked = !strcmp(o->comm, "fork") && !o->hello;
+    if (forked && device_choice_of(o->device) != DEVICE_CPU) o->ranks = doctor_count_gpus(o->gpu);
     if (!o->ranks) o->ranks = placement_cpus() > 1 ? 2 : 1;
-    return st;
+    return ST_OK;
 }
 
-int doctor_command(int argc, char **argv, bench_launched *launched) {
-    doctor_options o = {0};
+int doctor_command(int argc, char **argv, bench_launched *launched, const gpu_provider *gpu) {
+    doctor_options o = {.gpu = gpu};
     log_open("doctor", LOG_WARN);
     status st = read_options(&o, argc, argv);
     if (st != ST_OK) {

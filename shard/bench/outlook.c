@@ -53,6 +53,7 @@ static double type_gmac(const doctor_findings *f, weight_type type) {
     case WEIGHT_F32: return f->gmac_per_s[0];
     case WEIGHT_Q8: return f->gmac_per_s[2];
     case WEIGHT_Q4: return f->gmac_per_s[3];
+    case WEIGHT_FP8: return f->gmac_per_s[4];
     default: return f->gmac_per_s[1];
     }
 }

@@ -2,6 +2,7 @@
 import json
 import os
 import pathlib
+import re
 import shutil
 import subprocess
 
@@ -86,6 +87,37 @@ def test_bench(simulated, what):
     assert r.returncode == 0 and "share of it" in r.stdout and "cuda Simulated GPU" in r.stdout, r.stdout + r.stderr
     r = bench()
     assert r.returncode == 3 and "2 ranks on this machine and 1 GPU" in r.stderr, r.stderr
+
+
+def test_doctor_measures_gpus(simulated):
+    shard = simulated.parent / "gemmad-shard"
+
+    def doctor(*options, **env):
+        return subprocess.run([shard, "doctor", "--read", "1MiB", "--shape", "e2b", *options], capture_output=True, text=True,
+                              timeout=120, env={**os.environ, **STRICT, "CUDA_SIM_MEMORY": "3000000000", **env})
+    r = doctor("--json", "--weights", "fp8", "--ranks", "2", GEMMAD_GPU_SHARE="1")
+    assert r.returncode == 0, r.stderr
+    found = json.loads(r.stdout)
+    assert found["device"] == "cuda Simulated GPU" and found["ranks"] == 2 and found["hand_out_us"] is None
+    assert 0 < found["device_memory_free_bytes"] <= 3_000_000_000 and found["read_bandwidth_gb_per_s"] > 0
+    assert set(found["gmac_per_s"]) == {"f32", "bf16", "q8", "q4", "fp8"} and all(v > 0 for v in found["gmac_per_s"].values())
+    assert all(v > 0 for v in found["all_reduce_us"].values())
+    [expected] = found["expected"]
+    assert expected["decode_tokens_per_s"] > 0 and expected["fits"]
+    # As many ranks as GPUs; what does not fit on them is said, whatever the host has.
+    r = doctor("--weights", "f32")
+    assert r.returncode == 0 and "1 rank on cuda Simulated GPU, " in r.stdout and "(does not fit)" in r.stdout, r.stdout + r.stderr
+    r = doctor("--device", "cpu")
+    assert r.returncode == 0 and re.search("threads? on cpu", r.stdout), r.stdout + r.stderr
+    r = doctor("--device", "cpu", "--weights", "fp8")
+    assert r.returncode == 3 and "fp8 is for GPUs" in r.stderr
+
+
+def test_plan_says_what_gpus_have(simulated):
+    r = run_gemmad("--dry-run", "--model", MODELS / "tiny-dense", *GPU, program=simulated, env={"CUDA_SIM_MEMORY": "3000000000"})
+    assert r.returncode == 0 and "GPUs " in r.stdout, r.stdout + r.stderr
+    r = run_gemmad("--dry-run", "--json", "--model", MODELS / "tiny-dense", "--device", "cpu", program=simulated)
+    assert json.loads(r.stdout)["device"] == "cpu"
 
 
 def test_a_gpu_that_fails_ends_its_engine_with_the_cause(simulated):

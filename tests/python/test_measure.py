@@ -111,6 +111,14 @@ def test_doctor():
     assert out["verdict"] in ("OK", "WARN") and "model" in {c["check"] for c in out["checks"]}
 
 
+def test_writing_a_checkpoint_is_the_engines(tmp_path):
+    """A real one has gigabytes; its refusals show who is asked."""
+    r = ctl("bench", "--write", tmp_path / "model", "--model", "x")
+    assert r.returncode == 2 and "--write belongs to --shape" in r.stderr
+    r = ctl("bench", "--shape", "e2b", "--layers", "36", f"--write={tmp_path / 'model'}")
+    assert r.returncode != 0 and "--layers is 36, shape e2b has 35" in r.stderr and not (tmp_path / "model").exists()
+
+
 def launched(*args):
     """Figures of two ranks that mpirun starts; gemmactl's own ranks are forked."""
     env = {**os.environ, "OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}

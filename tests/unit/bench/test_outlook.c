@@ -25,7 +25,7 @@ TEST(evenly_spread_choices) {
 /* Counted here by equations, there by the table that loading uses: both must come to the same but for norms. */
 TEST(bytes_agree_with_the_plan_of_memory) {
     static const char *const shapes[] = {"31b", "26b-a4b", "e4b", "e2b"};
-    const doctor_findings f = {.step_count = 1, .read = {{1, 10}}, .gmac_per_s = {1, 2, 3, 4}};
+    const doctor_findings f = {.step_count = 1, .read = {{1, 10}}, .gmac_per_s = {1, 2, 3, 4, 0}};
     for (int i = 0; i < 4; i++) {
         model_config *c = published(shapes[i], 0);
         layout *l = NULL;
@@ -43,11 +43,14 @@ TEST(bytes_agree_with_the_plan_of_memory) {
 
 TEST(speeds) {
     model_config *c = published("26b-a4b", 6);
-    doctor_findings f = {.step_count = 2, .read = {{1, 10}, {2, 20}}, .gmac_per_s = {1, 2, 300, 400}};
+    doctor_findings f = {.step_count = 2, .read = {{1, 10}, {2, 20}}, .gmac_per_s = {1, 2, 300, 400, 500}};
     doctor_outlook o;
     doctor_expect(&o, c, WEIGHT_Q8, &f);
     CHECK(fabs(o.decode_tokens_per_s - 20e9 / (double)o.token_bytes) < 1e-6 * o.decode_tokens_per_s);
     CHECK(fabs(o.prefill_tokens_per_s - 300 / o.token_gmac) < 1e-6 * o.prefill_tokens_per_s);
+    doctor_expect(&o, c, WEIGHT_FP8, &f);
+    CHECK(fabs(o.prefill_tokens_per_s - 500 / o.token_gmac) < 1e-6 * o.prefill_tokens_per_s);
+    doctor_expect(&o, c, WEIGHT_Q8, &f);
     double without = o.decode_tokens_per_s;
     f.sum_us[0] = f.sum_us[1] = 100;
     doctor_expect(&o, c, WEIGHT_Q8, &f);
