@@ -340,8 +340,8 @@ static status dial(leader *l) {
     return link_start_heartbeat(l->link, &l->progress, NULL, 0);
 }
 
+/* To gemmad; the log has it from who called serve_rank. */
 static void tell_failure(leader *l) {
-    log_error("the engine ends: %s", status_text());
     if (!l->link) return;
     status said = link_send_failed(l->link, status_text()); /* if gemmad still listens */
     if (said == ST_OK) said = link_flush(l->link);

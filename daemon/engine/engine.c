@@ -154,8 +154,9 @@ static void write_failure(supervisor *s) {
         strbuf_add_format(&text, "; %s", exit_text);
     }
     failure_from_log(s->directory->log_file, errors, sizeof errors);
-    if (s->last_words[0]) strbuf_add_format(&text, "; %s", s->last_words);
-    if (errors[0] && strcmp(errors, s->last_words) != 0) strbuf_add_format(&text, "; %s", errors);
+    /* The log often has the leader's last words among its errors. */
+    if (!strstr(errors, s->last_words)) strbuf_add_format(&text, "; %s", s->last_words);
+    if (errors[0]) strbuf_add_format(&text, "; %s", errors);
     failure_clean_text(s->failure, sizeof s->failure, strbuf_text(&text));
     strbuf_close(&text);
 }

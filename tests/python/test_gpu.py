@@ -133,6 +133,7 @@ def test_a_gpu_that_fails_ends_its_engine_with_the_cause(simulated):
         assert engine.state == "failed"
         for text in (engine.failure, error.value.details(), daemon.log(), daemon.ctl("status").stdout):
             assert "GPU 0 (Simulated GPU, 0000:10:00.0): a step: " in text and "(cudaErrorLaunchFailure)" in text, text
+        assert engine.failure.count("cudaErrorLaunchFailure") == 1, engine.failure
         assert eventually(lambda: not any(pathlib.Path(f"/proc/{p}/stat").exists() for p in pids), 20)
         assert daemon.stop() == 0
         assert eventually(lambda: not processes_with(str(daemon.dir)), 15)
