@@ -99,29 +99,45 @@ fail:
     return st;
 }
 
+/* What a rank has for every other, and has room for from them. */
+typedef struct checks_blocks {
+    size_t *send, *recv, sent, received; /* bytes for and from each rank, and of all */
+    uint8_t *in, *out;                   /* [sent], [received + 1] */
+} checks_blocks;
+
+static inline checks_blocks checks_blocks_open(uint32_t n, uint32_t me, uint64_t seed, size_t most) {
+    checks_blocks b = {.send = memory_alloc_array(n, sizeof *b.send), .recv = memory_alloc_array(n, sizeof *b.recv)};
+    for (uint32_t r = 0; r < n; r++) {
+        b.sent += b.send[r] = checks_size(seed, me, r, most);
+        b.received += b.recv[r] = checks_size(seed, r, me, most);
+    }
+    b.in = memory_alloc(b.sent + 1);
+    b.out = memory_alloc(b.received + 1);
+    uint8_t *place = b.in;
+    for (uint32_t r = 0; r < n; place += b.send[r++])
+        for (size_t i = 0; i < b.send[r]; i++) place[i] = checks_byte(seed, me, r, i);
+    return b;
+}
+
+static inline void checks_blocks_close(checks_blocks *b) {
+    free(b->out);
+    free(b->in);
+    free(b->recv);
+    free(b->send);
+}
+
 static inline status check_all_to_all(comm *c, uint64_t seed, size_t most) {
     uint32_t n = comm_size(c), me = comm_rank(c);
-    size_t *send = memory_alloc_array(n, sizeof *send), *recv = memory_alloc_array(n, sizeof *recv);
-    size_t sent = 0, received = 0;
-    for (uint32_t r = 0; r < n; r++) {
-        sent += send[r] = checks_size(seed, me, r, most);
-        received += recv[r] = checks_size(seed, r, me, most);
-    }
-    uint8_t *in = memory_alloc(sent + 1), *out = memory_alloc(received + 1), *place = in;
-    for (uint32_t r = 0; r < n; place += send[r++])
-        for (size_t i = 0; i < send[r]; i++) place[i] = checks_byte(seed, me, r, i);
-    status st = ST_OK;
-    out[received] = 7;
-    TRY_OR_FAIL(comm_all_to_all_v(c, in, send, out, recv));
-    place = out;
-    for (uint32_t r = 0; r < n; place += recv[r++])
-        TRY_OR_FAIL(checks_compare("all-to-all", place, seed, r, me, recv[r]));
-    if (out[received] != 7) st = fail(ST_INTERNAL, "all-to-all wrote past the end");
+    checks_blocks b = checks_blocks_open(n, me, seed, most);
+    const uint8_t *place = b.out;
+    status st;
+    b.out[b.received] = 7;
+    TRY_OR_FAIL(comm_all_to_all_v(c, b.in, b.send, b.out, b.recv));
+    for (uint32_t r = 0; r < n; place += b.recv[r++])
+        TRY_OR_FAIL(checks_compare("all-to-all", place, seed, r, me, b.recv[r]));
+    if (b.out[b.received] != 7) st = fail(ST_INTERNAL, "all-to-all wrote past the end");
 fail:
-    free(out);
-    free(in);
-    free(recv);
-    free(send);
+    checks_blocks_close(&b);
     return st;
 }
 

@@ -90,27 +90,17 @@ static inline status gpu_check_all_gather(gpu_rank *g, uint64_t seed, size_t mos
 }
 
 static inline status gpu_check_all_to_all(gpu_rank *g, uint64_t seed, size_t most) {
-    uint32_t n = g->size, me = g->rank;
-    size_t *send = memory_alloc_array(n, sizeof *send), *recv = memory_alloc_array(n, sizeof *recv);
-    size_t sent = 0, received = 0;
-    for (uint32_t r = 0; r < n; r++) {
-        sent += send[r] = checks_size(seed, me, r, most);
-        received += recv[r] = checks_size(seed, r, me, most);
-    }
-    uint8_t *in = memory_alloc(sent + 1), *out = memory_alloc(received + 1), *place = in;
-    for (uint32_t r = 0; r < n; place += send[r++])
-        for (size_t i = 0; i < send[r]; i++) place[i] = checks_byte(seed, me, r, i);
+    checks_blocks b = checks_blocks_open(g->size, g->rank, seed, most);
     void *device_in = NULL, *device_out = NULL;
-    TRY(gpu_copy_of(g, in, sent, &device_in));
-    TRY(gpu_copy_of(g, out, received, &device_out));
-    TRY(comm_all_to_all_v(g->c, device_in, send, device_out, recv));
-    TRY(comm_all_to_all_v(g->ranks, in, send, out, recv));
-    status st = gpu_compare(g, "all-to-all", device_out, out, received);
-    if (st == ST_OK) st = gpu_compare(g, "input of all-to-all", device_in, in, sent);
-    free(out);
-    free(in);
-    free(recv);
-    free(send);
+    status st;
+    TRY_OR_FAIL(gpu_copy_of(g, b.in, b.sent, &device_in));
+    TRY_OR_FAIL(gpu_copy_of(g, b.out, b.received, &device_out));
+    TRY_OR_FAIL(comm_all_to_all_v(g->c, device_in, b.send, device_out, b.recv));
+    TRY_OR_FAIL(comm_all_to_all_v(g->ranks, b.in, b.send, b.out, b.recv));
+    TRY_OR_FAIL(gpu_compare(g, "all-to-all", device_out, b.out, b.received));
+    st = gpu_compare(g, "input of all-to-all", device_in, b.in, b.sent);
+fail:
+    checks_blocks_close(&b);
     return st;
 }
 
