@@ -2,6 +2,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #include "base/memory.h"
 #include "nccl_meet.h"
@@ -104,6 +105,10 @@ ncclResult_t ncclCommFinalize(ncclComm_t comm) {
     comm->finalizing = true;
     return settle(comm);
 }
+/* As NCCL does from 2.22 on, also where a communicator does not block. */
+static void wait_for_graphs(ncclComm_t comm) {
+    while (__atomic_load_n(&comm->recorded, __ATOMIC_ACQUIRE) > 0) nanosleep(&(struct timespec){.tv_nsec = 1000000}, NULL);
+}
 ncclResult_t ncclCommDestroy(ncclComm_t comm) {
     if (!comm) return ncclSuccess;
     if (comm_state(comm) != ncclSuccess && comm->finalizing && !comm->blocking)
@@ -112,12 +117,14 @@ ncclResult_t ncclCommDestroy(ncclComm_t comm) {
         comm->finalizing = true;
         while (comm_state(comm) == ncclInProgress && nccl_clique_state(comm) == ncclSuccess) sim_device_wait(comm->device, true);
     }
+    wait_for_graphs(comm);
     comm_release(comm);
     return ncclSuccess;
 }
 ncclResult_t ncclCommAbort(ncclComm_t comm) {
     if (!comm) return ncclSuccess;
     nccl_clique_abort(comm);
+    wait_for_graphs(comm);
     comm_release(comm);
     return ncclSuccess;
 }
@@ -129,6 +136,7 @@ typedef struct nccl_work {
     ncclComm_t comm;
     nccl_call *calls;
     int *pending;             /* of the communicator, unless this is a node of a graph */
+    bool in_graph;
 } nccl_work;
 
 static void work_run(sim_work *w) {
@@ -147,6 +155,7 @@ static void calls_free(nccl_call *c) {
 static void work_close(sim_work *w) {
     nccl_work *n = (nccl_work *)w;
     if (n->pending) __atomic_sub_fetch(n->pending, 1, __ATOMIC_RELEASE); /* the device failed before it ran */
+    if (n->in_graph) __atomic_sub_fetch(&n->comm->recorded, 1, __ATOMIC_RELEASE);
     calls_free(n->calls);
     comm_release(n->comm);
     free(n);
@@ -161,8 +170,9 @@ static ncclResult_t calls_enqueue(nccl_call *calls) {
     nccl_work *w = memory_alloc(sizeof *w);
     cudaSetDevice(comm->device);
     (void)cudaStreamIsCapturing(stream, &capturing);
-    *w = (nccl_work){{work_run, work_close, 1}, comm, calls, capturing == cudaStreamCaptureStatusNone ? &comm->pending : NULL};
-    if (w->pending) __atomic_add_fetch(w->pending, 1, __ATOMIC_ACQ_REL);
+    bool in_graph = capturing != cudaStreamCaptureStatusNone;
+    *w = (nccl_work){{work_run, work_close, 1}, comm, calls, in_graph ? NULL : &comm->pending, in_graph};
+    __atomic_add_fetch(in_graph ? &comm->recorded : &comm->pending, 1, __ATOMIC_ACQ_REL);
     __atomic_add_fetch(&comm->references, 1, __ATOMIC_RELAXED);
     bool blocking = comm->blocking;
     cudaError_t e = sim_enqueue(stream, &w->base);

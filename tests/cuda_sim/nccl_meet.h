@@ -36,6 +36,7 @@ struct ncclComm {
     bool blocking, finalizing;
     int unasked;                  /* atomic: something was begun, and nobody has asked whether it is done */
     int pending;                  /* atomic: work in streams that has not run */
+    int recorded;                 /* atomic: work in graphs, which holds abort and destruction up until those are gone */
     nccl_clique *clique;
     uint64_t collectives;         /* run so far; of the stream's thread */
     struct ncclComm *next_opening;

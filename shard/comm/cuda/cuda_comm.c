@@ -39,10 +39,10 @@ status cuda_state_check(cuda_state *s) {
     return comm_look_after(&s->c);
 }
 
-/* Kernels that wait for others end. */
+/* Kernels that wait for others end; NCCL's part is the watch's. */
 static void let_go(cuda_state *s) {
     if (s->abort_word) __atomic_store_n(s->abort_word, 1, __ATOMIC_RELEASE);
-    nccl_part_abort(s);
+    (void)sem_post(&s->wake);
 }
 
 status cuda_state_break(cuda_state *s) {
@@ -75,8 +75,7 @@ status cuda_state_give_up(cuda_state *s, status st) {
 static void abort_from_here(comm *c) {
     cuda_state *s = state_of(c);
     comm_abort(s->ranks);
-    if (s->abort_word) __atomic_store_n(s->abort_word, 1, __ATOMIC_RELEASE);
-    (void)sem_post(&s->wake); /* NCCL's part is the watch's */
+    let_go(s);
 }
 
 static void *watch_main(void *argument) {
@@ -89,11 +88,14 @@ static void *watch_main(void *argument) {
         if (until.tv_nsec >= 1000000000) until.tv_sec++, until.tv_nsec -= 1000000000;
         (void)sem_timedwait(&s->wake, &until);
         if (atomic_load(&s->closing)) return NULL;
-        if (atomic_load(&s->failed)) continue;
-        status st = comm_look_after(&s->c);
-        if (st == ST_OK) st = comm_look_after(s->ranks);
-        if (st == ST_OK) st = nccl_part_look(s);
+        status st = ST_OK;
+        if (!atomic_load(&s->failed)) {
+            st = comm_look_after(&s->c);
+            if (st == ST_OK) st = comm_look_after(s->ranks);
+            if (st == ST_OK) st = nccl_part_look(s);
+        }
         if (st != ST_OK) (void)cuda_state_break(s);
+        if (atomic_load(&s->failed)) nccl_part_abort(s);
     }
 }
 
@@ -208,6 +210,7 @@ static void close_state(comm *c) {
     if (s->watching && cuda_state_settle(s, CUDA_COMM_CLOSE_SECONDS, "closing") == ST_TIMEOUT) {
         atomic_store(&s->c.self_aborted, true);
         let_go(s);
+        nccl_part_abort(s);
     }
     peer_part_close(s);
     nccl_part_close(s);

@@ -68,8 +68,8 @@ static inline cuda_state *state_of(comm *c) { return (cuda_state *)c; }
 
 /* ST_PEER with its sentence once this comm is broken. */
 status cuda_state_check(cuda_state *s);
-/* Breaks it, once, with the thread's last sentence: the host's comm is aborted, then waiting kernels are ended. Not under
- * the lock. Returns ST_PEER with the sentence that holds. */
+/* Breaks it, once, with the thread's last sentence: the host's comm is aborted, then waiting kernels are ended, those of NCCL by
+ * the watch. Not under the lock. Returns ST_PEER with the sentence that holds. */
 status cuda_state_break(cuda_state *s);
 /* Breaks it where `st` is a failure of this rank's own and others may wait for it on their devices; returns st with its
  * sentence. */
@@ -106,7 +106,8 @@ status cards_compare_settings(const char *first, const char *other, uint32_t ran
 
 int nccl_part_version(void); /* 0: built without, or not found, with a sentence; -1: it does not say */
 status nccl_part_open(cuda_state *s);
-void nccl_part_abort(cuda_state *s); /* from the watch; waiting kernels end */
+/* Waiting kernels end. From the watch; by the engine thread only when what it recorded is destroyed. Not under the lock. */
+void nccl_part_abort(cuda_state *s);
 void nccl_part_close(cuda_state *s); /* s->nccl itself goes after the watch has ended */
 /* ST_PEER with NCCL's text when a connection broke. From the watch. */
 status nccl_part_look(cuda_state *s);

@@ -1,5 +1,7 @@
 /* Exchanges by NCCL. The communicator does not block: a call returns at once, and the engine thread asks until NCCL has put
  * it on the stream. So the lock is never held long, and the watch can abort at any moment, while ranks are connecting too.
+ * Abort and destruction wait for recordings of calls to be destroyed (NCCL from 2.22 on), which is the engine thread's to do:
+ * that thread may call them only when it has, and the watch only without the lock.
  * A call costs the host a thread start of NCCL's, some 20 µs, which recorded steps do not pay again. */
 #ifdef GEMMAD_WITH_NCCL
 #include <sched.h>
@@ -127,9 +129,8 @@ void nccl_part_abort(cuda_state *s) {
     pthread_mutex_lock(&s->lock);
     ncclComm_t link = s->nccl ? s->nccl->comm : NULL;
     if (link) s->nccl->comm = NULL;
-    /* Of a communicator that does not block it returns soon; what is left goes on behind it. */
+    pthread_mutex_unlock(&s->lock); /* whoever calls NCCL has it; nobody does from here on */
     if (link) (void)nccl.CommAbort(link);
-    pthread_mutex_unlock(&s->lock);
 }
 
 status nccl_part_look(cuda_state *s) {

@@ -38,16 +38,22 @@ enum { WARP = 32 };
 #define LAUNCH_TOGETHER LAUNCH
 
 /* Once for each kernel and device. Beyond 48 KiB, what the kernel has of its own included, no shared memory is given that
- * was not asked for: all there is, since a recording may still hold a launch with more than the last one. And all kernels
- * divide a multiprocessor's memory alike: before it is divided otherwise, it runs empty. */
+ * was not asked for: all there is, since a recording may still hold a launch with more than the last one. (What the device
+ * keeps of each block for itself is not in `most`, and may be counted as the kernel's own.) And all kernels divide a
+ * multiprocessor's memory alike: before it is divided otherwise, it runs empty. */
 template <auto kernel> static inline void launch_prepare_(void) {
     static uint64_t prepared; /* devices */
     cudaFuncAttributes own;
-    int device = 0, most = 0;
+    int device = 0, most = 0, kept = 0;
     if (cudaGetDevice(&device) != cudaSuccess || (prepared >> device % 64 & 1)) return;
     if (cudaFuncGetAttributes(&own, kernel) != cudaSuccess) return;
     if (cudaDeviceGetAttribute(&most, cudaDevAttrMaxSharedMemoryPerBlockOptin, device) != cudaSuccess) return;
-    (void)cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, most - (int)own.sharedSizeBytes);
+    if (cudaDeviceGetAttribute(&kept, cudaDevAttrReservedSharedMemoryPerBlock, device) != cudaSuccess) return;
+    most -= (int)own.sharedSizeBytes;
+    if (cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, most + kept) != cudaSuccess) {
+        (void)cudaGetLastError();
+        (void)cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, most);
+    }
     (void)cudaFuncSetAttribute(kernel, cudaFuncAttributePreferredSharedMemoryCarveout, cudaSharedmemCarveoutMaxShared);
     prepared |= UINT64_C(1) << device % 64;
 }

@@ -5,7 +5,13 @@
 #include "shard/kernels/cuda/device.cuh"
 #include "shard/kernels/cuda/weight_element.cuh"
 
-enum { ROW_VECTORS = 2, ROW_THREADS_MAX = 1024, LOOP_THREADS = 512, SLICE_WARPS = 4 };
+enum {
+    ROW_VECTORS = 2,
+    ROW_THREADS_MAX = 1024,
+    MIXTURE_THREADS_MAX = 768, /* they have 80 registers each */
+    LOOP_THREADS = 512,
+    SLICE_WARPS = 4
+};
 
 static __device__ __forceinline__ float sum_squares4(float4 v) {
     return fmaf(v.w, v.w, fmaf(v.z, v.z, fmaf(v.y, v.y, v.x * v.x)));
@@ -56,7 +62,8 @@ static __device__ __forceinline__ void add_row(float4 h[ROW_VECTORS], const floa
 /* ---- norm ---- */
 
 /* A row of at most ROW_VECTORS · blockDim float4. */
-static __global__ void norm_kernel(float *y, const float *x, const float *w, float eps, uint32_t dim) {
+static __global__ void __launch_bounds__(ROW_THREADS_MAX)
+norm_kernel(float *y, const float *x, const float *w, float eps, uint32_t dim) {
     __shared__ float scratch[33];
     float4 xv[ROW_VECTORS], wv[ROW_VECTORS];
     size_t at = (size_t)blockIdx.x * dim;
@@ -101,8 +108,9 @@ extern "C" void cuda_norm(backend *b, float *y, const float *x, const float *w, 
 
 /* ---- add_norm ---- */
 
-static __global__ void add_norm_kernel(float *h, const float *x, const float *w, float eps, float scale, float *y,
-                                       const float *next, uint32_t dim) {
+static __global__ void __launch_bounds__(ROW_THREADS_MAX)
+add_norm_kernel(float *h, const float *x, const float *w, float eps, float scale, float *y, const float *next,
+                uint32_t dim) {
     __shared__ float scratch[33];
     float4 xv[ROW_VECTORS], hv[ROW_VECTORS], wv[ROW_VECTORS], nv[ROW_VECTORS];
     size_t at = (size_t)blockIdx.x * dim;
@@ -160,8 +168,9 @@ extern "C" void cuda_add_norm(backend *b, float *h, const float *x, const float 
 /* ---- add_mixture ---- */
 
 /* norm, add_norm and add_norm in one, with their bits: what would be three waits in each layer is one. */
-static __global__ void add_mixture_kernel(float *h, const float *dense, const float *experts, mixture_norms w, float eps,
-                                          float scale, float *y, const float *next, uint32_t dim) {
+static __global__ void __launch_bounds__(MIXTURE_THREADS_MAX)
+add_mixture_kernel(float *h, const float *dense, const float *experts, mixture_norms w, float eps, float scale, float *y,
+                   const float *next, uint32_t dim) {
     __shared__ float scratch[33];
     float4 dv[ROW_VECTORS], ev[ROW_VECTORS], hv[ROW_VECTORS], wd[ROW_VECTORS], we[ROW_VECTORS], ws[ROW_VECTORS],
         nv[ROW_VECTORS];
@@ -196,7 +205,7 @@ extern "C" void cuda_add_mixture(backend *b, float *h, float *dense, const float
     bool all = aligned(h) && aligned(dense) && aligned(experts) && aligned(w->dense) && aligned(w->experts) &&
                aligned(w->sum) && aligned(y) && aligned(next);
     uint32_t threads = row_threads(dim, all);
-    if (threads) {
+    if (threads && threads <= MIXTURE_THREADS_MAX) {
         LAUNCH(add_mixture_kernel, dim3(n), dim3(threads), 0, cuda_of(b)->stream, h, dense, experts, *w, eps, scale, y,
                next, dim);
         return;

@@ -170,6 +170,24 @@ static status nothing(gpu_rank *g, void *context) {
 
 /* ---- ends in disorder ---- */
 
+/* As engines are then: with recordings, which NCCL's abort waits for, and which nobody but this thread destroys. */
+typedef struct with_recording {
+    status (*body)(gpu_rank *g, void *context);
+    void *context;
+} with_recording;
+
+static status beside_a_recording(gpu_rank *g, void *context) {
+    const with_recording *w = context;
+    const size_t counts[] = {100, 6000};
+    void *x = NULL;
+    cudaGraphExec_t exec = NULL;
+    GPU_TRY(cudaMalloc(&x, counts[1] * sizeof(float)));
+    if (comm_is_ordered(g->c)) TRY(record_sums(g, x, counts, 2, &exec));
+    status st = w->body(g, w->context);
+    if (exec) GPU_TRY(cudaGraphExecDestroy(exec));
+    return st;
+}
+
 typedef struct disorder {
     bool by_thread; /* comm_abort from a thread of rank 1's; else rank 1 fails */
     _Atomic uint64_t since_ns;
@@ -216,10 +234,11 @@ static void check_disorder(cuda_comm_options o, uint32_t ranks, bool one_device)
     char said[1 << 14];
     log_capture_begin();
     disorder d = {.by_thread = true};
-    CHECK_STATUS(run_ranks(ranks, &(gpu_run){o, NULL, one_device, rank_1_missing, &d}), ST_PEER);
+    with_recording w = {rank_1_missing, &d};
+    CHECK_STATUS(run_ranks(ranks, &(gpu_run){o, NULL, one_device, beside_a_recording, &w}), ST_PEER);
     CHECK_SENTENCE("rank 1");
     d = (disorder){.by_thread = false};
-    CHECK_STATUS(run_ranks(ranks, &(gpu_run){o, NULL, one_device, rank_1_missing, &d}), ST_IO);
+    CHECK_STATUS(run_ranks(ranks, &(gpu_run){o, NULL, one_device, beside_a_recording, &w}), ST_IO);
     CHECK_SENTENCE("rank 1: the disk is full");
     log_capture_end(said, sizeof said);
     if (!o.staged) CHECK(strstr(said, "exchanges between GPUs end: rank 1"));
@@ -270,7 +289,8 @@ static status connection_lost(gpu_rank *g, void *context) {
 TEST(an_error_of_nccl_ends_all_waits) {
     char said[1 << 14];
     log_capture_begin();
-    CHECK_STATUS(run_ranks(3, &(gpu_run){by_nccl(), "nccl", false, connection_lost, NULL}), ST_PEER);
+    with_recording w = {connection_lost, NULL};
+    CHECK_STATUS(run_ranks(3, &(gpu_run){by_nccl(), "nccl", false, beside_a_recording, &w}), ST_PEER);
     log_capture_end(said, sizeof said);
     CHECK_THAT(strstr(said, "exchanges between GPUs end: NCCL, ") && strstr(said, ": remote process exited"), "%s", said);
 }

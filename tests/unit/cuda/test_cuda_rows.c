@@ -199,7 +199,7 @@ TEST(norms) {
 
 /* One kernel, or three: the same bits. */
 TEST(mixture_has_the_bits_of_its_parts) {
-    static const uint32_t dims[] = {4, 20, 21, 64, 130, 1028, 2816};
+    static const uint32_t dims[] = {4, 20, 21, 64, 130, 1028, 2816, 6144, 6148, 8192, 8196};
     enum { N = 3 };
     for (size_t d = 0; d < sizeof dims / sizeof *dims; d++)
         for (int follows = 0; follows < 2; follows++) {
