@@ -1,8 +1,10 @@
 /* What each rank is, and whether these ranks can be one communicator: found out before NCCL could hang over it. */
 #include <fcntl.h>
 #include <stdio.h>
+#include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/random.h>
 #include <unistd.h>
 
 #include "base/log.h"
@@ -19,6 +21,9 @@ static void find_host(char *out, size_t size) {
     if (n <= 0 && gethostname(out, size - 1) != 0) snprintf(out, size, "unknown");
     out[strcspn(out, "\n")] = 0;
 }
+
+static uint64_t drawn_number;
+static void draw_number(void) { (void)!getrandom(&drawn_number, sizeof drawn_number, 0); }
 
 static status fill_device(rank_card *card, int device) {
     int count = 0;
@@ -49,7 +54,10 @@ void cards_fill(rank_card *card, const cuda_comm_options *o, size_t small_floats
     card->no_peer = o->no_peer;
     card->small_floats = small_floats;
     card->large_bytes = large_bytes;
+    static pthread_once_t drawn = PTHREAD_ONCE_INIT;
+    pthread_once(&drawn, draw_number);
     card->pid = (uint64_t)getpid();
+    card->drawn = drawn_number;
     card->nccl = find_nccl(o);
     find_host(card->host, sizeof card->host);
     card->status = fill_device(card, o->device);
@@ -141,6 +149,16 @@ status cards_compare(const rank_card *cards, uint32_t n) {
     return ST_OK;
 }
 
+bool cards_same_process(const rank_card *a, const rank_card *b) {
+    return a->pid == b->pid && a->drawn == b->drawn;
+}
+
+status cards_check_settings(void) {
+    const char *blocking = getenv("NCCL_COMM_BLOCKING");
+    if (!blocking || !*blocking || strcmp(blocking, "0") == 0) return ST_OK;
+    return fail(ST_INVALID, "NCCL_COMM_BLOCKING is \"%s\": ranks that are gone could not be noticed; unset it", blocking);
+}
+
 bool cards_same_device(const rank_card *a, const rank_card *b) {
     static const char none[sizeof a->uuid];
     if (memcmp(a->uuid, none, sizeof none) != 0 && memcmp(a->uuid, b->uuid, sizeof none) == 0) return true;
@@ -153,8 +171,7 @@ status cards_check_devices(const rank_card *cards, uint32_t n) {
             if (cards_same_device(&cards[a], &cards[b]))
                 return fail(ST_LAYOUT,
                             "ranks %u and %u are both on GPU %s of one host, and NCCL wants a GPU for each rank: start fewer "
-                            "ranks, give each another CUDA_VISIBLE_DEVICES, or let sums go through host memory with "
-                            "--comm-staged",
+                            "ranks, or give each another CUDA_VISIBLE_DEVICES",
                             a, b, cards[b].bus);
     return ST_OK;
 }

@@ -141,6 +141,7 @@ static status compare_settings(cuda_state *s) {
     TRY_OR_FAIL(comm_all_gather_v(s->ranks, mine, bytes, all));
     const char *other = all;
     for (uint32_t r = 0; r < s->c.size && st == ST_OK; other += bytes[r++]) st = cards_compare_settings(all, other, r);
+    if (st == ST_OK) st = cards_check_settings();
 fail:
     free(all);
     free(bytes);
@@ -166,9 +167,12 @@ static status start_watch(cuda_state *s) {
     return code == 0 ? ST_OK : fail(ST_NO_MEMORY, "the thread that watches exchanges was not started: %s", strerror(code));
 }
 
-/* Peer memory is an offer: where it cannot be had, the other way is taken. */
+/* Peer memory is an offer: where it cannot be had, the other way is taken. Where it is broken, NCCL's own setting for that, which
+ * all ranks have alike, turns it off here too. */
 static status try_peer(cuda_state *s, const cuda_comm_options *o) {
+    const char *disabled = getenv("NCCL_P2P_DISABLE");
     if (o->no_peer || !cards_one_host(s->cards, s->c.size)) return ST_OK;
+    if (disabled && *disabled && strcmp(disabled, "0") != 0) return ST_OK;
     if (!o->test_shared_device && cards_check_devices(s->cards, s->c.size) != ST_OK) return ST_OK;
     status st = peer_part_open(s);
     if (st == ST_OK) return ST_OK;

@@ -3,7 +3,7 @@
  *
  * Ways:    nccl    all calls are put on the stream.
  *          peer    short sums in one kernel that reads the other GPUs' memory, where all ranks are on one host and that
- *                  was measured to be faster; the rest by NCCL.
+ *                  was measured to be faster; the rest by NCCL. NCCL_P2P_DISABLE=1 turns it off.
  *          staged  through pinned host memory and the host's comm: several ranks on one GPU, hosts where NCCL does not work,
  *                  builds without it. Each call waits for the stream and cannot be recorded.
  *          A comm of one rank has nothing to exchange.

@@ -25,7 +25,8 @@ typedef struct rank_card {
     uint32_t status; /* not ST_OK: this rank cannot go on, and `text` says why */
     uint32_t staged, no_peer;
     int32_t nccl, driver, runtime; /* nccl 0: there is none */
-    uint64_t small_floats, large_bytes, pid;
+    uint64_t small_floats, large_bytes;
+    uint64_t pid, drawn; /* of the process; drawn: by chance, since process ids of containers may be equal */
     char bus[16], uuid[16];
     char host[64]; /* the boot's id, or its name */
     char text[256];
@@ -94,6 +95,9 @@ status cuda_state_agree(cuda_state *s, status mine);
 void cards_fill(rank_card *card, const cuda_comm_options *o, size_t small_floats, size_t large_bytes);
 /* [n] cards in rank order; the same answer on every rank. */
 status cards_compare(const rank_card *cards, uint32_t n);
+/* Settings of NCCL's own that cannot be had together with this; after they were found to be equal. */
+status cards_check_settings(void);
+bool cards_same_process(const rank_card *a, const rank_card *b);
 /* Two ranks on one device. */
 status cards_check_devices(const rank_card *cards, uint32_t n);
 bool cards_same_device(const rank_card *a, const rank_card *b);

@@ -30,7 +30,13 @@ static size_t window_floats(const cuda_state *s) {
 }
 enum { FLAG_WORDS = PEER_LANES * PEER_RANKS_MAX };
 
-/* Whether this rank's GPU reaches all the others', and is allowed to from here on. */
+/* Whether another rank's address is good here; a process cannot open its own handles. */
+static bool shares_addresses(const cuda_state *s, uint32_t rank) {
+    return cards_same_process(&s->cards[rank], &s->cards[s->c.rank]) && !s->test_handles;
+}
+
+/* Whether this rank's GPU reaches all the others', and is allowed to where it takes their addresses. Memory that is opened by a
+ * handle allows it by itself; asking for it would take memory of that GPU for a context of this process. */
 static status reach(cuda_state *s) {
     for (uint32_t r = 0; r < s->c.size; r++) {
         const rank_card *theirs = &s->cards[r];
@@ -38,7 +44,7 @@ static status reach(cuda_state *s) {
         if (cards_same_device(theirs, &s->cards[s->c.rank])) continue;
         cudaError_t e = cudaDeviceGetByPCIBusId(&device, theirs->bus);
         if (e == cudaSuccess) e = cudaDeviceCanAccessPeer(&can, s->device, device);
-        if (e == cudaSuccess && can) {
+        if (e == cudaSuccess && can && shares_addresses(s, r)) {
             e = cudaDeviceEnablePeerAccess(device, 0);
             if (e == cudaErrorPeerAccessAlreadyEnabled) e = cudaSuccess;
         }
@@ -64,11 +70,9 @@ static status take(cuda_state *s, peer_offer *offer) {
 static status attach(cuda_state *s, const peer_offer *offers) {
     peer_part *p = s->peer;
     peer_view *v = &p->view;
-    uint64_t pid = s->cards[s->c.rank].pid;
     for (uint32_t r = 0; r < s->c.size; r++) {
         char *base = (char *)(uintptr_t)offers[r].address;
-        /* A process cannot open its own handles; its threads share addresses. */
-        bool mapped = r != s->c.rank && (s->cards[r].pid != pid || s->test_handles);
+        bool mapped = r != s->c.rank && !shares_addresses(s, r);
         if (r == s->c.rank) base = p->own;
         if (mapped) {
             CUDA_TRY(cudaIpcOpenMemHandle(&p->opened[r], offers[r].handle, cudaIpcMemLazyEnablePeerAccess));

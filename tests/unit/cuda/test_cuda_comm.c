@@ -332,8 +332,22 @@ TEST(the_faster_way_is_taken_and_said) {
 TEST(two_ranks_on_one_device_are_refused) {
     CHECK_STATUS(run_ranks(2, &(gpu_run){{0}, NULL, true, nothing, NULL}), ST_LAYOUT);
     CHECK_SENTENCE("ranks 0 and 1 are both on GPU");
-    CHECK_SENTENCE("--comm-staged");
+    CHECK_SENTENCE("give each another CUDA_VISIBLE_DEVICES");
     CHECK_STATUS(run_ranks(2, &(gpu_run){staged(), "staged", true, nothing, NULL}), ST_OK);
+}
+
+static status is_by_nccl_alone(gpu_rank *g, void *context) {
+    (void)context;
+    return strcmp(cuda_comm_way(g->c), "nccl") == 0 ? ST_OK : fail(ST_INTERNAL, "%s", cuda_comm_way(g->c));
+}
+TEST(settings_of_nccl_that_matter_here) {
+    setenv("NCCL_COMM_BLOCKING", "1", 1);
+    CHECK_STATUS(run_ranks(2, &(gpu_run){by_nccl(), NULL, !fits(2), nothing, NULL}), ST_INVALID);
+    CHECK_SENTENCE("NCCL_COMM_BLOCKING is \"1\"");
+    setenv("NCCL_COMM_BLOCKING", "0", 1);
+    setenv("NCCL_P2P_DISABLE", "1", 1);
+    if (fits(2)) CHECK_STATUS(run_ranks(2, &(gpu_run){by_either(), NULL, false, is_by_nccl_alone, NULL}), ST_OK);
+    unsetenv("NCCL_COMM_BLOCKING"), unsetenv("NCCL_P2P_DISABLE");
 }
 
 static status open_with(comm *ranks, void *context) {
@@ -432,6 +446,7 @@ int main(void) {
     RUN(ranks_must_have_one_version);
     RUN(a_device_is_known_by_its_id_or_its_place);
     RUN(settings_of_nccl_are_compared_by_name);
+    RUN(settings_of_nccl_that_matter_here);
 #ifdef GEMMAD_CUDA_SIM
     RUN(ranks_must_have_the_same_settings);
 #endif
