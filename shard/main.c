@@ -253,18 +253,17 @@ static status serve_mpi(arguments *a, serve_options *o, int *argc, char ***argv)
 #ifdef GEMMAD_WITH_MPI
     comm *ranks = NULL;
     uint8_t secret[LIMIT_SECRET_BYTES];
-    TRY(link_read_secret(a->secret_file, secret));
-    TRY(comm_mpi_start(argc, argv));
-    status st = comm_mpi_open(
-        &ranks,
-        &(comm_mpi_options){.spin_us = o->instance.spin_us, .secret = secret, .secret_bytes = sizeof secret});
+    status st = link_read_secret(a->secret_file, secret);
+    if (st == ST_OK) st = comm_mpi_start(argc, argv);
+    if (st == ST_OK)
+        st = comm_mpi_open(&ranks, &(comm_mpi_options){
+                                       .spin_us = o->instance.spin_us, .secret = secret, .secret_bytes = sizeof secret});
     explicit_bzero(secret, sizeof secret);
     if (st == ST_OK) st = serve_body(ranks, o);
-    bool failed = st != ST_OK;
-    if (failed) log_error("%s", status_text());
+    else log_error("%s", status_text());
     comm_close(ranks);
     /* MPI_Finalize waits for everybody: after a failure the others may never come. */
-    if (!failed) comm_mpi_stop();
+    if (st == ST_OK) comm_mpi_stop();
     return st;
 #else
     (void)a, (void)o, (void)argc, (void)argv;
@@ -310,12 +309,12 @@ static int serve_command(arguments *a, int argc, char **argv) {
     } else if (!strcmp(a->comm, "fork")) {
         st = comm_fork_run(&(comm_fork_options){.ranks = a->plan.ranks, .spin_us = i->spin_us}, serve_body,
                            &o);
-        if (st != ST_OK) log_error("%s", status_text());
+        if (st != ST_OK) log_error("%s", status_text()); /* of a rank, or of a process that ended */
     } else {
         comm *self = NULL;
         st = comm_self_open(&self);
         if (st == ST_OK) st = serve_body(self, &o);
-        if (st != ST_OK) log_error("%s", status_text());
+        else log_error("%s", status_text());
         comm_close(self);
     }
     return exit_code(st);

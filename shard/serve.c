@@ -340,7 +340,6 @@ static status dial(leader *l) {
     return link_start_heartbeat(l->link, &l->progress, NULL, 0);
 }
 
-/* To gemmad; the log has it from who called serve_rank. */
 static void tell_failure(leader *l) {
     if (!l->link) return;
     status said = link_send_failed(l->link, status_text()); /* if gemmad still listens */
@@ -410,6 +409,7 @@ status serve_rank(comm *ranks, const serve_options *o) {
     TRY_OR_FAIL(gather_read_bytes(ranks, &in, &l.read_bytes));
     st = leads ? run_leader(&l, infos) : serve_follower(ranks, &in, dog);
 fail:
+    if (st != ST_OK) log_error("%s", status_text());
     if (st != ST_OK && leads) tell_failure(&l);
     if (st != ST_OK) comm_abort(ranks);
     leader_close(&l);

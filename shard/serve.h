@@ -13,7 +13,7 @@ typedef struct serve_options {
     uint32_t prefill_min_share;     /* percent; see sched_options */
 } serve_options;
 
-/* Runs as every rank; ranks is open. */
+/* Runs as every rank; ranks is open. A failure is logged here: once others hear of it, the launcher may end this process. */
 STATUS_CHECKED status serve_rank(comm *ranks, const serve_options *options);
 
 /* Seconds that a layer of a step, or a rank without its leader, may take. A layer of 512 rows at the end of 262,144 tokens

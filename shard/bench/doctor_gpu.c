@@ -65,7 +65,9 @@ status doctor_measure_gpu(doctor_findings *f, comm *ranks, const gpu_provider *g
     const doctor_product *largest = &sizes[SIZES - 1];
     gpu_place place;
     backend *b = NULL;
-    TRY(gpu->choose(node.local_rank, node.local_ranks, &place));
+    bool own;
+    TRY(gpu_is_own(ranks, gpu, &own));
+    TRY(gpu->choose(own ? 0 : node.local_rank, own ? 1 : node.local_ranks, &place));
     uint64_t *free_bytes = memory_alloc_array(comm_size(ranks), sizeof *free_bytes);
     status st = comm_all_gather(ranks, &place.free_bytes, sizeof place.free_bytes, free_bytes);
     for (uint32_t i = 0; st == ST_OK && i < comm_size(ranks); i++) f->device_free_bytes += free_bytes[i];

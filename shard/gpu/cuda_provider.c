@@ -31,6 +31,13 @@ static int node(uint32_t index) {
     return n > 0 && cuda_device_look(index % n, &d) == ST_OK ? d.numa_node : -1;
 }
 
+static gpu_sight look(void) {
+    gpu_sight s = {.visible = cuda_device_count()};
+    cuda_device d;
+    if (s.visible && cuda_device_look(0, &d) == ST_OK) memcpy(s.first, d.uuid, sizeof s.first);
+    return s;
+}
+
 static status choose(uint32_t index, uint32_t ranks, gpu_place *out) {
     uint32_t n = cuda_device_count();
     cuda_device d;
@@ -69,6 +76,7 @@ const char *gpu_cuda_built(void) {
 
 const gpu_provider *gpu_cuda(void) {
     static const gpu_provider provider = {.count = count,
+                                          .look = look,
                                           .node = node,
                                           .choose = choose,
                                           .open = cuda_backend_open,

@@ -1,6 +1,9 @@
 #include "shard/model/gpu.h"
 
+#include <stdlib.h>
 #include <string.h>
+
+#include "base/memory.h"
 
 device_choice device_choice_of(const char *word) {
     return !strcmp(word, "cuda") ? DEVICE_CUDA : !strcmp(word, "cpu") ? DEVICE_CPU : DEVICE_AUTO;
@@ -17,6 +20,20 @@ status gpu_wanted(const gpu_provider *gpu, device_choice choice, bool *out) {
         return fail(ST_NOT_FOUND, "--device cuda: there is no GPU that this process can use (no driver, none "
                                   "visible, or one that is too old); --device cpu works");
     return ST_OK;
+}
+
+status gpu_is_own(comm *ranks, const gpu_provider *gpu, bool *out) {
+    static const uint8_t unknown[sizeof((gpu_sight *)0)->first];
+    uint32_t n = comm_size(ranks), me = comm_rank(ranks);
+    gpu_sight mine, *all = memory_alloc_array(n, sizeof *all);
+    memset(&mine, 0, sizeof mine);
+    if (gpu) mine = gpu->look();
+    status st = comm_all_gather(ranks, &mine, sizeof mine, all);
+    *out = mine.visible == 1 && memcmp(mine.first, unknown, sizeof unknown) != 0;
+    for (uint32_t r = 0; st == ST_OK && r < n; r++)
+        if (r != me && memcmp(all[r].first, mine.first, sizeof unknown) == 0) *out = false;
+    free(all);
+    return st;
 }
 
 static void at_least(uint32_t *x, uint32_t least) {

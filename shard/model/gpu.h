@@ -17,6 +17,12 @@ typedef struct gpu_place {
     bool shared;            /* with other ranks: only where GEMMAD_GPU_SHARE is set */
 } gpu_place;
 
+/* How many GPUs a process sees, and which is the first. */
+typedef struct gpu_sight {
+    uint32_t visible;
+    uint8_t first[16];      /* its id, of a MIG instance its own; zeros: not known */
+} gpu_sight;
+
 typedef struct gpu_comm_options {
     comm *ranks;            /* stays the caller's, and open longer */
     const gpu_place *place;
@@ -25,6 +31,8 @@ typedef struct gpu_comm_options {
 typedef struct gpu_provider {
     /* GPUs that can be used; 0: none. */
     uint32_t (*count)(void);
+    /* Without an entry for what is not there. Takes nothing of the device. */
+    gpu_sight (*look)(void);
     /* The NUMA node of the index-th rank's device; -1: not known. Takes nothing of the device. */
     int (*node)(uint32_t index);
     /* The index-th of `ranks` ranks on this machine gets the device of its number. ST_LAYOUT where there are more. */
@@ -37,6 +45,10 @@ typedef struct gpu_provider {
     /* Read-only passes over memory of the back end: the best of several ways. */
     status (*read_bandwidth)(backend *b, const void *memory, uint64_t bytes, double *gb_per_s, char kernel[24]);
 } gpu_provider;
+
+/* Whether the launcher shows this rank one GPU that no other rank sees, as Slurm does with --gpus-per-task: then it is the first
+ * of one rank for choose. Collective; gpu NULL: this rank does not look for any. */
+STATUS_CHECKED status gpu_is_own(comm *ranks, const gpu_provider *gpu, bool *out);
 
 typedef enum device_choice { DEVICE_AUTO, DEVICE_CPU, DEVICE_CUDA } device_choice;
 /* "auto", "cpu" or "cuda". */

@@ -169,14 +169,17 @@ static status bind_rank(instance *i, const instance_options *o, uint32_t index, 
 static status choose_device(instance *i, const instance_options *o, rank_card *card) {
     comm_node node = comm_where(o->ranks);
     uint32_t index = o->share * node.local_ranks + node.local_rank, ranks = shares(o) * node.local_ranks;
+    bool own;
     snprintf(card->device, sizeof card->device, "cpu");
-    TRY(gpu_wanted(o->gpu, o->device, &i->on_gpu));
+    status wanted = gpu_wanted(o->gpu, o->device, &i->on_gpu), met = gpu_is_own(o->ranks, i->on_gpu ? o->gpu : NULL, &own);
+    TRY(wanted);
+    TRY(met);
     if (o->placed) i->place = *o->placed;
     else if (o->pin && bind_rank(i, o, index, ranks) != ST_OK)
         log_warn("%s; going on where the system puts us", status_text());
     if (!i->on_gpu) return ST_OK;
     snprintf(card->device, sizeof card->device, "cuda");
-    return o->gpu->choose(index, ranks, &i->gpu_place);
+    return own && shares(o) == 1 ? o->gpu->choose(0, 1, &i->gpu_place) : o->gpu->choose(index, ranks, &i->gpu_place);
 }
 
 static status pack_bytes(const instance *i, const instance_options *o, uint64_t *out) {

@@ -137,13 +137,16 @@ cudaError_t cudaDeviceReset(void) {
     return cudaSuccess;
 }
 
+/* Which GPU of the machine a process has as `device`: CUDA_SIM_FIRST is for ranks that are shown one of several each. */
+static int first_shown(int device) { return (int)sim_setting("CUDA_SIM_FIRST", 0) + device; }
+
 cudaError_t cudaGetDeviceProperties(cudaDeviceProp *p, int device) {
     if (!is_device(device)) return sim_error(cudaErrorInvalidDevice);
     unsigned capability = (unsigned)sim_setting("CUDA_SIM_CAPABILITY", 90);
     memset(p, 0, sizeof *p);
     snprintf(p->name, sizeof p->name, "Simulated GPU");
     memcpy(p->uuid.bytes, "gemmad-simulated", 16);
-    p->uuid.bytes[15] = (char)device;
+    p->uuid.bytes[15] = (char)first_shown(device);
     p->totalGlobalMem = sim_setting("CUDA_SIM_MEMORY", 4ull << 30);
     p->sharedMemPerBlock = 48 << 10;
     p->sharedMemPerBlockOptin = SIM_SHARED_BYTES_MAX;
@@ -158,7 +161,7 @@ cudaError_t cudaGetDeviceProperties(cudaDeviceProp *p, int device) {
     p->multiProcessorCount = (int)sim_setting("CUDA_SIM_MULTIPROCESSORS", 6);
     p->l2CacheSize = 60 << 20;
     p->memoryBusWidth = 6144;
-    p->pciBusID = 0x10 + device;
+    p->pciBusID = 0x10 + first_shown(device);
     return cudaSuccess;
 }
 cudaError_t cudaDeviceGetAttribute(int *value, enum cudaDeviceAttr what, int device) {
@@ -188,7 +191,7 @@ cudaError_t cudaDeviceGetAttribute(int *value, enum cudaDeviceAttr what, int dev
 }
 cudaError_t cudaDeviceGetPCIBusId(char *text, int length, int device) {
     if (!is_device(device)) return sim_error(cudaErrorInvalidDevice);
-    snprintf(text, (size_t)length, "0000:%02X:00.0", 0x10 + device);
+    snprintf(text, (size_t)length, "0000:%02X:00.0", 0x10 + first_shown(device));
     return cudaSuccess;
 }
 cudaError_t cudaDeviceGetByPCIBusId(int *device, const char *text) {

@@ -1,6 +1,11 @@
+import signal
+
 import pytest
 
 from support import Daemon
+
+# Under nohup the daemons that tests start would take no SIGHUP either, which is how files are read again.
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 # Samples and goldens are float32 values; other settings answer the same questions with other bits.
 EXACT = ("--weights", "f32", "--kv", "f32")

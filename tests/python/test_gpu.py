@@ -64,6 +64,20 @@ def test_more_ranks_than_gpus_are_refused(simulated):
     assert r.returncode == 3 and "3 ranks on this machine and 2 GPUs" in r.stderr, r.stderr
 
 
+def test_ranks_that_are_shown_one_gpu_each(simulated, tmp_path):
+    """As Slurm does with --gpus-per-task. The simulated NCCL does not reach beyond a process: that it is asked to is what shows here."""
+    for program in ("gemmad", "gemmad-shard"):
+        shutil.copy2(simulated.parent / program, tmp_path / ("shard" if program == "gemmad-shard" else program))
+    wrapper = tmp_path / "gemmad-shard"
+    wrapper.write_text(f"""#!/bin/sh
+[ "$1" = plan ] && exec env CUDA_SIM_DEVICES=2 {tmp_path}/shard "$@"
+exec env CUDA_SIM_FIRST=${{OMPI_COMM_WORLD_LOCAL_RANK:-0}} {tmp_path}/shard "$@"
+""")
+    wrapper.chmod(0o755)
+    r = run_gemmad("--model", MODELS / "tiny-dense", "--ranks", 2, *GPU, "--listen", f"unix:{tmp_path}/s", program=tmp_path / "gemmad")
+    assert r.returncode == 1 and "NCCL, connecting" in r.stderr and "each rank has one of its own" not in r.stderr, r.stderr
+
+
 def test_ranks_may_share_a_gpu_for_tests(simulated):
     with Daemon("tiny-dense", ranks=2, options=GPU, program=simulated, env={**STRICT, "GEMMAD_GPU_SHARE": "1"}) as daemon:
         assert "exchanges between GPUs: staged" in engine_log(daemon)

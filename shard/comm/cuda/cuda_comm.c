@@ -45,7 +45,8 @@ static void let_go(cuda_state *s) {
     (void)sem_post(&s->wake);
 }
 
-status cuda_state_break(cuda_state *s) {
+/* own: what happened is not known from another rank. */
+static status break_it(cuda_state *s, bool own) {
     bool first = false;
     pthread_mutex_lock(&s->lock);
     if (!atomic_load(&s->failed)) {
@@ -55,7 +56,9 @@ status cuda_state_break(cuda_state *s) {
     }
     pthread_mutex_unlock(&s->lock);
     if (first) {
-        log_warn("exchanges between GPUs end: %s", s->failure);
+        /* Before anybody hears of it, who may be quick to end this process. */
+        if (own) log_error("exchanges between GPUs end: %s", s->failure);
+        else log_warn("exchanges between GPUs end: %s", s->failure);
         /* Before kernels end, since what they leave behind is no sum: the engine thread, back from waiting for its stream,
          * meets an aborted comm before it can use it. */
         comm_abort(s->ranks);
@@ -63,6 +66,8 @@ status cuda_state_break(cuda_state *s) {
     }
     return cuda_state_check(s);
 }
+
+status cuda_state_break(cuda_state *s) { return break_it(s, true); }
 
 status cuda_state_give_up(cuda_state *s, status st) {
     if (st == ST_OK) return ST_OK;
@@ -88,13 +93,12 @@ static void *watch_main(void *argument) {
         if (until.tv_nsec >= 1000000000) until.tv_sec++, until.tv_nsec -= 1000000000;
         (void)sem_timedwait(&s->wake, &until);
         if (atomic_load(&s->closing)) return NULL;
-        status st = ST_OK;
         if (!atomic_load(&s->failed)) {
-            st = comm_look_after(&s->c);
+            status st = comm_look_after(&s->c);
             if (st == ST_OK) st = comm_look_after(s->ranks);
-            if (st == ST_OK) st = nccl_part_look(s);
+            if (st != ST_OK) (void)break_it(s, false);
+            else if (nccl_part_look(s) != ST_OK) (void)break_it(s, true);
         }
-        if (st != ST_OK) (void)cuda_state_break(s);
         if (atomic_load(&s->failed)) nccl_part_abort(s);
     }
 }

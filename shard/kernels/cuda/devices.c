@@ -2,6 +2,7 @@
 
 #include <ctype.h>
 #include <stdio.h>
+#include <string.h>
 
 uint32_t cuda_device_count(void) {
     int n = 0;
@@ -36,6 +37,7 @@ status cuda_device_look(uint32_t number, cuda_device *out) {
     if (e != cudaSuccess) return fail(cuda_status_of(e), "GPU %u: %s", number, cuda_cause_of(e));
     snprintf(out->name, sizeof out->name, "%.63s", p.name);
     if (cudaDeviceGetPCIBusId(out->bus_id, sizeof out->bus_id, (int)number) != cudaSuccess) out->bus_id[0] = 0;
+    memcpy(out->uuid, &p.uuid, sizeof out->uuid);
     out->capability = p.major * 10 + p.minor;
     out->multiprocessors = (uint32_t)p.multiProcessorCount;
     out->shared_bytes_max = p.sharedMemPerBlockOptin;

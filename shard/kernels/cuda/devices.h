@@ -20,6 +20,7 @@ enum { CUDA_CAPABILITY_LEAST = 80 };
 typedef struct cuda_device {
     char name[64];
     char bus_id[32];      /* "0000:1b:00.0" */
+    uint8_t uuid[16];     /* of the GPU or its MIG instance */
     int capability;       /* 90: 9.0 */
     uint32_t multiprocessors;
     size_t shared_bytes_max;
