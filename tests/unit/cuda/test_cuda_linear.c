@@ -157,6 +157,7 @@ TEST(every_type_and_shape) {
 
 /* Activations that do not fit into shared memory at once, weights of many steps and many rounds of a block. */
 TEST(long_rows_and_many) {
+    static const uint32_t n[] = {5, 6, 8, 13};
     gpu_open_linear((cuda_backend_options){.rows_max = 80, .columns_max = 13000, .matrix_max = 20 * 13000}, 1);
     for (int t = 2; t < STORED_TYPES; t++) {
         one_shape(stored_types[t], 20, 13000, 1, 0);
@@ -165,6 +166,8 @@ TEST(long_rows_and_many) {
         one_shape(stored_types[t], 700, 128, 3, 0);
         if (ON_GPU) one_shape(stored_types[t], 20000, 5376, 1, 0);
         if (ON_GPU) one_shape(stored_types[t], 5376, 13000, 16, 0);
+        /* Blocks that take nearly all the shared memory there is. */
+        for (size_t i = 0; ON_GPU && i < sizeof n / sizeof *n; i++) one_shape(stored_types[t], 16400, 5376, n[i], 0);
     }
     gpu_close_linear();
 }
