@@ -2,11 +2,11 @@
 
 #include <stdatomic.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 
 #include "base/clock.h"
 #include "base/memory.h"
+#include "shard/bench/over_ranks.h"
 #include "shard/kernels/cpu/read_kernels.h"
 #include "shard/model/budget.h"
 
@@ -31,30 +31,11 @@ static void touch_chunk(void *context, uint32_t item, uint32_t thread) {
     memset(r->memory + (uint64_t)item * CHUNK_BYTES, (int)(item % 251) + 1, CHUNK_BYTES);
 }
 
-/* The slowest rank's time is everybody's. */
 static status one_pass(reading *r, comm *ranks, pool *threads, double *seconds) {
-    uint32_t n = comm_size(ranks);
-    double *all = memory_alloc_array(n, sizeof *all), mine = 0;
-    status st = comm_barrier(ranks);
+    TRY(comm_barrier(ranks));
     uint64_t begin = clock_now_ns();
-    if (st == ST_OK) pool_run(threads, (uint32_t)(r->bytes / CHUNK_BYTES), read_chunk, r);
-    mine = (double)(clock_now_ns() - begin) / 1e9;
-    if (st == ST_OK) st = comm_all_gather(ranks, &mine, sizeof mine, all);
-    *seconds = 0;
-    for (uint32_t i = 0; i < n; i++)
-        if (all[i] > *seconds) *seconds = all[i];
-    free(all);
-    return st;
-}
-
-static status sum_over_ranks(comm *ranks, uint64_t mine, uint64_t *sum) {
-    uint32_t n = comm_size(ranks);
-    uint64_t *all = memory_alloc_array(n, sizeof *all);
-    status st = comm_all_gather(ranks, &mine, sizeof mine, all);
-    *sum = 0;
-    for (uint32_t i = 0; i < n; i++) *sum += all[i];
-    free(all);
-    return st;
+    pool_run(threads, (uint32_t)(r->bytes / CHUNK_BYTES), read_chunk, r);
+    return over_ranks_most(ranks, (double)(clock_now_ns() - begin) / 1e9, seconds);
 }
 
 static status try_kernel(bandwidth *out, reading *r, comm *ranks, pool *threads, const read_kernel *k) {
@@ -73,7 +54,7 @@ static status try_kernel(bandwidth *out, reading *r, comm *ranks, pool *threads,
 static status try_all(bandwidth *out, reading *r, comm *ranks, pool *threads, const char *only) {
     read_kernel kernels[READ_KERNELS_MAX];
     uint32_t n = read_kernels(kernels);
-    TRY(sum_over_ranks(ranks, r->bytes, &out->bytes));
+    TRY(over_ranks_sum_bytes(ranks, r->bytes, &out->bytes));
     for (uint32_t i = 0; i < n && !only; i++) TRY(try_kernel(out, r, ranks, threads, &kernels[i]));
     char best[sizeof out->kernel];
     snprintf(best, sizeof best, "%s", only ? only : out->kernel);
@@ -88,7 +69,7 @@ status bandwidth_measure(bandwidth *out, comm *ranks, pool *threads, const void 
     const uint64_t want = least ? least : (uint64_t)BANDWIDTH_GIB << 30;
     uint64_t together, usable = bytes / CHUNK_BYTES * CHUNK_BYTES;
     *out = (bandwidth){0};
-    TRY(sum_over_ranks(ranks, usable, &together));
+    TRY(over_ranks_sum_bytes(ranks, usable, &together));
     out->of_weights = together >= want;
     if (out->of_weights) {
         reading r = {.memory = (char *)weights, .bytes = usable}; /* only read from */
@@ -119,17 +100,15 @@ status bandwidth_measure_gpu(bandwidth *out, comm *ranks, const gpu_provider *gp
                              uint64_t bytes, uint64_t least) {
     const uint64_t want = least ? least : (uint64_t)BANDWIDTH_GPU_GIB << 30, little = (uint64_t)64 << 20;
     uint64_t taken_bytes = 0;
-    uint32_t n = comm_size(ranks);
-    double mine = 0, *all = memory_alloc_array(n, sizeof *all);
+    double mine = 0;
     void *taken = bytes < want ? take_gpu_memory(b, want, bytes > little ? bytes : little, &taken_bytes) : NULL;
     *out = (bandwidth){.of_weights = !taken};
     status st = taken || bytes ? ST_OK : fail(ST_NO_MEMORY, "no memory of the GPU to read");
     if (st == ST_OK)
         st = gpu->read_bandwidth(b, taken ? taken : weights, taken ? taken_bytes : bytes, &mine, out->kernel);
     if (taken) b->ops->release(b, taken, taken_bytes);
-    if (st == ST_OK) st = comm_all_gather(ranks, &mine, sizeof mine, all);
-    for (uint32_t i = 0; i < n; i++) out->gb_per_s += all[i];
-    out->bytes = (taken ? taken_bytes : bytes) * n;
-    free(all);
-    return st;
+    TRY(st);
+    TRY(over_ranks_sum(ranks, mine, &out->gb_per_s));
+    out->bytes = (taken ? taken_bytes : bytes) * comm_size(ranks);
+    return ST_OK;
 }

@@ -1,12 +1,12 @@
 #include "shard/bench/doctor_gpu.h"
 
 #include <stdio.h>
-#include <stdlib.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include "base/memory.h"
 #include "shard/bench/bandwidth.h"
+#include "shard/bench/doctor_measure.h"
+#include "shard/bench/over_ranks.h"
 
 /* Products grow until one takes this long: a GPU needs large ones to show what it can do. */
 static const double LONG_ENOUGH_S = 1e-3;
@@ -68,11 +68,7 @@ status doctor_measure_gpu(doctor_findings *f, comm *ranks, const gpu_provider *g
     bool own;
     TRY(gpu_is_own(ranks, gpu, &own));
     TRY(gpu->choose(own ? 0 : node.local_rank, own ? 1 : node.local_ranks, &place));
-    uint64_t *free_bytes = memory_alloc_array(comm_size(ranks), sizeof *free_bytes);
-    status st = comm_all_gather(ranks, &place.free_bytes, sizeof place.free_bytes, free_bytes);
-    for (uint32_t i = 0; st == ST_OK && i < comm_size(ranks); i++) f->device_free_bytes += free_bytes[i];
-    free(free_bytes);
-    TRY(st);
+    TRY(over_ranks_sum_bytes(ranks, place.free_bytes, &f->device_free_bytes));
     TRY(gpu->open(&b, &(cuda_backend_options){.device = place.device,
                                               .rows_max = largest->tokens,
                                               .slots = 1,
@@ -85,7 +81,7 @@ status doctor_measure_gpu(doctor_findings *f, comm *ranks, const gpu_provider *g
                                               .heads_per_kv_max = 1,
                                               .kv_heads_max = 1}));
     snprintf(f->device, sizeof f->device, "%s", b->name);
-    st = measure(f, ranks, gpu, b, &place, read_bytes);
+    status st = measure(f, ranks, gpu, b, &place, read_bytes);
     b->ops->close(b);
     return st;
 }
