@@ -1,7 +1,7 @@
 /* What each rank is, and whether these ranks can be one communicator: found out before NCCL could hang over it. */
 #include <fcntl.h>
-#include <stdio.h>
 #include <pthread.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/random.h>
@@ -24,6 +24,13 @@ static void find_host(char *out, size_t size) {
 
 static uint64_t drawn_number;
 static void draw_number(void) { (void)!getrandom(&drawn_number, sizeof drawn_number, 0); }
+
+static void fill_process(rank_card *card) {
+    static pthread_once_t drawn = PTHREAD_ONCE_INIT;
+    pthread_once(&drawn, draw_number);
+    card->pid = (uint64_t)getpid();
+    card->drawn = drawn_number;
+}
 
 static status fill_device(rank_card *card, int device) {
     int count = 0;
@@ -54,10 +61,7 @@ void cards_fill(rank_card *card, const cuda_comm_options *o, size_t small_floats
     card->no_peer = o->no_peer;
     card->small_floats = small_floats;
     card->large_bytes = large_bytes;
-    static pthread_once_t drawn = PTHREAD_ONCE_INIT;
-    pthread_once(&drawn, draw_number);
-    card->pid = (uint64_t)getpid();
-    card->drawn = drawn_number;
+    fill_process(card);
     card->nccl = find_nccl(o);
     find_host(card->host, sizeof card->host);
     card->status = fill_device(card, o->device);
@@ -153,9 +157,14 @@ bool cards_same_process(const rank_card *a, const rank_card *b) {
     return a->pid == b->pid && a->drawn == b->drawn;
 }
 
+const char *cards_setting_on(const char *name) {
+    const char *value = getenv(name);
+    return value && *value && strcmp(value, "0") != 0 ? value : NULL;
+}
+
 status cards_check_settings(void) {
-    const char *blocking = getenv("NCCL_COMM_BLOCKING");
-    if (!blocking || !*blocking || strcmp(blocking, "0") == 0) return ST_OK;
+    const char *blocking = cards_setting_on("NCCL_COMM_BLOCKING");
+    if (!blocking) return ST_OK;
     return fail(ST_INVALID, "NCCL_COMM_BLOCKING is \"%s\": ranks that are gone could not be noticed; unset it", blocking);
 }
 

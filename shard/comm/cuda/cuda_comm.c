@@ -174,9 +174,7 @@ static status start_watch(cuda_state *s) {
 /* Peer memory is an offer: where it cannot be had, the other way is taken. Where it is broken, NCCL's own setting for that, which
  * all ranks have alike, turns it off here too. */
 static status try_peer(cuda_state *s, const cuda_comm_options *o) {
-    const char *disabled = getenv("NCCL_P2P_DISABLE");
-    if (o->no_peer || !cards_one_host(s->cards, s->c.size)) return ST_OK;
-    if (disabled && *disabled && strcmp(disabled, "0") != 0) return ST_OK;
+    if (o->no_peer || cards_setting_on("NCCL_P2P_DISABLE") || !cards_one_host(s->cards, s->c.size)) return ST_OK;
     if (!o->test_shared_device && cards_check_devices(s->cards, s->c.size) != ST_OK) return ST_OK;
     status st = peer_part_open(s);
     if (st == ST_OK) return ST_OK;

@@ -95,6 +95,8 @@ status cuda_state_agree(cuda_state *s, status mine);
 void cards_fill(rank_card *card, const cuda_comm_options *o, size_t small_floats, size_t large_bytes);
 /* [n] cards in rank order; the same answer on every rank. */
 status cards_compare(const rank_card *cards, uint32_t n);
+/* The value of a flag of NCCL's in the environment; NULL: it is not there, empty or 0. */
+const char *cards_setting_on(const char *name);
 /* Settings of NCCL's own that cannot be had together with this; after they were found to be equal. */
 status cards_check_settings(void);
 bool cards_same_process(const rank_card *a, const rank_card *b);
