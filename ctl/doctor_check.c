@@ -205,16 +205,16 @@ void doctor_check_model(doctor_report *r, const doctor_facts *f) {
              "the sentence names the file, the key or the rank counts that work");
         return;
     }
-    if (f->plan_on_gpu) room = f->gpu_free_bytes;
+    if (f->gpu_free_bytes) room = f->gpu_free_bytes;
     else if (f->memory_limit_bytes && f->memory_limit_bytes < room) room = f->memory_limit_bytes;
     double weights = (double)f->weight_bytes / (double)GIB, need = (double)f->need_bytes / (double)GIB;
     if (f->need_bytes > room)
         mend(add(r, "model", DOCTOR_FAIL,
                  "%s needs %.1f GiB (weights %.1f, one request %.1f); there are %.1f%s", f->model, need,
                  weights, (double)f->request_bytes / (double)GIB, (double)room / (double)GIB,
-                 f->plan_on_gpu ? " on the GPUs" : ""),
+                 f->gpu_free_bytes ? " on the GPUs" : ""),
              "quantise (--weights q4), shorten --context, or use %s",
-             f->plan_on_gpu ? "more GPUs (--ranks)" : "a machine with more memory");
+             f->gpu_free_bytes ? "more GPUs (--ranks)" : "a machine with more memory");
     else if (f->context_tokens < f->context_model)
         mend(add(r, "model", DOCTOR_WARN, "%s: weights %.1f GiB; memory cuts the context to %u of %u tokens",
                  f->model, weights, f->context_tokens, f->context_model),

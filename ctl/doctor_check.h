@@ -60,8 +60,7 @@ typedef struct doctor_facts {
     bool plan_asked;
     uint64_t weight_bytes, request_bytes,
         need_bytes; /* all ranks: weights; KV of one request; least that is needed */
-    bool plan_on_gpu;
-    uint64_t gpu_free_bytes; /* of the GPUs of the plan's ranks */
+    uint64_t gpu_free_bytes; /* of the GPUs of the plan's ranks; 0: it is for CPUs */
     uint32_t context_tokens, context_model;
     bool has_tokenizer;
     bool chat_template_looked, has_chat_template; /* of a directory */

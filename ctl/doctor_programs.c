@@ -171,8 +171,6 @@ static void take_plan(doctor_facts *f, const json_t *plan) {
     f->request_bytes = number(plan, "kv_bytes_total");
     f->context_tokens = (uint32_t)number(plan, "context_tokens");
     f->context_model = (uint32_t)number(plan, "context_model");
-    const char *device = json_string_value(json_object_get(plan, "device"));
-    f->plan_on_gpu = device && !strcmp(device, "cuda");
     f->gpu_free_bytes = number(plan, "device_free_bytes");
     f->need_bytes = f->request_bytes;
     json_array_foreach(json_object_get(plan, "per_rank"), i, rank) {

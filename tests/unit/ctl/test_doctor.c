@@ -149,9 +149,9 @@ TEST(the_model) {
     WRONG(DOCTOR_FAIL, "model", "3 ranks do not", f.plan_refused = TEXT("3 ranks do not"));
     WRONG(DOCTOR_FAIL, "model", "needs 65.0 GiB (weights 16.0, one request 2.0); there are 64.0",
           f.need_bytes = UINT64_C(65) << 30);
-    WRONG(DOCTOR_OK, "", "", f.need_bytes = UINT64_C(65) << 30, f.plan_on_gpu = true, f.gpu_free_bytes = UINT64_C(66) << 30);
+    WRONG(DOCTOR_OK, "", "", f.need_bytes = UINT64_C(65) << 30, f.gpu_free_bytes = UINT64_C(66) << 30);
     WRONG(DOCTOR_FAIL, "model", "needs 20.0 GiB (weights 16.0, one request 2.0); there are 8.0 on the GPUs",
-          f.plan_on_gpu = true, f.gpu_free_bytes = UINT64_C(8) << 30);
+          f.gpu_free_bytes = UINT64_C(8) << 30);
     WRONG(DOCTOR_WARN, "model", "900 of 1000 tokens", f.context_tokens = 900);
     WRONG(DOCTOR_WARN, "tokenizer", "token ids only", f.has_tokenizer = false);
     WRONG(DOCTOR_WARN, "chat template", "no chat", f.chat_template_looked = true);
