@@ -76,16 +76,20 @@ norm_kernel(float *y, const float *x, const float *w, float eps, uint32_t dim) {
     store_row(y + at, xv, dim);
 }
 
-/* Rows of any length and alignment. */
+/* Of a row of any length and alignment, which is read again later. */
+static __device__ float factor_of(const float *row, float eps, uint32_t dim, float scratch[33]) {
+    float sum = 0;
+    for (uint32_t i = threadIdx.x; i < dim; i += blockDim.x) sum = fmaf(row[i], row[i], sum);
+    return norm_factor(block_sum(sum, scratch), eps, dim);
+}
+
 static __global__ void norm_loop_kernel(float *y, const float *x, const float *w, float eps, uint32_t dim) {
     __shared__ float scratch[33];
     grid_release();
     grid_wait();
     const float *row = x + (size_t)blockIdx.x * dim;
     float *to = y + (size_t)blockIdx.x * dim;
-    float sum = 0;
-    for (uint32_t i = threadIdx.x; i < dim; i += blockDim.x) sum = fmaf(row[i], row[i], sum);
-    float factor = norm_factor(block_sum(sum, scratch), eps, dim);
+    float factor = factor_of(row, eps, dim, scratch);
     for (uint32_t i = threadIdx.x; i < dim; i += blockDim.x) to[i] = w ? row[i] * factor * w[i] : row[i] * factor;
 }
 
@@ -138,10 +142,7 @@ static __global__ void add_norm_loop_kernel(float *h, const float *x, const floa
     grid_wait();
     const float *x_row = x + (size_t)blockIdx.x * dim;
     float *h_row = h + (size_t)blockIdx.x * dim;
-    float sum = 0;
-    for (uint32_t i = threadIdx.x; i < dim; i += blockDim.x) sum = fmaf(x_row[i], x_row[i], sum);
-    float factor = norm_factor(block_sum(sum, scratch), eps, dim);
-    sum = 0;
+    float factor = factor_of(x_row, eps, dim, scratch), sum = 0;
     for (uint32_t i = threadIdx.x; i < dim; i += blockDim.x) {
         float v = w ? x_row[i] * factor * w[i] : x_row[i] * factor;
         v = (h_row[i] + v) * scale;
