@@ -90,6 +90,7 @@ static inline status golden_run_case_(comm *ranks, instance *in, seen *s, uint32
     driver_request r = driver_prompt((const uint32_t *)ids, (uint32_t)shape[0], (uint32_t)greedy_shape[0]);
     r.params.prompt_logprobs = 0;
     TRY(driver_run(in, ranks, &r, 1));
+    CHECK_THAT(s->prompt_done != g->untapped, "%s@%u case %u: not all logits of the prompt were seen", g->model, g->ranks, index);
     rank_report mine = {s->logits_max, s->logits_count ? s->logits_sum / (double)s->logits_count : 0,
                         in->weights->bytes_read, in->weights->bytes_expected};
     rank_report all[8];
@@ -104,8 +105,10 @@ static inline status golden_run_case_(comm *ranks, instance *in, seen *s, uint32
     }
     CHECK_THAT(g->untapped || (max < 1e-3 && mean < 1e-4), "%s@%u case %u: logits differ by %g, mean %g", g->model, g->ranks,
                index, max, mean);
-    printf("  %s%s%s at %u ranks, case %u: logits %.1e, mean %.1e\n", g->model, g->config_name ? " " : "",
-           g->config_name ? g->config_name : "", g->ranks, index, max, mean);
+    printf("  %s%s%s at %u ranks, case %u: ", g->model, g->config_name ? " " : "", g->config_name ? g->config_name : "",
+           g->ranks, index);
+    if (g->untapped) printf("greedy tokens alone\n");
+    else printf("logits %.1e, mean %.1e\n", max, mean);
     CHECK(r.out_count == greedy_shape[0] && !strcmp(r.reason, "length"));
     for (uint32_t i = 0; i < r.out_count; i++)
         CHECK_THAT((int64_t)r.out[i] == greedy[i], "%s@%u case %u: greedy token %u is %u, not %d", g->model,
